@@ -1,0 +1,121 @@
+"""The control plane's nouns, as the API, the client and the services pass them about.
+
+Times are seconds since 1970-01-01 UTC. Digests are SHA-256 in hex.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+DEFAULT_TENANT: Final = "default"
+JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+FINISHED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who is asking: a tenant's key and the rights it carries (`*` is every right)."""
+
+    tenant: str
+    key_id: str
+    rights: frozenset[str]
+
+    def may(self, right: str) -> bool:
+        """Whether the right is held; `area:*` holds every verb of an area."""
+        area = right.partition(":")[0]
+        return bool(self.rights & {"*", right, f"{area}:*"})
+
+
+@dataclass(frozen=True)
+class Job:
+    """A durable piece of work. `progress` is 0..1; `error` has the parts of a TapsterError."""
+
+    id: str
+    tenant: str
+    kind: str
+    status: JobStatus
+    spec: dict[str, Any]
+    priority: int
+    attempt: int
+    max_attempts: int
+    time_limit: float | None
+    memory_limit: int | None
+    progress: float
+    phase: str
+    message: str
+    created: float
+    started: float | None
+    finished: float | None
+    result: dict[str, Any] | None
+    error: dict[str, str] | None
+    cancel_requested: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetVersion:
+    """An immutable table. `columns` holds {"name", "type"} in order."""
+
+    name: str
+    version: int
+    digest: str
+    rows: int
+    bytes: int
+    columns: list[dict[str, Any]]
+    source: dict[str, Any]
+    parents: list[dict[str, Any]]
+    created: float
+    job: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A recorded division of a version's rows into train, validation and test."""
+
+    name: str
+    dataset: str
+    version: int
+    kind: str
+    seed: int
+    fractions: list[float]
+    column: str
+    rows: list[int]
+    created: float
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A registered package and what is known of it."""
+
+    model: str
+    version: int
+    digest: str
+    task: str
+    runtime: str
+    bytes: int
+    metrics: dict[str, Any]
+    lineage: dict[str, Any]
+    signature: dict[str, Any]
+    signer: str
+    aliases: list[str]
+    description: str
+    tags: dict[str, str]
+    created: float
+    job: str = ""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A name that callers use. `status` is loading, live, failed or idle (nothing deployed yet).
+
+    `serving` and `pending` are {"model", "version", "alias", "digest"} or None.
+    """
+
+    name: str
+    tenant: str
+    status: str
+    serving: dict[str, Any] | None
+    pending: dict[str, Any] | None
+    previous: dict[str, Any] | None
+    error: dict[str, str] | None
+    created: float
+    updated: float
+    usage: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,93 @@
+"""The database: one metadata, explicit transactions, SQLite or PostgreSQL by URL.
+
+SQLite runs with a rollback journal, `synchronous=FULL` and one writing connection that takes its
+lock at `BEGIN IMMEDIATE`: SQLite before 3.51.3 can corrupt a WAL that two connections write.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event
+
+from tapster.core.blobs import in_transaction
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Database:
+    """Transactions over one URL. Open them at the edge (a route, the claim loop), nowhere else."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = _engine(url)
+        self.sqlite = self.engine.dialect.name == "sqlite"
+        self._writer = threading.Lock()
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that may write; commits at the end, rolls back on any exception."""
+        if self.sqlite:
+            with self._writer, self._begin("BEGIN IMMEDIATE") as connection:
+                yield connection
+        else:
+            with self._begin("") as connection:
+                yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads: a consistent view, without the write lock."""
+        with self._begin("BEGIN" if self.sqlite else "") as connection:
+            yield connection
+
+    @contextmanager
+    def _begin(self, statement: str) -> Iterator[Connection]:
+        token = in_transaction.set(True)
+        try:
+            with self.engine.connect() as connection:
+                connection = connection.execution_options(tapster_begin=statement)
+                with connection.begin():
+                    yield connection
+        finally:
+            in_transaction.reset(token)
+
+    def migrate(self) -> None:
+        """Bring the schema to this release's, in one transaction a step."""
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", "tapster.core:migrations")
+        with self.engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), pool_size=8)
+    engine = create_engine(url, pool_size=8, connect_args={"timeout": 10})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in ("journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        statement = connection.get_execution_options().get("tapster_begin", "BEGIN IMMEDIATE")
+        connection.exec_driver_sql(statement or "BEGIN")
+
+    return engine

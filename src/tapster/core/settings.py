@@ -1,0 +1,106 @@
+"""Settings: data, read once from `TAPSTER_*` variables and `tapster up` options."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from tapster.contract.errors import TapsterError
+
+MIB = 1 << 20
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting. Each has a variable `TAPSTER_<NAME>`; `docs/reference` is made from this."""
+
+    home: Path = _setting(Path("~/.tapster"), "folder of the embedded state")
+    host: str = _setting("127.0.0.1", "address that every port binds to")
+    port: int = _setting(8000, "port of the control API")
+    rest_port: int = _setting(8501, "port of REST inference")
+    workers: int = _setting(1, "data-plane processes")
+    no_auth: bool = _setting(False, "let everybody in; refused on any address but loopback")
+    database_url: str = _setting("", "postgresql://... instead of SQLite in the home")
+    job_slots: int = _setting(2, "jobs that run at once on this machine")
+    job_memory: int = _setting(0, "bytes a job may use; 0 is 80 % of the machine's memory")
+    job_time_limit: float = _setting(24 * 3600.0, "seconds a job may run unless it says otherwise")
+    conversion_timeout: float = _setting(120.0, "seconds an ONNX conversion may take")
+    max_body: int = _setting(64 * MIB, "bytes of a request's body on the inference port")
+    max_headers: int = _setting(64 * 1024, "bytes of a request's headers")
+    receive_timeout: float = _setting(10.0, "seconds a client has for headers, and for a body")
+    keep_alive: float = _setting(75.0, "seconds an idle connection is kept")
+    inline_budget: float = _setting(0.0005, "seconds of model work a turn of the event loop")
+    log_level: str = _setting("info", "debug, info, warning or error")
+
+    @property
+    def url(self) -> str:
+        """Base URL of the control API, as a client on this machine reaches it."""
+        return f"http://{_reachable(self.host)}:{self.port}"
+
+    @property
+    def rest_url(self) -> str:
+        """Base URL of REST inference, as a client on this machine reaches it."""
+        return f"http://{_reachable(self.host)}:{self.rest_port}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return self.host in {"127.0.0.1", "localhost", "::1"}
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make `load` give these settings in a child process."""
+        return {f"TAPSTER_{f.name.upper()}": _spell(getattr(self, f.name)) for f in fields(self)}
+
+
+def load(environment: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
+    """Read settings: defaults, then `TAPSTER_*`, then `overrides` that are not None.
+
+    Raises TapsterError(invalid) naming the variable whose value cannot be read.
+    """
+    values: dict[str, Any] = {}
+    for item in fields(Settings):
+        variable = f"TAPSTER_{item.name.upper()}"
+        given = overrides.get(item.name)
+        if given is not None:
+            values[item.name] = given
+        elif environment.get(variable, "") != "":
+            values[item.name] = _parse(variable, environment[variable], item.default)
+    settings = Settings(**values)
+    object.__setattr__(settings, "home", Path(settings.home).expanduser().absolute())
+    if settings.no_auth and not settings.loopback:
+        raise TapsterError(
+            "invalid",
+            f"--no-auth is refused on {settings.host}: everybody on the network would be admin",
+            hint="bind to 127.0.0.1, or drop --no-auth and use keys",
+            field="no_auth",
+        )
+    return settings
+
+
+def _parse(variable: str, text: str, default: Any) -> Any:
+    try:
+        if isinstance(default, bool):
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
+                text.strip().lower()
+            ]
+        return type(default)(text)
+    except (KeyError, ValueError):
+        kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(type(default))
+        raise TapsterError(
+            "invalid", f"{variable}={text!r} is not {kind or 'usable'}", field=variable
+        ) from None
+
+
+def _spell(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _reachable(host: str) -> str:
+    if host in {"0.0.0.0", ""}:  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,4 @@
+"""Durable work: rows with leases, and processes that do what the rows say.
+
+A job ends finished, retried or failed with a reason, whatever is killed meanwhile.
+"""

@@ -1,0 +1,50 @@
+"""Running a package: one file a runtime, one way to open, check and replay a package.
+
+A runtime turns verified bytes into something that maps arrays to arrays. It never unpickles.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from tapster.contract.inference import Array
+from tapster.contract.manifest import Manifest, Signature
+
+
+class LoadedModel(Protocol):
+    """A model in memory, safe to call from one thread at a time."""
+
+    signature: Signature
+
+    def run(
+        self, inputs: dict[str, Array], outputs: Sequence[str], deadline: float | None = None
+    ) -> list[Array]:
+        """The named outputs for a batch. `deadline` is on the monotonic clock.
+
+        Raises TapsterError(invalid) for inputs that the graph refuses and TapsterError(deadline).
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+class Runtime(Protocol):
+    """Loads the packages whose manifest names it."""
+
+    name: str
+
+    def load(self, manifest: Manifest, files: dict[str, bytes], threads: int) -> LoadedModel:
+        """Load from verified bytes. Raises TapsterError(unprocessable)."""
+        ...
+
+    def inline(self, manifest: Manifest, files: dict[str, bytes]) -> bool:
+        """Whether the graph is vetted to run in the server's own process."""
+        ...
+
+
+class PackageFiles(Protocol):
+    """A folder that holds a package."""
+
+    folder: Path
