@@ -1,0 +1,388 @@
+"""The Python SDK: one method a verb, over the control API and the plain inference wire.
+
+It knows the contract and HTTP, nothing else of Tapster. Every refusal is a TapsterError.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from tapster.client.local import LocalServer
+from tapster.client.transport import Address, Transport, home_folder, locate, no_server, spell
+from tapster.client.uploads import SendProgress, collect, is_url, send
+from tapster.client.values import from_frame
+from tapster.client.waiting import JobProgress, finish
+from tapster.contract.control import (
+    DatasetVersion,
+    Endpoint,
+    Job,
+    ModelVersion,
+    Split,
+)
+from tapster.contract.errors import TapsterError
+
+Answer = dict[str, Any]
+T = TypeVar("T")
+POLL_SECONDS: Final = 20
+
+
+def connect(
+    url: str | None = None,
+    *,
+    key: str | None = None,
+    home: str | Path | None = None,
+    start: bool = True,
+) -> "Client":
+    """A client of the server at `url`, else `$TAPSTER_URL`, else the one running on `home`.
+
+    When none of them is there and `start` is true, a server is started on free loopback ports;
+    closing the client stops it. Raises TapsterError(unavailable) when no server answers.
+    """
+    folder = home_folder(home)
+    address = locate(url, key, folder)
+    if address is not None:
+        return Client(address)
+    if not start:
+        raise no_server("http://127.0.0.1:8000")
+    server = LocalServer(folder)
+    try:
+        return Client(server.wait_ready(), server)
+    except BaseException:
+        server.stop()
+        raise
+
+
+class Client:
+    """One method a verb. Use as a context manager, or call `close`.
+
+    References are NAME or NAME@VERSION; for models also NAME:ALIAS.
+    """
+
+    def __init__(self, address: Address, server: LocalServer | None = None) -> None:
+        self.address = address
+        self._rest_url = address.rest_url
+        self._server = server
+        self._transport = Transport(address)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections, and stop the server if this client started it."""
+        self._transport.close()
+        if self._server is not None:
+            self._server.stop()
+
+    # -- the installation
+
+    def info(self) -> Answer:
+        """Version, inference URL and tenant."""
+        return self._call(Answer, "GET", "/info")
+
+    def resources(self) -> Answer:
+        """Processors, memory, disk and job slots: what there is and what is in use."""
+        return self._call(Answer, "GET", "/resources")
+
+    @property
+    def rest_url(self) -> str:
+        """Base URL of REST inference."""
+        if not self._rest_url:
+            self._rest_url = str(self.info()["rest_url"])
+        return self._rest_url
+
+    # -- datasets
+
+    def data_add(
+        self,
+        name: str,
+        source: Any,
+        *,
+        table: str = "",
+        query: str = "",
+        schema: dict[str, str] | None = None,
+        format: str = "",
+        on_send: SendProgress | None = None,
+        on_progress: JobProgress | None = None,
+    ) -> DatasetVersion:
+        """Import a file, a folder of files, a URL, or a pandas or polars frame; wait for it.
+
+        `schema` overrides inferred types: {"column": "type"}. `table` or `query` say what to
+        read from a database URL. The same content again gives the version that is there already.
+        """
+        body: dict[str, Any] = {"name": name}
+        if is_url(source):
+            body["url"] = source
+        else:
+            body["upload"] = send(self._transport, collect(source), on_send)
+        given = {"table": table, "query": query, "schema": schema, "format": format}
+        body |= {part: value for part, value in given.items() if value}
+        return self._dataset_of(self._call(Job, "POST", "/datasets", body), on_progress)
+
+    def data_list(self) -> list[DatasetVersion]:
+        """The newest version of each dataset."""
+        return self._call(list[DatasetVersion], "GET", "/datasets")
+
+    def data_show(self, ref: str) -> DatasetVersion:
+        """One version."""
+        return self._call(DatasetVersion, "POST", f"/datasets/{spell(ref)}")
+
+    def data_versions(self, ref: str) -> list[DatasetVersion]:
+        """All versions of a dataset."""
+        return self._call(list[DatasetVersion], "GET", f"/datasets/{spell(ref)}/versions")
+
+    def data_profile(self, ref: str, target: str = "") -> Answer:
+        """Types, missing, quantiles, histograms, warnings; with `target`, associations too."""
+        params = {"target": target} if target else None
+        return self._call(Answer, "GET", f"/datasets/{spell(ref)}/profile", params=params)
+
+    def data_lineage(self, ref: str) -> Answer:
+        """What a version was made from, and what was made from it."""
+        return self._call(Answer, "GET", f"/datasets/{spell(ref)}/lineage")
+
+    def data_clean(
+        self, ref: str, recipe: dict[str, Any], *, on_progress: JobProgress | None = None
+    ) -> DatasetVersion:
+        """Apply a recipe of cleaning and transform steps; wait for the new version."""
+        job = self._call(Job, "POST", f"/datasets/{spell(ref)}/clean", {"recipe": recipe})
+        return self._dataset_of(job, on_progress)
+
+    def data_split(
+        self,
+        ref: str,
+        name: str = "default",
+        *,
+        kind: str = "random",
+        fractions: list[float] | None = None,
+        seed: int = 0,
+        column: str = "",
+        on_progress: JobProgress | None = None,
+    ) -> Split:
+        """Divide rows into train, validation and test, and record how. Waits.
+
+        `kind` is random, stratified, time or group; the last three need `column`.
+        """
+        body = {"name": name, "kind": kind, "seed": seed, "column": column}
+        body |= {"fractions": fractions} if fractions else {}
+        job = self._call(Job, "POST", f"/datasets/{spell(ref)}/split", body)
+        self.wait(job, on_progress)
+        return next(split for split in self.data_splits(ref) if split.name == name)
+
+    def data_splits(self, ref: str) -> list[Split]:
+        """The recorded splits of a version."""
+        return self._call(list[Split], "GET", f"/datasets/{spell(ref)}/splits")
+
+    def data_delete(self, ref: str) -> Answer:
+        """Delete a dataset or one version of it; {"freed": bytes}."""
+        return self._call(Answer, "DELETE", f"/datasets/{spell(ref)}")
+
+    # -- training and jobs
+
+    def train(self, dataset: str, target: str, model: str, **options: Any) -> Job:
+        """Start training and return its job at once; see `wait`.
+
+        `options`: task, algorithm, search, trials, cv, metric, time_limit (seconds), recipe,
+        split, seed, priority, device. Those not given have the server's defaults.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        body = {"dataset": dataset, "target": target, "model": model, **given}
+        return self._call(Job, "POST", "/training", body)
+
+    def algorithms(self) -> Answer:
+        """What `train(algorithm=...)` can be, and for which tasks."""
+        return self._call(Answer, "GET", "/training/algorithms")
+
+    def jobs(self, status: str = "", limit: int = 0) -> list[Job]:
+        """Jobs, newest first."""
+        params = {"status": status, "limit": limit}
+        params = {name: value for name, value in params.items() if value}
+        return self._call(list[Job], "GET", "/jobs", params=params)
+
+    def job(self, job_id: str) -> Job:
+        """One job."""
+        return self._call(Job, "POST", f"/jobs/{spell(job_id)}")
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop; it ends within two seconds."""
+        return self._call(Job, "GET", f"/jobs/{spell(job_id)}/cancel")
+
+    def logs(self, job_id: str, follow: bool = False) -> Iterator[str]:
+        """A job's log, piece by piece; with `follow`, until the job ends."""
+        params = {"follow": "true"} if follow else None
+        path = f"/jobs/{spell(job_id)}/logs"
+        with self._transport.stream(path, params=params, timeout=3600.0) as response:
+            yield from response.iter_text()
+
+    def wait(self, job: Job | str, on_progress: JobProgress | None = None) -> Job:
+        """The finished job. `on_progress` sees each change. A restart of the server is survived.
+
+        Raises the job's own TapsterError if it failed, TapsterError(cancelled) if cancelled.
+        """
+        job_id = job if isinstance(job, str) else job.id
+        return finish(self._transport, job_id, on_progress)
+
+    # -- models
+
+    def models_list(self) -> list[ModelVersion]:
+        """The newest version of each model."""
+        return self._call(list[ModelVersion], "GET", "/models")
+
+    def models_show(self, ref: str) -> ModelVersion:
+        """One version."""
+        return self._call(ModelVersion, "PATCH", f"/models/{spell(ref)}")
+
+    def models_versions(self, ref: str) -> list[ModelVersion]:
+        """All versions of a model, with their metrics."""
+        return self._call(list[ModelVersion], "GET", f"/models/{spell(ref)}/versions")
+
+    def models_evaluation(self, ref: str) -> Answer:
+        """Held-out metrics with intervals, confusion matrix, curves, leaderboard."""
+        return self._call(Answer, "GET", f"/models/{spell(ref)}/evaluation")
+
+    def models_lineage(self, ref: str) -> Answer:
+        """Which data made this model, and what came of it."""
+        return self._call(Answer, "GET", f"/models/{spell(ref)}/lineage")
+
+    def models_update(
+        self, ref: str, *, description: str | None = None, tags: dict[str, str] | None = None
+    ) -> ModelVersion:
+        """Describe or tag a version."""
+        given = {"description": description, "tags": tags}
+        body = {name: value for name, value in given.items() if value is not None}
+        return self._call(ModelVersion, "PATCH", f"/models/{spell(ref)}", body)
+
+    def models_alias(self, ref: str, alias: str) -> Answer:
+        """Point an alias at a version."""
+        return self._call(Answer, "PUT", f"/models/{spell(ref)}/aliases/{spell(alias)}")
+
+    def models_unalias(self, name: str, alias: str) -> Answer:
+        """Remove an alias."""
+        return self._call(Answer, "DELETE", f"/models/{spell(name)}/aliases/{spell(alias)}")
+
+    def models_import(
+        self,
+        name: str,
+        path: str | Path,
+        *,
+        on_send: SendProgress | None = None,
+        on_progress: JobProgress | None = None,
+    ) -> ModelVersion:
+        """Register an exported package or a bare ONNX file; wait for the version."""
+        upload = send(self._transport, collect(Path(path)), on_send)
+        job = self._call(Job, "POST", f"/models/{spell(name)}/import", {"upload": upload})
+        return self.model_of(self.wait(job, on_progress))
+
+    def models_export(self, ref: str, path: str | Path) -> Path:
+        """Write a version to one file, complete or not at all."""
+        final = Path(path).expanduser()
+        part = final.with_name(final.name + ".part")
+        try:
+            with (
+                self._transport.stream(f"/models/{spell(ref)}/export") as response,
+                part.open("wb") as file,
+            ):
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+            return part.replace(final)
+        except OSError as error:
+            message = f"{str(final)!r} cannot be written: {error.strerror}"
+            raise TapsterError("invalid", message) from None
+        finally:
+            part.unlink(missing_ok=True)
+
+    def models_delete(self, ref: str) -> Answer:
+        """Delete a model or one version of it; {"freed": bytes}."""
+        return self._call(Answer, "DELETE", f"/models/{spell(ref)}")
+
+    def model_of(self, job: Job) -> ModelVersion:
+        """The version that a finished training or import made."""
+        result = job.result or {}
+        return self.models_show(f"{result['model']}@{result['version']}")
+
+    def trust_list(self) -> list[dict[str, Any]]:
+        """Keys whose packages may be imported."""
+        return self._call(list[dict[str, Any]], "GET", "/trust")
+
+    def trust_add(self, name: str, public_key: str) -> Answer:
+        """Trust a key's packages."""
+        return self._call(Answer, "POST", "/trust", {"name": name, "public_key": public_key})
+
+    def trust_remove(self, name: str) -> Answer:
+        """Trust a key no longer."""
+        return self._call(Answer, "DELETE", f"/trust/{spell(name)}")
+
+    # -- endpoints
+
+    def deploy(self, model: str, endpoint: str = "", *, wait: bool = True) -> Endpoint:
+        """Serve a version at an endpoint (named as the model by default).
+
+        With `wait`, returns once traffic has switched. Raises TapsterError with the reason when
+        the version is refused; what was served before is served on.
+        """
+        name = endpoint or model.partition("@")[0].partition(":")[0]
+        path = f"/endpoints/{spell(name)}/deploy"
+        started = self._call(Endpoint, "POST", path, {"model": model})
+        return self._settled(name) if wait else started
+
+    def rollback(self, endpoint: str, *, wait: bool = True) -> Endpoint:
+        """Serve what an endpoint served before."""
+        started = self._call(Endpoint, "POST", f"/endpoints/{spell(endpoint)}/rollback")
+        return self._settled(endpoint) if wait else started
+
+    def endpoints(self) -> list[Endpoint]:
+        """All endpoints."""
+        return self._call(list[Endpoint], "GET", "/endpoints")
+
+    def endpoint(self, name: str, wait: int = 0) -> Endpoint:
+        """One endpoint; with `wait`, after it is no longer loading or that many seconds."""
+        params = {"wait": wait} if wait else None
+        return self._call(Endpoint, "GET", f"/endpoints/{spell(name)}", params=params)
+
+    def endpoint_delete(self, name: str) -> Answer:
+        """Stop serving at a name."""
+        return self._call(Answer, "DELETE", f"/endpoints/{spell(name)}")
+
+    def signature(self, endpoint: str) -> Answer:
+        """Columns, inputs and outputs of what an endpoint serves."""
+        serving = self.endpoint(endpoint).serving
+        if serving is None:
+            raise TapsterError(
+                "unavailable",
+                f"the endpoint {endpoint!r} serves nothing",
+                hint=f"tapster deploy MODEL --endpoint {endpoint}",
+            )
+        return self.models_show(f"{serving['model']}@{serving['version']}").signature
+
+    def predict(self, endpoint: str, rows: Any) -> list[dict[str, Any]]:
+        """Predictions for rows: objects of column values, or a pandas or polars frame.
+
+        Each answer is {"prediction": ...} and, for classifiers, {"probabilities": {label: p}}.
+        """
+        path = f"/v1/endpoints/{spell(endpoint)}/predict"
+        body = {"rows": from_frame(rows)}
+        answer = self._transport.call(dict, "POST", path, body, at=self.rest_url)
+        return list(answer["predictions"])
+
+    # -- plumbing
+
+    def _settled(self, name: str) -> Endpoint:
+        while (seen := self.endpoint(name, wait=POLL_SECONDS)).status == "loading":
+            pass
+        if seen.error:
+            raise TapsterError.from_dict(seen.error)
+        return seen
+
+    def _dataset_of(self, job: Job, on_progress: JobProgress | None) -> DatasetVersion:
+        result = self.wait(job, on_progress).result or {}
+        return self.data_show(f"{result['dataset']}@{result['version']}")
+
+    def _call(self, kind: type[T], method: str, path: str, body: Any = None, **extra: Any) -> T:
+        return self._transport.call(kind, method, path, body, **extra)

@@ -1,0 +1,84 @@
+"""A server of one's own: started as a child on free loopback ports, stopped with its owner."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Final
+
+from tapster.client.transport import Address, Transport, locate, read_run
+from tapster.contract.errors import TapsterError
+
+START_TIMEOUT: Final = 60.0
+STOP_TIMEOUT: Final = 20.0
+
+
+class LocalServer:
+    """`tapster up` as a child process."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
+        command = [sys.executable, "-m", "tapster", "up", "--home", str(home)]
+        self._process = subprocess.Popen(
+            [*command, "--port", "0", "--rest-port", "0"],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in the owner's terminal is the owner's to handle
+        )
+
+    def wait_ready(self) -> Address:
+        """Where it answers. Raises TapsterError with the server's own words if it gave up."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise self._said()
+            running = read_run(self._home)
+            if running is not None and running["pid"] == self._process.pid:
+                address = locate(None, None, self._home)
+                if address is not None and healthy(address):
+                    return address
+            time.sleep(0.05)
+        self.stop()
+        raise TapsterError(
+            "deadline",
+            f"the server was not ready within {START_TIMEOUT:.0f} s",
+            hint="tapster doctor",
+        )
+
+    def stop(self) -> None:
+        """Ask it to end, and make it if it does not."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._log.close()
+
+    def _said(self) -> TapsterError:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").splitlines()
+        self._log.close()
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        hints = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
+        return TapsterError(
+            "unavailable",
+            errors[-1] if errors else "the server ended while it was starting",
+            hint=hints[-1] if hints else "look for the reason with: tapster doctor",
+        )
+
+
+def healthy(address: Address) -> bool:
+    """Whether the control API answers."""
+    transport = Transport(address)
+    try:
+        transport.call(dict, "GET", "/health", at=address.url, timeout=5.0)
+        return True
+    except TapsterError:
+        return False
+    finally:
+        transport.close()
