@@ -4,7 +4,6 @@ A runtime turns verified bytes into something that maps arrays to arrays. It nev
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 from tapster.contract.inference import Array
@@ -12,16 +11,17 @@ from tapster.contract.manifest import Manifest, Signature
 
 
 class LoadedModel(Protocol):
-    """A model in memory, safe to call from one thread at a time."""
+    """A model in memory, safe to call from several threads at once until `close`."""
 
     signature: Signature
 
     def run(
         self, inputs: dict[str, Array], outputs: Sequence[str], deadline: float | None = None
     ) -> list[Array]:
-        """The named outputs for a batch. `deadline` is on the monotonic clock.
+        """The named outputs for a batch, in that order; none named means the signature's.
 
-        Raises TapsterError(invalid) for inputs that the graph refuses and TapsterError(deadline).
+        `deadline` is on the monotonic clock. Raises TapsterError(invalid) for inputs that the
+        graph refuses and TapsterError(deadline).
         """
         ...
 
@@ -42,9 +42,3 @@ class Runtime(Protocol):
     def inline(self, manifest: Manifest, files: dict[str, bytes]) -> bool:
         """Whether the graph is vetted to run in the server's own process."""
         ...
-
-
-class PackageFiles(Protocol):
-    """A folder that holds a package."""
-
-    folder: Path
