@@ -48,6 +48,7 @@ class Job:
     result: dict[str, Any] | None
     error: dict[str, str] | None
     cancel_requested: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ class Database:
     def _begin(self, statement: str) -> Iterator[Connection]:
         token = in_transaction.set(True)
         try:
-            with self.engine.connect() as connection:
-                connection = connection.execution_options(tapster_begin=statement)
+            with self.engine.connect() as plain:
+                connection = plain.execution_options(tapster_begin=statement)
                 with connection.begin():
                     yield connection
         finally:

@@ -6,6 +6,7 @@ from tapster.core.blobs import LocalBlobs
 from tapster.core.crypto import Signer
 from tapster.core.db import Database
 from tapster.core.settings import Settings
+from tapster.core.uploads import Uploads
 
 
 @dataclass(frozen=True)
@@ -16,3 +17,4 @@ class Parts:
     db: Database
     blobs: LocalBlobs
     signer: Signer
+    uploads: Uploads

@@ -1,0 +1,233 @@
+"""The control HTTP application: the slices' routes, one error shape, a true OpenAPI description."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from sqlalchemy.exc import DBAPIError
+from starlette.exceptions import HTTPException
+
+from tapster.contract.control import Principal
+from tapster.contract.errors import HTTP_STATUS, Code, TapsterError
+from tapster.core.parts import Parts
+from tapster.core.telemetry import logger
+from tapster.tenancy.access import need
+
+log = logger(__name__)
+
+_BY_STATUS: dict[int, Code] = {status: code for code, status in HTTP_STATUS.items()}
+Background = Callable[[], Awaitable[None]]
+
+
+@dataclass
+class ErrorDetail:
+    """What was wrong, what to do about it, and which part of the input it was."""
+
+    code: Code
+    message: str
+    hint: str
+    field: str
+
+
+@dataclass
+class ErrorBody:
+    """The body of every refusal."""
+
+    error: ErrorDetail
+
+
+@dataclass
+class Upload:
+    """An open upload."""
+
+    id: str
+
+
+@dataclass
+class ReceivedFile:
+    """A file that arrived: SHA-256 in hex, size in bytes."""
+
+    sha256: str
+    size: int
+
+
+def build(parts: Parts, routers: Sequence[APIRouter], background: Sequence[Background]) -> FastAPI:
+    """The application; `background` runs beside it and is cancelled when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(_forever(work)) for work in background]
+        yield
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+    app = FastAPI(
+        title="Tapster control API",
+        version=version("tapster"),
+        lifespan=lifespan,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        responses={"default": {"model": ErrorBody, "description": "Refused, and why"}},
+    )
+    app.state.parts = parts
+    for router in (*routers, _uploads(parts), _server(parts)):
+        if router.prefix == "/internal":
+            app.include_router(router)
+        else:
+            app.include_router(router, prefix="/api/v1")
+    app.include_router(_public())
+    _render_errors(app)
+    _describe(app)
+    return app
+
+
+async def _forever(work: Background) -> None:
+    """Run background work; if it fails, say so and begin again."""
+    while True:
+        try:
+            await work()
+            return
+        except Exception:
+            log.exception("background work failed; starting it again")
+            await asyncio.sleep(1)
+
+
+def _public() -> APIRouter:
+    router = APIRouter(tags=["server"])
+
+    @router.get("/health")
+    def health() -> dict[str, str]:
+        """Whether the control plane answers. Needs no key."""
+        return {"status": "ok"}
+
+    return router
+
+
+def _server(parts: Parts) -> APIRouter:
+    router = APIRouter(tags=["server"])
+
+    @router.get("/info")
+    def info(who: Annotated[Principal, Depends(need("server:read"))]) -> dict[str, str]:
+        """The server's version, where inference answers, and which tenant the key belongs to."""
+        return {
+            "version": version("tapster"),
+            "rest_url": parts.settings.rest_url,
+            "tenant": who.tenant,
+        }
+
+    @router.get("/resources")
+    def resources(who: Annotated[Principal, Depends(need("server:read"))]) -> dict[str, Any]:
+        """Cores, memory and disk of this machine, and its job slots."""
+        import psutil
+
+        memory = psutil.virtual_memory()
+        disk = psutil.disk_usage(str(parts.settings.home))
+        return {
+            "cores": psutil.cpu_count(),
+            "cpu_percent": psutil.cpu_percent(),
+            "memory_total": memory.total,
+            "memory_available": memory.available,
+            "disk_total": disk.total,
+            "disk_free": disk.free,
+            "job_slots": parts.settings.job_slots,
+            "workers": parts.settings.workers,
+        }
+
+    @router.get("/metrics", response_class=PlainTextResponse, include_in_schema=False)
+    def metrics(who: Annotated[Principal, Depends(need("metrics:read"))]) -> PlainTextResponse:
+        """The control process's own metrics, for Prometheus."""
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+        return PlainTextResponse(generate_latest().decode(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _uploads(parts: Parts) -> APIRouter:
+    router = APIRouter(prefix="/uploads", tags=["uploads"])
+
+    @router.post("", status_code=201)
+    def open_upload(who: Annotated[Principal, Depends(need("uploads:write"))]) -> Upload:
+        """Open an upload, into which files are sent one by one."""
+        return Upload(parts.uploads.create(who.tenant))
+
+    @router.put("/{upload}/files/{filename}")
+    async def send_file(
+        who: Annotated[Principal, Depends(need("uploads:write"))],
+        upload: str,
+        filename: str,
+        request: Request,
+    ) -> ReceivedFile:
+        """Send one file as the raw body of the request."""
+        digest, size = await parts.uploads.write(who.tenant, upload, filename, request.stream())
+        return ReceivedFile(digest, size)
+
+    return router
+
+
+def _render_errors(app: FastAPI) -> None:
+    def answer(error: TapsterError) -> JSONResponse:
+        headers = {"Retry-After": "1"} if error.code in {"unavailable", "exhausted"} else None
+        return JSONResponse(
+            {"error": error.as_dict()}, status_code=HTTP_STATUS[error.code], headers=headers
+        )
+
+    @app.exception_handler(TapsterError)
+    def refused(_: Request, error: TapsterError) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        where = f"{first['loc'][0]} {place}".strip()
+        return answer(TapsterError("invalid", f"{where}: {first['msg']}", field=place))
+
+    @app.exception_handler(HTTPException)
+    def http(_: Request, error: HTTPException) -> JSONResponse:
+        code = _BY_STATUS.get(error.status_code, "invalid")
+        body = TapsterError(code, str(error.detail)).as_dict()
+        return JSONResponse({"error": body}, error.status_code, error.headers)
+
+    @app.exception_handler(DBAPIError)
+    def database(_: Request, error: DBAPIError) -> JSONResponse:
+        log.error("database refused", error=str(error.orig))
+        return answer(
+            TapsterError(
+                "unavailable",
+                "the database did not answer",
+                hint="try again; if it goes on, run `tapster doctor`",
+            )
+        )
+
+    @app.exception_handler(Exception)
+    def crashed(_: Request, error: Exception) -> JSONResponse:
+        return answer(TapsterError("internal", "something went wrong here; the log says what"))
+
+
+def _describe(app: FastAPI) -> None:
+    """Make the OpenAPI description say what is true: invalid input is 400, not FastAPI's 422."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = original()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,140 @@
+"""The composition root: settings in, a running control process out.
+
+The only file that chooses concrete parts, and the only upward table (HANDLERS).
+"""
+
+import asyncio
+import socket
+import sys
+from typing import Final
+
+import msgspec
+from fastapi import FastAPI
+
+from tapster import api
+from tapster.contract.errors import TapsterError
+from tapster.core import plugins, settings
+from tapster.core.blobs import LocalBlobs
+from tapster.core.crypto import Signer
+from tapster.core.db import Database
+from tapster.core.parts import Parts
+from tapster.core.processes import die_with_parent
+from tapster.core.settings import Settings
+from tapster.core.telemetry import configure
+from tapster.core.uploads import Uploads
+from tapster.datasets import routes as dataset_routes
+from tapster.datasets import service as datasets
+from tapster.deployments import routes as deployment_routes
+from tapster.deployments import service as deployments
+from tapster.jobs import routes as job_routes
+from tapster.jobs import service as jobs
+from tapster.jobs.claims import ClaimLoop
+from tapster.jobs.service import Handler
+from tapster.registry import routes as registry_routes
+from tapster.registry import service as registry
+from tapster.tenancy import service as tenancy
+from tapster.training import routes as training_routes
+from tapster.training import service as training
+
+HANDLERS: Final[dict[str, Handler]] = {
+    **datasets.HANDLERS,
+    **registry.HANDLERS,
+    **training.HANDLERS,
+}
+
+_SETTLE: Final = 0.1
+
+
+def build(config: Settings) -> FastAPI:
+    """The control application over an installation's home, which is made if it is new."""
+    parts = open_parts(config)
+    reports = deployment_routes.Reports()
+    agent_key = tenancy.ensure_key_file(config.home / "agent.key")
+    executor = plugins.load("tapster.executors", "local")()
+
+    async def settle() -> None:
+        while True:
+            await asyncio.to_thread(_settle, parts, reports)
+            await asyncio.sleep(_SETTLE)
+
+    return api.build(
+        parts,
+        [
+            dataset_routes.routes(parts),
+            training_routes.routes(parts),
+            registry_routes.routes(parts, deployments.in_use),
+            deployment_routes.routes(parts),
+            deployment_routes.agent_routes(parts, agent_key, reports),
+            job_routes.routes(parts),
+        ],
+        [ClaimLoop(parts, HANDLERS, executor).run, settle],
+    )
+
+
+def open_parts(config: Settings) -> Parts:
+    """Open the database (migrating it), the blobs and the keys; collect what crashes left."""
+    config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    parts = Parts(
+        settings=config,
+        db=Database(config.database_url or f"sqlite:///{config.home / 'tapster.db'}"),
+        blobs=LocalBlobs(config.home / "blobs"),
+        signer=Signer.of(config.home / "signing.key"),
+        uploads=Uploads(config.home / "uploads"),
+    )
+    parts.db.migrate()
+    admin = tenancy.ensure_key_file(config.home / "admin.key")
+    with parts.db.write() as tx:
+        tenancy.ensure_admin(tx, admin)
+    if parts.db.sqlite:
+        _collect(parts)
+    return parts
+
+
+def _collect(parts: Parts) -> None:
+    """Remove blobs and uploads that no row names. Only the home's sole owner may do this."""
+    with parts.db.read() as tx:
+        used = datasets.blob_keys(tx) | registry.blob_keys(tx)
+        uploads = jobs.uploads_in_use(tx)
+    parts.blobs.sweep()
+    parts.uploads.sweep(uploads)
+    for key in list(parts.blobs.keys()):
+        if key not in used:
+            parts.blobs.delete(key)
+
+
+def _settle(parts: Parts, reports: deployment_routes.Reports) -> None:
+    """Move deployments on, taking the write lock only when there is something to write."""
+    with parts.db.read() as tx:
+        if not deployments.unsettled(tx):
+            return
+    with parts.db.write() as tx:
+        deployments.settle(tx, reports.workers(), parts.settings.workers)
+
+
+def main(descriptor: int, parent: int) -> int:
+    """Serve the control API on an inherited socket until SIGTERM."""
+    import uvicorn
+
+    die_with_parent(parent)
+    config = settings.load()
+    configure(config.log_level)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            build(config),
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=int(config.keep_alive),
+            timeout_graceful_shutdown=5,
+            server_header=False,
+        )
+    )
+    server.run(sockets=[socket.socket(fileno=descriptor)])
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    except TapsterError as failure:
+        print(msgspec.json.encode(failure.as_dict()).decode(), file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,98 @@
+"""Files that a client sent and a job has not yet used, one folder an upload."""
+
+import hashlib
+import re
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import anyio.to_thread
+
+from tapster.contract.errors import TapsterError
+from tapster.core.blobs import storage_error
+from tapster.core.crypto import new_id
+
+_NAME: Final = re.compile(r"[^\W_][\w .()+@=-]{0,199}")
+_ID: Final = re.compile(r"up_[0-9a-f]{16}")
+_PIECE: Final = 1 << 20
+
+
+class Uploads:
+    """Uploads of every tenant, under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def create(self, tenant: str) -> str:
+        """Open an upload; returns its id."""
+        identifier = new_id("up")
+        try:
+            (self._root / tenant / identifier).mkdir(parents=True)
+        except OSError as error:
+            raise storage_error(error) from error
+        return identifier
+
+    def check(self, tenant: str, identifier: str) -> Path:
+        """The upload's folder. Raises TapsterError(not_found)."""
+        folder = self._root / tenant / identifier
+        if not _ID.fullmatch(identifier) or not folder.is_dir():
+            raise TapsterError(
+                "not_found", f"there is no upload {identifier!r}", hint="send the file again"
+            )
+        return folder
+
+    async def write(
+        self, tenant: str, identifier: str, name: str, body: AsyncIterator[bytes]
+    ) -> tuple[str, int]:
+        """Receive one file; returns its SHA-256 (hex) and size in bytes.
+
+        Raises TapsterError(invalid) for a file name that could mean anything but a file here,
+        and TapsterError(storage_full), after which the half-written file is gone.
+        """
+        if not _NAME.fullmatch(name):
+            raise TapsterError(
+                "invalid",
+                f"{name!r} cannot be used as a file name",
+                hint="use letters, digits, spaces and . _ - ( ) + @ =",
+                field="filename",
+            )
+        path = self.check(tenant, identifier) / name
+        try:
+            return await _receive(path, body)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise storage_error(error) from error
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def remove(self, tenant: str, identifier: str) -> None:
+        """Drop an upload and its files."""
+        shutil.rmtree(self._root / tenant / identifier, ignore_errors=True)
+
+    def sweep(self, used: set[str]) -> None:
+        """Remove every upload that is not in `used`. Only its sole user may call this."""
+        for folder in self._root.glob("*/*"):
+            if folder.name not in used:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _receive(path: Path, body: AsyncIterator[bytes]) -> tuple[str, int]:
+    digest, size, waiting, held = hashlib.sha256(), 0, [], 0
+    with path.open("wb") as file:
+
+        def flush(pieces: list[bytes]) -> None:
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
+
+        async for chunk in body:
+            waiting.append(chunk)
+            held += len(chunk)
+            size += len(chunk)
+            if held >= _PIECE:
+                await anyio.to_thread.run_sync(flush, waiting)
+                waiting, held = [], 0
+        flush(waiting)
+    return digest.hexdigest(), size

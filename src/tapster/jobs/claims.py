@@ -1,0 +1,255 @@
+"""The claim loop: take a job, run it in a process, apply what it left.
+
+load (in a transaction), run (outside any), publish (outside any), apply (in a transaction that
+the lease's token guards). Whatever is killed in between, the row is recovered by its lease.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from tapster.contract.control import Job
+from tapster.contract.errors import TapsterError
+from tapster.core.blobs import storage_error
+from tapster.core.parts import Parts
+from tapster.core.telemetry import logger
+from tapster.jobs import service, store
+from tapster.jobs.executors import Executor
+from tapster.jobs.service import Handler
+
+LEASE: Final = 30.0
+_RENEW: Final = 5.0
+_POLL: Final = 0.1
+
+log = logger(__name__)
+
+
+class LostLeaseError(Exception):
+    """Somebody else has the job now; nothing of ours may be written."""
+
+
+class ClaimLoop:
+    """Runs up to `settings.job_slots` jobs at once, until `stop`."""
+
+    def __init__(self, parts: Parts, handlers: Mapping[str, Handler], executor: Executor) -> None:
+        self._parts = parts
+        self._handlers = handlers
+        self._executor = executor
+        self._owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._running: set[asyncio.Task[None]] = set()
+        self._root = parts.settings.home / "jobs"
+        self._memory = parts.settings.job_memory or int(psutil.virtual_memory().total * 0.8)
+
+    async def run(self) -> None:
+        """Recover what a former process left, then claim until cancelled."""
+        await asyncio.to_thread(self._recover, True)
+        next_recovery = time.monotonic() + LEASE
+        try:
+            while True:
+                if time.monotonic() >= next_recovery:
+                    await asyncio.to_thread(self._recover, False)
+                    next_recovery = time.monotonic() + LEASE
+                claimed = None
+                if len(self._running) < self._parts.settings.job_slots:
+                    claimed = await asyncio.to_thread(self._claim)
+                if claimed is None:
+                    await asyncio.sleep(_POLL)
+                    continue
+                task = asyncio.create_task(self._process(*claimed))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+        finally:
+            for task in list(self._running):
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _recover(self, starting: bool) -> None:
+        with self._parts.db.write() as tx:
+            lost = service.recover(tx, sole_owner=starting and self._parts.db.sqlite)
+        if lost:
+            log.warning("jobs recovered", count=lost)
+
+    def _claim(self) -> tuple[Job, int] | None:
+        with self._parts.db.read() as tx:  # an idle loop takes no write lock
+            if self._parts.db.sqlite and not store.any_claimable(tx):
+                return None
+        with self._parts.db.write() as tx:
+            return store.claim(tx, self._owner, LEASE)
+
+    async def _process(self, job: Job, token: int) -> None:
+        folder = self._root / job.id / str(token)
+        try:
+            await self._attempt(job, token, folder)
+        except LostLeaseError:
+            log.warning("lease lost", job=job.id)
+        except TapsterError as error:
+            await asyncio.to_thread(self._fail, job, token, error)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(self._release, job, token)
+            raise
+        except Exception as error:
+            log.exception("job handler failed", job=job.id)
+            crash = TapsterError("internal", f"the job's handler failed: {type(error).__name__}")
+            await asyncio.to_thread(self._fail, job, token, crash)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            await asyncio.to_thread(self._drop_upload, job)
+
+    async def _attempt(self, job: Job, token: int, folder: Path) -> None:
+        handler = self._handlers.get(job.kind)
+        if handler is None:
+            raise TapsterError("unsupported", f"nothing here runs jobs of kind {job.kind!r}")
+        started = time.monotonic()
+        await asyncio.to_thread(self._lay_out, handler, job, folder)
+        process = self._executor.start(folder)  # on this thread: see die_with_parent
+        try:
+            await self._watch(job, token, folder, process, started)
+        except BaseException:
+            self._executor.cancel(process)
+            raise
+        result = _read_result(folder, job)
+        await asyncio.to_thread(self._finish, handler, job, token, result, folder / "out")
+
+    def _lay_out(self, handler: Handler, job: Job, folder: Path) -> None:
+        with self._parts.db.read() as tx:
+            order = handler.load(tx, job)
+        inputs = {label: self._parts.blobs.get(key) for label, key in order["blobs"].items()}
+        for label, upload in order.get("uploads", {}).items():
+            inputs[label] = self._parts.uploads.check(job.tenant, upload)
+        limit = job.time_limit or self._parts.settings.job_time_limit
+        task = {
+            "run": handler.run,
+            "task": order["task"],
+            "inputs": {label: str(path) for label, path in inputs.items()},
+            "deadline": time.time() + limit,
+        }
+        try:
+            (folder / "out").mkdir(parents=True)
+            (folder / "task.json").write_text(json.dumps(task))
+        except OSError as error:
+            raise storage_error(error) from error
+
+    async def _watch(
+        self, job: Job, token: int, folder: Path, process: Any, started: float
+    ) -> None:
+        """Until the process ends: renew the lease, pass progress on, hold it to its limits."""
+        time_limit = job.time_limit or self._parts.settings.job_time_limit
+        memory_limit = job.memory_limit or self._memory
+        report, renewed = _Report(folder / "report"), time.monotonic()
+        while True:
+            status = self._executor.poll(process)
+            news = report.read()
+            if status.code is not None and status.code < 0:
+                raise service.died(job)
+            if status.code is not None:
+                await asyncio.to_thread(self._beat, job, token, news)
+                return
+            if status.memory > memory_limit:
+                raise _over_memory(status.memory, memory_limit)
+            now = time.monotonic()
+            if now - started > time_limit:
+                raise TapsterError(
+                    "deadline",
+                    f"the job ran longer than its limit of {time_limit:g} s",
+                    hint="give it a larger time limit",
+                )
+            if now - renewed > _RENEW:
+                news["lease_expires"] = time.time() + LEASE
+                renewed = now
+            await asyncio.to_thread(self._beat, job, token, news)
+            await asyncio.sleep(_POLL)
+
+    def _beat(self, job: Job, token: int, news: dict[str, Any]) -> None:
+        with self._parts.db.read() as tx:
+            cancelling = store.cancelling(tx, job, token)
+        if cancelling is None:
+            raise LostLeaseError
+        if cancelling:
+            raise service.cancelled()
+        if news:
+            with self._parts.db.write() as tx:
+                if not store.write(tx, job, token, **news):
+                    raise LostLeaseError
+
+    def _finish(
+        self, handler: Handler, job: Job, token: int, result: dict[str, Any], out: Path
+    ) -> None:
+        self._beat(job, token, {})
+        result = handler.publish(self._parts, job, result, out)
+        with self._parts.db.write() as tx:
+            if not service.succeed(tx, job, token, handler.apply(tx, job, result)):
+                raise LostLeaseError
+
+    def _fail(self, job: Job, token: int, error: TapsterError) -> None:
+        with self._parts.db.write() as tx:
+            service.fail(tx, job, token, error)
+
+    def _release(self, job: Job, token: int) -> None:
+        with self._parts.db.write() as tx:
+            service.release(tx, job, token)
+
+    def _drop_upload(self, job: Job) -> None:
+        """Remove the upload of a job that has ended for good."""
+        upload = job.spec.get("upload")
+        if not upload:
+            return
+        with self._parts.db.read() as tx:
+            needed = str(upload) in service.uploads_in_use(tx)
+        if not needed:
+            self._parts.uploads.remove(job.tenant, str(upload))
+
+
+class _Report:
+    """The progress lines a job has appended since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def read(self) -> dict[str, Any]:
+        """The newest line as columns of the job's row; empty when there is none."""
+        with suppress(FileNotFoundError, ValueError):
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            self._offset += len(whole)
+            lines = [json.loads(line) for line in whole.splitlines()]
+            if lines:
+                last = lines[-1]
+                news = {
+                    "progress": min(1.0, max(0.0, float(last["progress"]))),
+                    "phase": str(last["phase"])[:100],
+                    "message": str(last["message"])[:1000],
+                }
+                data = [line["data"] for line in lines if line["data"]]
+                return {**news, "data": data[-1]} if data else news
+        return {}
+
+
+def _read_result(folder: Path, job: Job) -> dict[str, Any]:
+    try:
+        answer = json.loads((folder / "result.json").read_text())
+    except (FileNotFoundError, ValueError):
+        raise service.died(job) from None
+    if "error" in answer:
+        raise TapsterError.from_dict(answer["error"])
+    result: dict[str, Any] = answer["result"]
+    return result
+
+
+def _over_memory(used: int, limit: int) -> TapsterError:
+    return TapsterError(
+        "unprocessable",
+        f"the job used {used >> 20} MiB of memory; its limit is {limit >> 20} MiB",
+        hint="use less data, a smaller search, or raise the job's memory limit",
+    )

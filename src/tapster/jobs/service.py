@@ -1,0 +1,184 @@
+"""Jobs as their owners see them, and the transitions a claim loop makes."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from tapster.contract.control import FINISHED, Job
+from tapster.contract.errors import Code, TapsterError
+from tapster.core.crypto import new_id
+from tapster.core.parts import Parts
+from tapster.jobs import store
+
+MAX_ATTEMPTS: Final = 3
+STATUSES: Final = ("queued", "running", *sorted(FINISHED))
+# Errors that another try may not meet again; every other one is the caller's to mend.
+_PASSING: Final[frozenset[Code]] = frozenset({"internal", "unavailable"})
+
+
+@dataclass(frozen=True)
+class Handler:
+    """What a kind of job does.
+
+    `load(tx, job)` gives {"task": ..., "blobs": {label: key}, "uploads": {label: id}}; `run` names
+    the function that a job process calls; `publish(parts, job, result, out)` stores and signs what
+    it left, outside any transaction; `apply(tx, job, result)` writes the rows and gives the job's
+    result, in the transaction that finishes the job.
+    """
+
+    run: str
+    load: Callable[[Connection, Job], dict[str, Any]]
+    publish: Callable[[Parts, Job, dict[str, Any], Path], dict[str, Any]]
+    apply: Callable[[Connection, Job, dict[str, Any]], dict[str, Any]]
+
+
+def submit(
+    tx: Connection,
+    tenant: str,
+    *,
+    kind: str,
+    spec: dict[str, Any],
+    priority: int = 0,
+    time_limit: float | None = None,
+    memory_limit: int | None = None,
+    max_attempts: int = MAX_ATTEMPTS,
+) -> Job:
+    """Queue a job. `time_limit` in seconds, `memory_limit` in bytes."""
+    identifier = new_id("job")
+    store.add(
+        tx,
+        tenant,
+        id=identifier,
+        kind=kind,
+        spec=spec,
+        priority=priority,
+        time_limit=time_limit,
+        memory_limit=memory_limit,
+        max_attempts=max_attempts,
+    )
+    return show(tx, tenant, identifier)
+
+
+def show(tx: Connection, tenant: str, identifier: str) -> Job:
+    """One job. Raises TapsterError(not_found)."""
+    job = store.get(tx, tenant, identifier)
+    if job is None:
+        raise TapsterError(
+            "not_found", f"there is no job {identifier!r}", hint="see `tapster jobs list`"
+        )
+    return job
+
+
+def listing(tx: Connection, tenant: str, status: str = "", limit: int = 50) -> list[Job]:
+    """A tenant's jobs, newest first. Raises TapsterError(invalid) for an unknown status."""
+    if status and status not in STATUSES:
+        raise TapsterError(
+            "invalid",
+            f"{status!r} is not a job's status",
+            hint=f"choose one of: {', '.join(STATUSES)}",
+            field="status",
+        )
+    return store.listing(tx, tenant, status, limit)
+
+
+def cancel(tx: Connection, tenant: str, identifier: str) -> Job:
+    """Ask for a job's end. Raises TapsterError(conflict) when it has ended already."""
+    job = show(tx, tenant, identifier)
+    if job.status in FINISHED:
+        raise TapsterError("conflict", f"job {identifier} has already {job.status}")
+    store.request_cancel(tx, tenant, identifier)
+    return show(tx, tenant, identifier)
+
+
+def succeed(tx: Connection, job: Job, token: int, result: dict[str, Any]) -> bool:
+    """Finish a job well, if the lease is still ours."""
+    return store.write(
+        tx,
+        job,
+        token,
+        status="succeeded",
+        result=result,
+        error=None,
+        progress=1.0,
+        phase="done",
+        message="",
+        finished=time.time(),
+    )
+
+
+def fail(tx: Connection, job: Job, token: int, error: TapsterError) -> bool:
+    """Finish a job badly, or queue it again when another try may help."""
+    if error.code == "cancelled":
+        return _finish(tx, job, token, "cancelled", error)
+    if error.code in _PASSING and job.attempt < job.max_attempts:
+        return store.write(
+            tx,
+            job,
+            token,
+            status="queued",
+            error=error.as_dict(),
+            phase="waiting to retry",
+            message=error.message[:1000],
+            run_after=time.time() + 2.0 ** (job.attempt - 1) / 2,
+            lease_owner="",
+        )
+    return _finish(tx, job, token, "failed", error)
+
+
+def release(tx: Connection, job: Job, token: int) -> bool:
+    """Put a job back in the queue as if it had not been tried: its control process is stopping."""
+    return store.write(
+        tx, job, token, status="queued", phase="queued", attempt=job.attempt - 1, lease_owner=""
+    )
+
+
+def recover(tx: Connection, *, sole_owner: bool) -> int:
+    """Retry or fail every job whose lease ran out; returns how many there were.
+
+    A database's sole owner (`sole_owner`, at its start) knows that every running job is lost.
+    """
+    if sole_owner:
+        store.expire_all(tx)
+    lost = store.expired(tx)
+    for job, token in lost:
+        if job.cancel_requested:
+            fail(tx, job, token, cancelled())
+        else:
+            fail(tx, job, token, died(job))
+    return len(lost)
+
+
+def died(job: Job) -> TapsterError:
+    """The reason given when a job's process, or the one watching it, is suddenly gone."""
+    return TapsterError(
+        "unavailable",
+        f"the process that ran the job died (attempt {job.attempt} of {job.max_attempts})",
+        hint=f"see `tapster jobs logs {job.id}`; the machine may be short of memory",
+    )
+
+
+def cancelled() -> TapsterError:
+    """The reason given when a user ended the job."""
+    return TapsterError("cancelled", "cancelled by a user")
+
+
+def uploads_in_use(tx: Connection) -> set[str]:
+    """Uploads that unfinished jobs still need."""
+    return {str(job.spec["upload"]) for job in store.unfinished(tx) if job.spec.get("upload")}
+
+
+def _finish(tx: Connection, job: Job, token: int, status: str, error: TapsterError) -> bool:
+    return store.write(
+        tx,
+        job,
+        token,
+        status=status,
+        error=error.as_dict(),
+        phase=status,
+        message=error.message[:1000],
+        finished=time.time(),
+    )

@@ -1,0 +1,205 @@
+"""The table of jobs and all SQL over it.
+
+A claim hands out a lease: an owner, an expiry and a fencing token that grows with every claim.
+Every later write names the token, so a worker that lost its lease changes nothing.
+"""
+
+import time
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    String,
+    Table,
+    insert,
+    select,
+    update,
+)
+
+from tapster.contract.control import FINISHED, Job
+from tapster.core.db import metadata
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("time_limit", Float),
+    Column("memory_limit", BigInteger),
+    Column("progress", Float, nullable=False),
+    Column("phase", String(100), nullable=False),
+    Column("message", String(1000), nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("result", JSON(none_as_null=True)),
+    Column("error", JSON(none_as_null=True)),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("started", Float),
+    Column("finished", Float),
+    Column("run_after", Float, nullable=False),
+    Column("lease_owner", String(64), nullable=False),
+    Column("lease_token", Integer, nullable=False),
+    Column("lease_expires", Float, nullable=False),
+    Index("ix_jobs_claim", "status", "priority", "created"),
+    Index("ix_jobs_tenant_created", "tenant", "created"),
+)
+
+_SHOWN = [
+    column
+    for column in jobs.c
+    if column.name not in {"run_after", "lease_owner", "lease_token", "lease_expires"}
+]
+
+
+def add(tx: Connection, tenant: str, **values: Any) -> None:
+    """Insert a queued job."""
+    now = time.time()
+    fixed = {
+        "tenant": tenant,
+        "status": "queued",
+        "attempt": 0,
+        "progress": 0.0,
+        "phase": "queued",
+        "message": "",
+        "data": {},
+        "cancel_requested": False,
+        "created": now,
+        "run_after": now,
+        "lease_owner": "",
+        "lease_token": 0,
+        "lease_expires": 0.0,
+    }
+    tx.execute(insert(jobs).values(**fixed, **values))
+
+
+def get(tx: Connection, tenant: str, identifier: str) -> Job | None:
+    """One job of a tenant."""
+    query = select(*_SHOWN).where(jobs.c.tenant == tenant, jobs.c.id == identifier)
+    row = tx.execute(query).mappings().first()
+    return Job(**row) if row else None
+
+
+def listing(tx: Connection, tenant: str, status: str, limit: int) -> list[Job]:
+    """A tenant's jobs, newest first."""
+    query = select(*_SHOWN).where(jobs.c.tenant == tenant)
+    if status:
+        query = query.where(jobs.c.status == status)
+    query = query.order_by(jobs.c.created.desc(), jobs.c.id).limit(limit)
+    return [Job(**row) for row in tx.execute(query).mappings()]
+
+
+def claim(tx: Connection, owner: str, lease: float) -> tuple[Job, int] | None:
+    """Take the next job of any tenant: highest priority first, then oldest. With its token."""
+    now = time.time()
+    query = (
+        select(jobs.c.id, jobs.c.lease_token, jobs.c.attempt, jobs.c.tenant)
+        .where(jobs.c.status == "queued", jobs.c.run_after <= now)
+        .order_by(jobs.c.priority.desc(), jobs.c.created, jobs.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = tx.execute(query).first()
+    if row is None:
+        return None
+    token = row.lease_token + 1
+    tx.execute(
+        update(jobs)
+        .where(jobs.c.id == row.id, jobs.c.tenant == row.tenant)
+        .values(
+            status="running",
+            attempt=row.attempt + 1,
+            started=now,
+            progress=0.0,
+            phase="starting",
+            message="",
+            lease_owner=owner,
+            lease_token=token,
+            lease_expires=now + lease,
+        )
+    )
+    job = get(tx, row.tenant, row.id)
+    assert job is not None
+    return job, token
+
+
+def write(tx: Connection, job: Job, token: int, **values: Any) -> bool:
+    """Change a running job, if the token is still the current one."""
+    done = tx.execute(
+        update(jobs)
+        .where(
+            jobs.c.tenant == job.tenant,
+            jobs.c.id == job.id,
+            jobs.c.lease_token == token,
+            jobs.c.status == "running",
+        )
+        .values(**values)
+    )
+    return done.rowcount == 1
+
+
+def cancelling(tx: Connection, job: Job, token: int) -> bool | None:
+    """Whether somebody asked to cancel; None when the lease is lost."""
+    query = select(jobs.c.cancel_requested).where(
+        jobs.c.tenant == job.tenant,
+        jobs.c.id == job.id,
+        jobs.c.lease_token == token,
+        jobs.c.status == "running",
+    )
+    row = tx.execute(query).first()
+    return None if row is None else bool(row[0])
+
+
+def request_cancel(tx: Connection, tenant: str, identifier: str) -> None:
+    """Mark an unfinished job; one that is still queued ends here and now."""
+    here = (jobs.c.tenant == tenant, jobs.c.id == identifier)
+    tx.execute(
+        update(jobs)
+        .where(*here, jobs.c.status == "queued")
+        .values(status="cancelled", cancel_requested=True, finished=time.time(), phase="cancelled")
+    )
+    tx.execute(
+        update(jobs).where(*here, jobs.c.status.not_in(FINISHED)).values(cancel_requested=True)
+    )
+
+
+def expired(tx: Connection) -> list[tuple[Job, int]]:
+    """Running jobs, of any tenant, whose lease has run out."""
+    query = select(*_SHOWN, jobs.c.lease_token).where(
+        jobs.c.status == "running", jobs.c.lease_expires <= time.time()
+    )
+    found = []
+    for row in tx.execute(query).mappings():
+        values = dict(row)
+        token = values.pop("lease_token")
+        found.append((Job(**values), token))
+    return found
+
+
+def expire_all(tx: Connection) -> None:
+    """End every lease of every tenant: only for the database's sole owner, at its start."""
+    tx.execute(update(jobs).where(jobs.c.status == "running").values(lease_expires=0.0))
+
+
+def unfinished(tx: Connection) -> list[Job]:
+    """Every tenant's jobs that are queued or running."""
+    query = select(*_SHOWN).where(jobs.c.status.in_(["queued", "running"]))
+    return [Job(**row) for row in tx.execute(query).mappings()]
+
+
+def any_claimable(tx: Connection) -> bool:
+    """Whether any tenant has a job that may be claimed now."""
+    query = select(jobs.c.id).where(jobs.c.status == "queued", jobs.c.run_after <= time.time())
+    return tx.execute(query.limit(1)).first() is not None

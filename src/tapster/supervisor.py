@@ -1,0 +1,262 @@
+"""`tapster up`: holds the home, binds the ports, starts the processes and keeps them alive.
+
+Children inherit the listening sockets, so a connection waits while a dead child is replaced, and
+end with this process. It imports no web framework, no database and no model library.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from tapster.contract.errors import TapsterError
+from tapster.core.blobs import storage_error, write_atomically
+from tapster.core.processes import die_with_parent
+from tapster.core.settings import Settings
+from tapster.serving import slots
+
+_POLL: Final = 0.05
+_STALL: Final = 10.0
+_START_GRACE: Final = 60.0
+_STOP_GRACE: Final = 30.0
+_LONGEST_BACKOFF: Final = 10.0
+_HEALTHY: Final = 5.0
+_GIVE_UP: Final = 4
+
+
+@dataclass
+class Child:
+    """A process that must be running: how to start it, and how often it died young."""
+
+    name: str
+    command: list[str]
+    fds: tuple[int, ...]
+    slot: int | None = None
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    due: float = 0.0
+    young_deaths: int = 0
+    restarts: int = field(default=-1)
+
+
+def run(config: Settings, announce: Callable[[Settings], None] | None = None) -> int:
+    """Run an installation until SIGTERM or SIGINT; 0 when it stopped as asked.
+
+    Raises TapsterError when the home cannot be written or is held by another Tapster, when a port
+    is taken, and when the control process cannot start. `announce` is called once ports are bound.
+    """
+    _open_home(config)
+    lock = _lock(config.home)
+    try:
+        control, config = _bind(config, "port")
+        rest, config = _bind(config, "rest_port")
+        return _Supervisor(config, control, rest, lock).run(announce)
+    finally:
+        (config.home / "run.json").unlink(missing_ok=True)
+        os.close(lock)
+
+
+class _Supervisor:
+    def __init__(
+        self, config: Settings, control: socket.socket, rest: socket.socket, lock: int
+    ) -> None:
+        self._config = config
+        self._stopping = 0
+        run_folder = config.home / "run"
+        run_folder.mkdir(exist_ok=True)
+        self._slots = slots.Slots(run_folder / "slots")
+        me = str(os.getpid())
+        self._control = Child(
+            "control",
+            ["-m", "tapster.app", str(control.fileno()), me],
+            (control.fileno(), lock),
+        )
+        self._workers = [self._worker(index, rest, me) for index in range(config.workers)]
+
+    def _worker(self, index: int, rest: socket.socket, me: str) -> Child:
+        options = {
+            "--index": str(index),
+            "--fd": str(rest.fileno()),
+            "--slots": str(self._config.home / "run" / "slots"),
+            "--parent": me,
+        }
+        words = [word for option in options.items() for word in option]
+        command = ["-m", "tapster.serving.worker", *words]
+        return Child(f"worker {index}", command, (rest.fileno(),), index)
+
+    def run(self, announce: Callable[[Settings], None] | None) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        children = [self._control, *self._workers]
+        try:
+            for child in children:
+                self._start(child)
+            self._write_run_file()
+            if announce:
+                announce(self._config)
+            while not self._stopping:
+                for child in children:
+                    self._look_after(child)
+                time.sleep(_POLL)
+        finally:
+            self._end(self._workers)
+            self._end([self._control])
+        return 0
+
+    def _stop(self, *_: object) -> None:
+        self._stopping += 1
+
+    def _start(self, child: Child) -> None:
+        environment = {**os.environ, **self._config.environment()}
+        if child.slot is not None:
+            environment.pop("TAPSTER_DATABASE_URL", None)
+        child.process = subprocess.Popen(
+            [sys.executable, *child.command],
+            pass_fds=child.fds,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        child.started = time.monotonic()
+        child.restarts += 1
+
+    def _look_after(self, child: Child) -> None:
+        """Replace a child that ended or whose loop stands still; back off when it dies young."""
+        now = time.monotonic()
+        if child.process is None:
+            if now >= child.due:
+                self._start(child)
+            return
+        if child.process.poll() is None:
+            if child.slot is not None and self._stalled(child, now):
+                child.process.kill()
+            elif now - child.started > _HEALTHY:
+                child.young_deaths = 0
+            return
+        if now - child.started < _HEALTHY:
+            child.young_deaths += 1
+        if child is self._control and child.young_deaths >= _GIVE_UP:
+            raise TapsterError(
+                "unavailable",
+                f"the control process died {_GIVE_UP} times as it started",
+                hint="its last lines above say why; `tapster doctor` checks the installation",
+            )
+        delay = (
+            0.0 if child.young_deaths <= 1 else min(0.25 * 2**child.young_deaths, _LONGEST_BACKOFF)
+        )
+        child.process, child.due = None, now + delay
+        print(f"tapster: {child.name} ended; starting it again", file=sys.stderr)
+
+    def _stalled(self, child: Child, now: float) -> bool:
+        assert child.slot is not None
+        beat = self._slots.state(child.slot, slots.HEARTBEAT) / 1e9
+        if beat < child.started:
+            return now - child.started > _START_GRACE
+        return now - beat > _STALL
+
+    def _end(self, children: list[Child]) -> None:
+        """SIGTERM, a grace period in which a second signal forces the end, SIGKILL."""
+        alive = [child.process for child in children if child.process is not None]
+        for process in alive:
+            with suppress(ProcessLookupError):
+                process.terminate()
+        until = time.monotonic() + _STOP_GRACE
+        while any(process.poll() is None for process in alive):
+            if time.monotonic() > until or self._stopping > 1:
+                for process in alive:
+                    process.kill()
+            time.sleep(0.02)
+
+    def _write_run_file(self) -> None:
+        content = {
+            "pid": os.getpid(),
+            "url": self._config.url,
+            "rest_url": self._config.rest_url,
+        }
+        write_atomically(self._config.home / "run.json", json.dumps(content).encode())
+
+
+def _open_home(config: Settings) -> None:
+    try:
+        config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = config.home / f".probe-{os.getpid()}"
+        probe.write_bytes(b"tapster")
+        probe.unlink()
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise storage_error(error) from error
+        raise TapsterError(
+            "unavailable",
+            f"the home {config.home} cannot be written: {os.strerror(error.errno or 0)}",
+            hint="choose another with --home or TAPSTER_HOME, or mend its permissions",
+            field="home",
+        ) from error
+
+
+def _lock(home: Path) -> int:
+    """Hold the home, waiting a moment for a predecessor's children to end."""
+    descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    for _ in range(40):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_POLL)
+        else:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+            return descriptor
+    holder = os.pread(descriptor, 32, 0).decode(errors="replace") or "unknown"
+    os.close(descriptor)
+    raise TapsterError(
+        "conflict",
+        f"the home {home} is held by another Tapster (process {holder})",
+        hint="stop it first, or choose another home with --home or TAPSTER_HOME",
+        field="home",
+    )
+
+
+def _bind(config: Settings, name: str) -> tuple[socket.socket, Settings]:
+    port = getattr(config, name)
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((config.host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        option = "--" + name.replace("_", "-")
+        raise TapsterError(
+            "conflict",
+            f"{config.host}:{port} cannot be bound: {os.strerror(error.errno or 0)}",
+            hint=f"stop what uses it, or choose another port with {option} (0 picks a free one)",
+            field=name,
+        ) from error
+    listener.setblocking(False)
+    return listener, replace(config, **{name: listener.getsockname()[1]})
+
+
+def main() -> int:
+    """Run from the environment, as a child that ends with its parent (`tapster.connect()`)."""
+    from tapster.core.settings import load
+
+    die_with_parent(int(sys.argv[1]))
+    try:
+        return run(load())
+    except TapsterError as error:
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""The claim loop with real processes: results, failures, retries, limits, cancellation, loss."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tapster.contract.errors import TapsterError
+from tapster.core.parts import Parts
+from tapster.jobs import service, store
+
+from .conftest import Loop
+
+
+def test_a_job_runs_and_its_result_log_and_progress_are_kept(loop: Loop) -> None:
+    job = loop.finished(loop.submit("work", spec={"word": "hello"}))
+    assert job.status == "succeeded"
+    assert job.result == {"word": "HELLO", "published": ["thing"], "applied": True}
+    assert (job.progress, job.phase, job.data) == (1.0, "done", {"board": [1, 2]})
+    folder = loop.parts.settings.home / "jobs" / job.id
+    assert (folder / "log").read_text() == "working on hello\n"
+    loop.stop()
+    assert [path.name for path in folder.iterdir()] == ["log"]
+
+
+def test_a_refusal_is_final_and_says_why(loop: Loop) -> None:
+    job = loop.finished(loop.submit("refuse"))
+    assert (job.status, job.attempt) == ("failed", 1)
+    assert job.error is not None
+    assert job.error["message"] == "the target is constant"
+    assert job.error["hint"] == "choose another"
+
+
+def test_a_crash_is_retried_then_failed_without_leaking_its_text(loop: Loop) -> None:
+    job = loop.finished(loop.submit("crash", max_attempts=2))
+    assert (job.status, job.attempt) == ("failed", 2)
+    assert job.error is not None
+    assert job.error["code"] == "internal"
+    assert "/secret" not in str(job.error)
+
+
+def test_a_killed_process_is_tried_again(loop: Loop, tmp_path: Path) -> None:
+    marks = str(tmp_path / "marks")
+    job = loop.finished(loop.submit("die", spec={"marks": marks, "until": 3}))
+    assert (job.status, job.attempt) == ("succeeded", 3)
+    assert job.result is not None
+    assert job.result["attempts"] == 3
+
+
+def test_a_process_that_always_dies_fails_the_job(loop: Loop, tmp_path: Path) -> None:
+    marks = str(tmp_path / "marks")
+    job = loop.finished(loop.submit("die", spec={"marks": marks, "until": 99}))
+    assert (job.status, job.attempt) == ("failed", 3)
+    assert job.error is not None
+    assert "attempt 3 of 3" in job.error["message"]
+
+
+def test_cancel_ends_the_process_within_two_seconds(loop: Loop, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    job = loop.submit("hang", spec={"pid_file": str(pid_file)})
+    loop.until(job, lambda seen: seen.phase == "hanging")
+    pid = int(pid_file.read_text())
+    asked = time.monotonic()
+    with loop.parts.db.write() as tx:
+        service.cancel(tx, "default", job.id)
+    ended = loop.finished(job)
+    assert ended.status == "cancelled"
+    assert time.monotonic() - asked < 2
+    assert not psutil.pid_exists(pid)
+    with loop.parts.db.write() as tx, pytest.raises(TapsterError, match="already cancelled"):
+        service.cancel(tx, "default", job.id)
+
+
+def test_a_queued_job_is_cancelled_at_once(parts: Parts) -> None:
+    with parts.db.write() as tx:
+        job = service.submit(tx, "default", kind="work", spec={})
+        assert service.cancel(tx, "default", job.id).status == "cancelled"
+
+
+def test_time_and_memory_limits_end_a_job_for_good(loop: Loop, tmp_path: Path) -> None:
+    slow = loop.submit("hang", spec={"pid_file": str(tmp_path / "pid")}, time_limit=0.5)
+    greedy = loop.submit("eat", memory_limit=150 << 20)
+    late, fat = loop.finished(slow), loop.finished(greedy)
+    assert (late.status, late.error and late.error["code"]) == ("failed", "deadline")
+    assert fat.status == "failed"
+    assert fat.error is not None
+    assert "its limit is 150 MiB" in fat.error["message"]
+
+
+def test_a_stopped_loop_gives_its_jobs_back_untried(parts: Parts, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    loop = Loop(parts)
+    job = loop.submit("hang", spec={"pid_file": str(pid_file)})
+    loop.until(job, lambda seen: seen.phase == "hanging")
+    loop.stop()
+    seen = loop.show(job)
+    assert (seen.status, seen.attempt) == ("queued", 0)
+    assert not psutil.pid_exists(int(pid_file.read_text()))
+
+
+def test_a_lost_lease_writes_nothing(parts: Parts) -> None:
+    with parts.db.write() as tx:
+        service.submit(tx, "default", kind="work", spec={})
+        claimed = store.claim(tx, "first", 30)
+        assert claimed is not None
+        job, token = claimed
+        service.recover(tx, sole_owner=True)
+    with parts.db.write() as tx:
+        assert not service.succeed(tx, job, token, {"late": True})
+        seen = service.show(tx, "default", job.id)
+    assert (seen.status, seen.result) == ("queued", None)
+
+
+def test_priority_then_age_decides(parts: Parts) -> None:
+    with parts.db.write() as tx:
+        old = service.submit(tx, "default", kind="work", spec={})
+        new = service.submit(tx, "default", kind="work", spec={})
+        urgent = service.submit(tx, "default", kind="work", spec={}, priority=5)
+        order = [claimed[0].id for _ in range(3) if (claimed := store.claim(tx, "me", 30))]
+        assert store.claim(tx, "me", 30) is None
+    assert order == [urgent.id, old.id, new.id]
+
+
+def test_jobs_of_another_tenant_do_not_exist(parts: Parts) -> None:
+    with parts.db.write() as tx:
+        job = service.submit(tx, "other", kind="work", spec={})
+        with pytest.raises(TapsterError, match="there is no job"):
+            service.show(tx, "default", job.id)
+        assert service.listing(tx, "default") == []
+
+
+def test_a_job_process_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """The watcher is killed with SIGKILL; its job process must follow."""
+    import subprocess
+    import sys
+
+    code = f"""
+import sys, time, json, os
+from pathlib import Path
+from tapster.jobs.executors.local import LocalExecutor
+folder = Path({str(tmp_path)!r}) / "job" / "1"
+(folder / "out").mkdir(parents=True)
+task = {{"run": "job_runners:hang", "task": {{"pid_file": {str(tmp_path / "pid")!r}}},
+        "inputs": {{}}, "deadline": None}}
+(folder / "task.json").write_text(json.dumps(task))
+LocalExecutor().start(folder)
+time.sleep(60)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment) as watcher:
+        pid_file = tmp_path / "pid"
+        end = time.monotonic() + 30
+        while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < end:
+            time.sleep(0.02)
+        job = psutil.Process(int(pid_file.read_text()))
+        os.kill(watcher.pid, signal.SIGKILL)
+        gone, alive = psutil.wait_procs([job], timeout=5)
+    assert (len(gone), alive) == (1, [])
