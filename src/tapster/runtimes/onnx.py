@@ -264,7 +264,7 @@ class _Alarms:
         with self._changed:
             sooner = all(deadline < other for other, _ in self._armed.values())
             self._armed[id(options)] = (deadline, options)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
                 self._thread.start()
             elif sooner:

@@ -215,13 +215,13 @@ def mismatch_error(found: Sequence[Mismatch], first: int = 0) -> TapsterError:
 
 def _close(wanted: Array, given: Array, tolerance: Tolerance) -> Array:
     """|a - b| <= atol + rtol * |b| with b recorded, in 64 bits; equal infinities and NaN agree."""
-    a: Array = given.astype(np.float64)
-    b: Array = wanted.astype(np.float64)
+    a: Array = np.atleast_1d(given.astype(np.float64))
+    b: Array = np.atleast_1d(wanted.astype(np.float64))
     with np.errstate(invalid="ignore"):
-        near = np.abs(a - b) <= tolerance.atol + tolerance.rtol * np.abs(b)
-    near &= np.isfinite(a) & np.isfinite(b)
-    agree: Array = np.logical_or(near, (a == b) | (np.isnan(a) & np.isnan(b)))
-    return agree
+        near: Array = np.less_equal(np.abs(a - b), tolerance.atol + tolerance.rtol * np.abs(b))
+    near[~(np.isfinite(a) & np.isfinite(b))] = False
+    near[np.equal(a, b) | (np.isnan(a) & np.isnan(b))] = True
+    return near
 
 
 def _flipped(
