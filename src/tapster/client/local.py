@@ -1,5 +1,6 @@
-"""A server of one's own: started as a child on free loopback ports, stopped with its owner."""
+"""A server of one's own: the supervisor as a child on free loopback ports, stopped with its owner."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,14 +16,15 @@ STOP_TIMEOUT: Final = 20.0
 
 
 class LocalServer:
-    """`tapster up` as a child process."""
+    """The supervisor as a child process; it ends when the thread that made this does."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
-        command = [sys.executable, "-m", "tapster", "up", "--home", str(home)]
+        ports = {"TAPSTER_PORT": "0", "TAPSTER_REST_PORT": "0", "TAPSTER_HOST": "127.0.0.1"}
         self._process = subprocess.Popen(
-            [*command, "--port", "0", "--rest-port", "0"],
+            [sys.executable, "-m", "tapster.supervisor", str(os.getpid())],
+            env={**os.environ, "TAPSTER_HOME": str(home), **ports},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

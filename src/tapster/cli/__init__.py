@@ -1,0 +1,83 @@
+"""The command line: parse, one client call, print.
+
+`--json` prints one document on stdout; exit 0 done, 1 refused or failed, 2 usage.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from tapster.contract.errors import TapsterError
+
+
+def build() -> typer.Typer:
+    """The tree of commands."""
+    from tapster.cli import data, endpoints, installation, jobs, models, training, trust
+
+    app = typer.Typer(
+        name="tapster",
+        help="From a data file to a model that many customers call.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    installation.add_to(app)
+    app.add_typer(data.app, name="data")
+    training.add_to(app)
+    app.add_typer(models.app, name="models")
+    endpoints.add_to(app)
+    app.add_typer(endpoints.app, name="endpoints")
+    app.add_typer(jobs.app, name="jobs")
+    jobs.add_to(app)
+    app.add_typer(trust.app, name="trust")
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    from tapster.cli.output import say, tell
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    try:
+        code = build()(given or ["--help"], prog_name="tapster", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except TapsterError as error:
+        tell(error, as_json)
+        return 1
+    except typer.TyperException as error:
+        tell(_usage(error, given), as_json)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        return 1
+    except BrokenPipeError:
+        # whoever read our output has enough; nothing more can be said there
+        sys.stdout = None
+        return 1
+    except Exception as error:
+        if "TAPSTER_DEBUG" in _environment():
+            raise
+        tell(_unexpected(error), as_json)
+        return 1
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)
+
+
+def _usage(error: typer.TyperException, given: list[str]) -> TapsterError:
+    path = getattr(getattr(error, "ctx", None), "command_path", "tapster")
+    return TapsterError("invalid", error.format_message(), hint=f"see: {path} --help")
+
+
+def _unexpected(error: Exception) -> TapsterError:
+    return TapsterError(
+        "internal",
+        f"an unexpected {type(error).__name__}: {error}",
+        hint="this is a fault of Tapster's; set TAPSTER_DEBUG=1 to see where",
+    )

@@ -1,0 +1,77 @@
+"""Progress on stderr: a live bar on a terminal, plain lines elsewhere."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tapster.cli.output import console, inert, say
+from tapster.contract.control import Job
+
+Extra = Callable[[Job], Any]
+
+
+class Lines:
+    """One line a phase, or a quarter of the way, for logs and pipes."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._last: tuple[str, str, int] | None = None
+
+    def send(self, sent: int, total: int) -> None:
+        """Bytes sent; said once, at the end."""
+        if sent == total and total > 10_000_000:
+            say(f"{self._title}: sent {total / 1e6:.0f} MB")
+
+    def job(self, job: Job) -> None:
+        """A job's new state."""
+        state = (job.status, job.phase, int(job.progress * 4))
+        if state != self._last:
+            self._last = state
+            phase = f" {job.phase}" if job.phase else ""
+            message = f": {job.message}" if job.message else ""
+            say(f"{self._title}: {job.status}{phase} {job.progress:.0%}{message}")
+
+
+class Bar:
+    """A live bar, with anything worth showing under it."""
+
+    def __init__(self, title: str, live: Any, extra: Extra | None) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._live, self._extra = live, extra
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        self._task = self._progress.add_task(title, total=1.0, note="")
+        live.update(self._progress)
+
+    def send(self, sent: int, total: int) -> None:
+        """Bytes sent, of how many."""
+        note = f"sending {sent / 1e6:.1f} of {total / 1e6:.1f} MB"
+        self._progress.update(self._task, completed=sent / max(total, 1), note=note)
+
+    def job(self, job: Job) -> None:
+        """A job's new state."""
+        from rich.console import Group
+
+        note = inert(" ".join(part for part in (job.phase or job.status, job.message) if part))
+        self._progress.update(self._task, completed=job.progress, note=note)
+        below = self._extra(job) if self._extra is not None else None
+        self._live.update(self._progress if below is None else Group(self._progress, below))
+
+
+@contextmanager
+def shown(title: str, extra: Extra | None = None) -> Iterator[Lines | Bar]:
+    """A reporter whose `send` and `job` may be handed to the client as callbacks."""
+    if not sys.stderr.isatty():
+        yield Lines(title)
+        return
+    from rich.live import Live
+
+    with Live(console=console(error=True), refresh_per_second=8, transient=True) as live:
+        yield Bar(title, live, extra)

@@ -1,0 +1,242 @@
+"""Nouns as tables and lines for people."""
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from tapster.cli.output import inert
+from tapster.contract.control import DatasetVersion, Endpoint, Job, ModelVersion, Split
+
+
+def table(headers: Iterable[str], lines: Iterable[Iterable[Any]], title: str = "") -> Any:
+    """A table; numbers to the right, anything else to the left, nothing obeyed."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    body = [list(line) for line in lines]
+    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for at, header in enumerate(headers):
+        numeric = bool(body) and all(_is_number(line[at]) for line in body)
+        made.add_column(header, justify="right" if numeric else "left", overflow="fold")
+    for line in body:
+        made.add_row(
+            *(cell if isinstance(cell, Text) else Text(inert(text(cell))) for cell in line)
+        )
+    return made if body else Text("nothing there")
+
+
+def rows(found: list[dict[str, Any]], headers: list[str]) -> Any:
+    """Dictionaries as a table of some of their entries."""
+    return table(headers, ([row.get(header, "") for header in headers] for row in found))
+
+
+def facts(found: dict[str, Any], title: str = "") -> Any:
+    """Names and values, nested ones indented."""
+    return table(["", title], _flat(found))
+
+
+def _flat(found: dict[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in found.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{before}{name}.")
+        elif value not in ("", None, {}, []):
+            sized = isinstance(value, int) and not isinstance(value, bool) and value > 1 << 20
+            yield before + name, size(value) if sized else value
+
+
+def text(value: Any) -> str:
+    """A value in few characters."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def size(count: float) -> str:
+    """Bytes as people say them."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def when(moment: float | None) -> str:
+    """Local date and time of seconds since 1970."""
+    return "" if moment is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def dataset(made: DatasetVersion) -> str:
+    """One line on a version."""
+    return inert(
+        f"{made.name}@{made.version}: {made.rows:,} rows, {len(made.columns)} columns, "
+        f"{size(made.bytes)}, sha256 {made.digest[:12]}"
+    )
+
+
+def datasets(found: list[DatasetVersion]) -> Any:
+    """Datasets."""
+    return table(
+        ["NAME", "VERSION", "ROWS", "COLUMNS", "SIZE", "CREATED"],
+        (
+            [d.name, d.version, d.rows, len(d.columns), size(d.bytes), when(d.created)]
+            for d in found
+        ),
+    )
+
+
+def split(made: Split) -> str:
+    """One line on a split."""
+    shares = ", ".join(
+        f"{name} {count:,}"
+        for name, count in zip(("train", "validation", "test"), made.rows, strict=False)
+    )
+    by = f" by {made.column}" if made.column else ""
+    return inert(
+        f"split {made.name} of {made.dataset}@{made.version} ({made.kind}{by}, "
+        f"seed {made.seed}): {shares}"
+    )
+
+
+def model(made: ModelVersion) -> str:
+    """One line on a version."""
+    return inert(
+        f"{made.model}@{made.version}: {made.task}, runtime {made.runtime}, {size(made.bytes)}, "
+        f"sha256 {made.digest[:12]}"
+    )
+
+
+def models(found: list[ModelVersion]) -> Any:
+    """Models."""
+    return table(
+        ["NAME", "VERSION", "TASK", "ALGORITHM", "SIZE", "ALIASES", "CREATED"],
+        (
+            [
+                m.model,
+                m.version,
+                m.task,
+                m.lineage.get("algorithm", "") or "imported",
+                size(m.bytes),
+                " ".join(m.aliases),
+                when(m.created),
+            ]
+            for m in found
+        ),
+    )
+
+
+def jobs(found: list[Job]) -> Any:
+    """Jobs."""
+    return table(
+        ["ID", "KIND", "STATUS", "DONE", "PHASE", "CREATED", "TOOK"],
+        (
+            [j.id, j.kind, j.status, f"{j.progress:.0%}", j.phase, when(j.created), _took(j)]
+            for j in found
+        ),
+    )
+
+
+def _took(job: Job) -> str:
+    if job.started is None:
+        return ""
+    return f"{(job.finished or time.time()) - job.started:.1f} s"
+
+
+def job(seen: Job) -> Any:
+    """Everything about one job."""
+    error = {f"error.{part}": value for part, value in (seen.error or {}).items()}
+    return facts(
+        {
+            "id": seen.id,
+            "kind": seen.kind,
+            "status": seen.status,
+            "progress": f"{seen.progress:.0%} {seen.phase} {seen.message}".strip(),
+            "attempt": f"{seen.attempt} of {seen.max_attempts}",
+            "created": when(seen.created),
+            "took": _took(seen),
+            "asked": seen.spec,
+            "result": seen.result or {},
+            **error,
+        }
+    )
+
+
+def _held(held: dict[str, Any] | None) -> str:
+    if held is None:
+        return ""
+    alias = f" ({held['alias']})" if held.get("alias") else ""
+    return f"{held['model']}@{held['version']}{alias}"
+
+
+def endpoints(found: list[Endpoint]) -> Any:
+    """Endpoints."""
+    return table(
+        ["NAME", "STATUS", "SERVES", "LOADING", "BEFORE", "SINCE"],
+        (
+            [
+                e.name,
+                e.status,
+                _held(e.serving),
+                _held(e.pending),
+                _held(e.previous),
+                when(e.updated),
+            ]
+            for e in found
+        ),
+    )
+
+
+def endpoint(seen: Endpoint, rest_url: str) -> Any:
+    """Everything about one endpoint."""
+    from rich.console import Group
+
+    held: dict[str, Any] = {"serves": _held(seen.serving), "loading": _held(seen.pending)}
+    known: dict[str, Any] = {
+        "name": seen.name,
+        "status": seen.status,
+        **held,
+        "before": _held(seen.previous),
+    }
+    known |= {"since": when(seen.updated), "usage": seen.usage}
+    known |= {f"error.{part}": value for part, value in (seen.error or {}).items()}
+    return Group(facts(known), calls(seen.name, rest_url))
+
+
+def deployed(live: Endpoint, rest_url: str) -> str:
+    """What to say after a switch."""
+    return f"endpoint {live.name} serves {_held(live.serving)}\n{calls(live.name, rest_url)}"
+
+
+def calls(endpoint_name: str, rest_url: str) -> str:
+    """How an endpoint is called."""
+    return (
+        f"try it:       tapster predict {endpoint_name} --file rows.csv\n"
+        f"plain:        POST {rest_url}/v1/endpoints/{endpoint_name}/predict\n"
+        f"Open Inference: POST {rest_url}/v2/models/{endpoint_name}/infer\n"
+        f"TF Serving:   POST {rest_url}/v1/models/{endpoint_name}:predict"
+    )
+
+
+def predictions(answers: list[dict[str, Any]]) -> Any:
+    """Predictions, most probable labels first."""
+    return table(
+        ["ROW", "PREDICTION", "PROBABILITIES"],
+        (
+            [at, answer.get("prediction", answer), _likely(answer.get("probabilities") or {})]
+            for at, answer in enumerate(answers, 1)
+        ),
+    )
+
+
+def _likely(probabilities: dict[str, float]) -> str:
+    ranked = sorted(probabilities.items(), key=lambda item: -item[1])[:4]
+    return "  ".join(f"{label} {share:.1%}" for label, share in ranked)
