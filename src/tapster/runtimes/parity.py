@@ -232,7 +232,8 @@ def _flipped(
     classes: Sequence[str | int | float | bool],
 ) -> Array:
     """Rows whose label differs although the recorded scores are not a tie within `margin`."""
-    different = np.asarray(np.not_equal(wanted, given)).reshape(len(wanted), -1).any(axis=1)
+    unequal: Array = np.asarray(np.not_equal(wanted, given)).reshape(len(wanted), -1)
+    different: Array = np.asarray(unequal.any(axis=1))
     if not different.any() or scores.shape[1] < 2:
         return different
     ranked = np.sort(scores.astype(np.float64), axis=1)
