@@ -151,7 +151,8 @@ def _speed(
 ) -> None:
     with story.step("Race it against the same algorithm, pickled, behind FastAPI"):
         pickled = story.home / "peer.pickle"
-        peer.refit(manifest.lineage, *source, pickled)
+        table, target = source
+        peer.refit(manifest.lineage, table, target, pickled)
         body, url = {"rows": [row]}, f"{client.rest_url}/v1/endpoints/{ENDPOINT}/predict"
         with peer.running(pickled) as rival:
             ours, theirs = peer.Caller(url, body, client.address.key), peer.Caller(rival, body)

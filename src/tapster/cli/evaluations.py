@@ -17,10 +17,27 @@ def live(job: Job) -> Any:
 
 
 def leaderboard(board: list[dict[str, Any]]) -> Any:
-    """Candidates, best first, as the trainer ranks them."""
-    headers = [name for name in board[0] if not isinstance(board[0][name], dict | list)]
-    title = [name.replace("_", " ").upper() for name in headers]
-    return table(title, ([row.get(name) for name in headers] for row in board))
+    """Candidates, best first, as cross-validation ranks them."""
+    metric = str(board[0].get("metric", "value"))
+    headers = ["RANK", "ALGORITHM", metric.upper(), "SPREAD", "FOLDS", "STATE"]
+    return table(
+        headers,
+        (
+            [
+                row["rank"],
+                row["algorithm"],
+                _number(row["value"]),
+                _number(row["std"]),
+                row["folds"],
+                ": ".join(part for part in (row["state"], row["reason"]) if part),
+            ]
+            for row in board
+        ),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def trained(made: ModelVersion, evaluation: dict[str, Any]) -> Any:
@@ -29,6 +46,7 @@ def trained(made: ModelVersion, evaluation: dict[str, Any]) -> Any:
 
     board = evaluation.get("leaderboard")
     parts = [leaderboard(board)] if board else []
+    parts += [f"warning: {inert(text(each))}" for each in evaluation.get("warnings", [])]
     parts += [metrics(made.metrics), f"registered {model(made)}"]
     return Group(*parts, f"serve it:  tapster deploy {made.model}@{made.version}")
 
@@ -73,7 +91,7 @@ def confusion(classes: list[Any], matrix: list[list[int]]) -> Any:
     """Rows are the truth, columns the prediction."""
     if len(classes) > MATRIX_LIMIT:
         return f"the confusion matrix of {len(classes)} classes is in --json"
-    headers = ["TRUTH \\ PREDICTED", *(inert(text(name)) for name in classes)]
+    headers = ["TRUE \\ PREDICTED", *(inert(text(name)) for name in classes)]
     return table(headers, ([name, *row] for name, row in zip(classes, matrix, strict=True)))
 
 
@@ -88,18 +106,11 @@ def view(version: ModelVersion, evaluation: dict[str, Any], lineage: dict[str, A
     ]
     if version.metrics:
         parts.append(metrics(version.metrics))
-    matrix = evaluation.get("confusion_matrix") or evaluation.get("confusion")
-    if matrix:
-        parts.append(_matrix(version, matrix))
+    if confused := evaluation.get("confusion"):
+        parts.append(confusion(confused["labels"], confused["counts"]))
     if lineage:
         parts.append(facts(lineage))
     return Group(*parts)
-
-
-def _matrix(version: ModelVersion, matrix: Any) -> Any:
-    if isinstance(matrix, dict):
-        return confusion(matrix.get("labels") or matrix["classes"], matrix["counts"])
-    return confusion(version.signature.get("classes", []), matrix)
 
 
 def _about(version: ModelVersion) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from tapster.contract.control import DatasetVersion, Split
 
 BARS: Final = " ▁▂▃▄▅▆▇█"
 WIDTH: Final = 20
+SHOWN: Final = 60
+HEADERS: Final = ("COLUMN", "TYPE", "MISSING", "DISTINCT", "MIN", "MEDIAN", "MAX", "VALUES")
 
 
 def bars(counts: list[int], width: int = WIDTH) -> str:
@@ -23,15 +25,57 @@ def view(version: DatasetVersion, profile: dict[str, Any], splits: list[Split]) 
     """The whole profile."""
     from rich.console import Group
 
-    columns = profile.get("columns", [])
-    if isinstance(columns, dict):
-        columns = [{"name": name, **entry} for name, entry in columns.items()]
-    parts: list[Any] = [dataset(version), table(HEADERS, (_line(c) for c in columns))]
+    columns, rows = profile.get("columns", []), max(profile.get("rows", 0), 1)
+    parts: list[Any] = [
+        dataset(version),
+        table(HEADERS, (_line(column, rows) for column in columns[:SHOWN])),
+    ]
+    if len(columns) > SHOWN:
+        parts.append(f"and {len(columns) - SHOWN:,} further columns: see --json")
+    if association := profile.get("target"):
+        parts.append(_associations(association))
+    parts += _notes(profile)
     return Group(*parts, *(split(each) for each in splits))
 
 
-HEADERS: Final = ("COLUMN", "TYPE", "MISSING", "DISTINCT", "MIN", "MEDIAN", "MAX", "DISTRIBUTION")
+def _line(column: dict[str, Any], rows: int) -> list[Any]:
+    median = (column.get("quantiles") or {}).get("0.5")
+    return [
+        column["name"],
+        column["type"],
+        f"{column['missing'] / rows:.1%}" if column["missing"] else "",
+        column["distinct"],
+        *(_short(value) for value in (column.get("min"), median, column.get("max"))),
+        _values(column, rows),
+    ]
 
 
-def _line(column: dict[str, Any]) -> list[Any]:
-    return [inert(column["name"]), text(column.get("type")), "", "", "", "", "", ""]
+def _short(value: Any) -> str:
+    return "" if value is None else text(value)[:19]
+
+
+def _values(column: dict[str, Any], rows: int) -> str:
+    """A histogram for numbers and dates, shares of the most frequent values for the rest."""
+    histogram = column.get("histogram")
+    if histogram:
+        return bars(histogram["counts"])
+    classes = column.get("classes", [])
+    return ", ".join(f"{text(c['value'])[:16]} {c['count'] / rows:.0%}" for c in classes[:4])
+
+
+def _notes(profile: dict[str, Any]) -> list[str]:
+    duplicates = profile.get("duplicate_rows", {}).get("count", 0)
+    lines = [f"{duplicates:,} rows repeat an earlier one"] if duplicates else []
+    lines += [f"warning: {inert(each['message'])}" for each in profile.get("warnings", [])]
+    return lines
+
+
+def _associations(found: dict[str, Any]) -> Any:
+    """How columns go together with the target, the most informative first."""
+    lines = [
+        [row["name"], row["normalised"], row["correlation"], row["spearman"]]
+        for row in found["columns"][:SHOWN]
+    ]
+    return table(
+        [f"WITH {found['target']}", "INFORMATION (0..1)", "CORRELATION", "RANK CORRELATION"], lines
+    )
