@@ -1,0 +1,154 @@
+"""The command line without a server: help, usage, errors, exit codes, start-up."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from tapster.cli import build, main
+
+GROUPS = {"data", "models", "endpoints", "jobs", "trust"}
+
+
+def _commands() -> Iterator[list[str]]:
+    root: Any = typer.main.get_command(build())
+    for name, command in root.commands.items():
+        yield from ([name, inner] for inner in getattr(command, "commands", {}))
+        if name not in GROUPS:
+            yield [name]
+
+
+COMMANDS = list(_commands())
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TAPSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TAPSTER_URL", raising=False)
+    monkeypatch.delenv("TAPSTER_KEY", raising=False)
+
+
+def test_every_command_of_the_release_is_there() -> None:
+    there = {" ".join(words) for words in COMMANDS}
+    assert there == {
+        *("up", "demo", "doctor", "train", "deploy", "predict", "resources"),
+        *(f"data {verb}" for verb in ("add", "list", "show", "clean", "split", "delete")),
+        *(
+            f"models {verb}"
+            for verb in ("list", "show", "compare", "alias", "import", "export", "delete")
+        ),
+        *(f"endpoints {verb}" for verb in ("list", "show", "rollback", "delete")),
+        *(f"jobs {verb}" for verb in ("list", "show", "logs", "cancel")),
+        *(f"trust {verb}" for verb in ("list", "add", "remove")),
+    }
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_says_what_it_does_and_shows_an_example(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Example: tapster {' '.join(words)}" in shown
+    assert "--json" in shown
+
+
+def test_without_arguments_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nosuch"], "nosuch"),
+        (["data"], "command"),
+        (["data", "add", "x"], "PATH|URL"),
+        (["train", "d"], "--target"),
+        (["train", "d", "--target", "y", "--model", "m", "--trials", "many"], "--trials"),
+        (["jobs", "list", "--limit", "0"], "limit"),
+    ],
+)
+def test_usage_errors_exit_2_and_name_the_help(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err.startswith("error: ")
+    assert told in streams.err
+    assert "hint: see: tapster" in streams.err
+
+
+def test_json_usage_errors_are_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "add", "x", "--json"]) == 2
+    streams = capsys.readouterr()
+    assert json.loads(streams.out)["error"]["code"] == "invalid"
+    assert streams.err == ""
+
+
+NEEDING = [
+    ["data", "list"],
+    ["models", "show", "m"],
+    ["deploy", "m"],
+    ["predict", "m", "--row", "{}"],
+    ["jobs", "logs", "j"],
+    ["resources"],
+    ["train", "d", "--target", "y", "--model", "m"],
+]
+
+
+@pytest.mark.parametrize("words", NEEDING, ids=" ".join)
+def test_without_a_server_one_line_says_how_to_start_one(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: no Tapster server answers at http://127.0.0.1")
+    assert hint == "hint: start one with: tapster up"
+    assert main([*words, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "unavailable"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["data", "add", "d", "f.csv", "--type", "zip"], "COL=TYPE"),
+        (["data", "split", "d", "--fractions", "a,b"], "a,b"),
+        (["data", "clean", "d", "--recipe", "gone.json"], "gone.json"),
+    ],
+)
+def test_bad_options_are_told_before_anything_is_asked(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_recipe_may_be_json_or_toml(tmp_path: Path) -> None:
+    from tapster.cli.output import read_recipe
+    from tapster.contract.errors import TapsterError
+
+    (tmp_path / "a.json").write_text('{"steps": [{"step": "drop_duplicates"}]}')
+    (tmp_path / "a.toml").write_text('[[steps]]\nstep = "drop_duplicates"\n')
+    (tmp_path / "b.json").write_text("steps: none")
+    assert read_recipe(tmp_path / "a.json") == read_recipe(tmp_path / "a.toml")
+    with pytest.raises(TapsterError, match=r"b\.json"):
+        read_recipe(tmp_path / "b.json")
+
+
+def test_version_and_module_are_the_same_program() -> None:
+    words = [sys.executable, "-m", "tapster", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("tapster 0.")
+
+
+def test_output_to_a_closed_pipe_is_no_traceback() -> None:
+    script = f"{sys.executable} -m tapster train --help | true"
+    done = subprocess.run(script, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
