@@ -20,8 +20,7 @@ from tapster.contract.errors import TapsterError
 from tapster.core.blobs import LocalBlobs
 from tapster.core.settings import load
 from tapster.runtimes.package import open_package
-
-from ..conftest import Server
+from tests.conftest import Server
 
 KILLS = max(10, round(50 * float(os.environ.get("TAPSTER_SOAK", "1"))))
 COLUMNS = ("width", "height", "kind")

@@ -11,8 +11,7 @@ from fastapi.routing import APIRoute
 
 from tapster.app import build
 from tapster.core.settings import load
-
-from ..conftest import Server
+from tests.conftest import Server
 
 PUBLIC = {("GET", "/health")}
 AGENT = {("GET", "/internal/plan"), ("POST", "/internal/report")}
