@@ -208,11 +208,11 @@ class Client:
 
     def job(self, job_id: str) -> Job:
         """One job."""
-        return self._call(Job, "POST", f"/jobs/{spell(job_id)}")
+        return self._call(Job, "GET", f"/jobs/{spell(job_id)}")
 
     def cancel(self, job_id: str) -> Job:
         """Ask a job to stop; it ends within two seconds."""
-        return self._call(Job, "GET", f"/jobs/{spell(job_id)}/cancel")
+        return self._call(Job, "POST", f"/jobs/{spell(job_id)}/cancel")
 
     def logs(self, job_id: str, follow: bool = False) -> Iterator[str]:
         """A job's log, piece by piece; with `follow`, until the job ends."""
