@@ -34,7 +34,8 @@ def refit(lineage: Lineage, table: Any, target: Any, path: Path) -> None:
     trainer = trainers.get(lineage.algorithm)
     before = [SimpleImputer(strategy="median")] if trainer.needs.missing == "impute" else []
     before += [StandardScaler()] if trainer.needs.scale else []
-    pipeline = make_pipeline(*before, trainer.build(lineage.parameters, "binary", 0, 1))
+    setting = trainers.Setting("binary", len(table[0]), 0, 1)
+    pipeline = make_pipeline(*before, trainer.build(lineage.parameters, setting))
     path.write_bytes(pickle.dumps(pipeline.fit(table, target)))
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from tapster.cli.output import console, inert, say
@@ -17,6 +17,7 @@ class Lines:
     def __init__(self, title: str) -> None:
         self._title = title
         self._last: tuple[str, str, int] | None = None
+        self.seen: Job | None = None
 
     def send(self, sent: int, total: int) -> None:
         """Bytes sent; said once, at the end."""
@@ -25,6 +26,7 @@ class Lines:
 
     def job(self, job: Job) -> None:
         """A job's new state."""
+        self.seen = job
         state = (job.status, job.phase, int(job.progress * 4))
         if state != self._last:
             self._last = state
@@ -40,6 +42,7 @@ class Bar:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._live, self._extra = live, extra
+        self.seen: Job | None = None
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -59,6 +62,7 @@ class Bar:
         """A job's new state."""
         from rich.console import Group
 
+        self.seen = job
         note = inert(" ".join(part for part in (job.phase or job.status, job.message) if part))
         self._progress.update(self._task, completed=job.progress, note=note)
         below = self._extra(job) if self._extra is not None else None
@@ -67,11 +71,26 @@ class Bar:
 
 @contextmanager
 def shown(title: str, extra: Extra | None = None) -> Iterator[Lines | Bar]:
-    """A reporter whose `send` and `job` may be handed to the client as callbacks."""
+    """A reporter whose `send` and `job` may be handed to the client as callbacks.
+
+    Ctrl-C leaves a job running and says how to go on with it.
+    """
+    reporter: Lines | Bar
+    try:
+        with _screen() as live:
+            reporter = Lines(title) if live is None else Bar(title, live, extra)
+            yield reporter
+    except KeyboardInterrupt:
+        if reporter.seen is not None:
+            say(f"job {reporter.seen.id} goes on without us")
+            say(f"watch it:  tapster jobs show {reporter.seen.id} --follow")
+            say(f"stop it:   tapster jobs cancel {reporter.seen.id}")
+        raise
+
+
+def _screen() -> AbstractContextManager[Any]:
     if not sys.stderr.isatty():
-        yield Lines(title)
-        return
+        return nullcontext()
     from rich.live import Live
 
-    with Live(console=console(error=True), refresh_per_second=8, transient=True) as live:
-        yield Bar(title, live, extra)
+    return Live(console=console(error=True), refresh_per_second=8, transient=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tapster.cli.output import Json, client, command, emit, read_recipe, say
+from tapster.cli.output import Json, client, command, emit, print_json, read_recipe
 
 
 def add_to(app: typer.Typer) -> None:
@@ -75,10 +75,8 @@ def _follow(tapster: Any, job: Any, as_json: bool) -> None:
         with shown(f"train {job.spec.get('model', '')}", evaluations.live) as bar:
             ended = tapster.wait(job, bar.job)
     except KeyboardInterrupt:
-        say(f"left running: job {job.id}")
-        say(f"watch it:  tapster jobs show {job.id} --follow")
-        say(f"stop it:   tapster jobs cancel {job.id}")
-        emit(as_json, job, lambda: "")
+        if as_json:
+            print_json(job)
         return
     made = tapster.model_of(ended)
     evaluation = tapster.models_evaluation(f"{made.model}@{made.version}")
