@@ -84,7 +84,10 @@ class Split:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A registered package and what is known of it."""
+    """A registered package and what is known of it.
+
+    `unvetted` says why its graph may not run in a server's own process; empty if it may.
+    """
 
     model: str
     version: int
@@ -101,6 +104,7 @@ class ModelVersion:
     tags: dict[str, str]
     created: float
     job: str = ""
+    unvetted: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

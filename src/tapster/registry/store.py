@@ -131,9 +131,7 @@ def newest(tx: Connection, tenant: str) -> list[ModelVersion]:
     )
     query = (
         select(*_SHOWN)
-        .join(
-            last, (versions.c.model == last.c.model) & (versions.c.version == last.c.version)
-        )
+        .join(last, (versions.c.model == last.c.model) & (versions.c.version == last.c.version))
         .where(versions.c.tenant == tenant)
         .order_by(versions.c.model)
     )
@@ -151,6 +149,12 @@ def of_dataset(tx: Connection, tenant: str, dataset: str, version: int) -> list[
     query = select(*_SHOWN).where(versions.c.tenant == tenant, versions.c.dataset == dataset)
     if version:
         query = query.where(versions.c.dataset_version == version)
+    return _fetch(tx, tenant, query.order_by(versions.c.model, versions.c.version))
+
+
+def of_data_digest(tx: Connection, tenant: str, digest: str) -> list[ModelVersion]:
+    """Versions trained on a table of this digest, wherever they were trained."""
+    query = select(*_SHOWN).where(versions.c.tenant == tenant, versions.c.dataset_digest == digest)
     return _fetch(tx, tenant, query.order_by(versions.c.model, versions.c.version))
 
 

@@ -134,6 +134,26 @@ def package_digest(folder: Path) -> str:
     return hashlib.sha256(_read(folder / MANIFEST, MANIFEST, MAX_MANIFEST)).hexdigest()
 
 
+def is_member_name(name: str) -> bool:
+    """Whether a package may hold a file of this name (a slash separates one folder)."""
+    return _NAME.fullmatch(name) is not None
+
+
+def read_manifest(folder: Path) -> tuple[str, Manifest]:
+    """Digest and manifest of the package in `folder`. Raises TapsterError(unprocessable)."""
+    data = _read(folder / MANIFEST, MANIFEST, MAX_MANIFEST)
+    return hashlib.sha256(data).hexdigest(), decode_manifest(data)
+
+
+def read_member(folder: Path, digest: str, name: str) -> bytes | None:
+    """One verified file of the package with this digest; None if it has no such file."""
+    found, manifest = read_manifest(folder)
+    if found != digest:
+        raise _refused(f"{MANIFEST} is not what was registered")
+    entry = manifest.files.get(name)
+    return None if entry is None else _verified(folder, name, entry)
+
+
 def open_package(folder: Path, digest: str) -> Package:
     """Read the package in `folder`, whose `manifest.json` must have SHA-256 `digest` (hex).
 

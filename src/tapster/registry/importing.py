@@ -1,0 +1,183 @@
+"""The job that imports: an exported package or a bare ONNX file in, a checked package out.
+
+A package keeps its bytes and its signature. A bare file gets a manifest: the signature its graph
+declares, and parity vectors from inputs drawn from that signature and its own answers.
+"""
+
+import tarfile
+from pathlib import Path
+from typing import Any, Final
+
+from tapster.contract.errors import TapsterError
+from tapster.contract.manifest import Lineage, Manifest, Tolerance
+from tapster.core import plugins
+from tapster.core.crypto import file_digest
+from tapster.jobs.context import JobContext
+from tapster.registry import drawing
+from tapster.runtimes import Runtime, package, parity
+from tapster.runtimes.onnx import OnnxRuntime, signature_from_graph
+from tapster.runtimes.operators import vet
+
+# Other machines may have other instruction sets; float32 sums then differ in the last bits.
+_TOLERANCE: Final = Tolerance(atol=1e-5, rtol=1e-4)
+_MAX_MODEL: Final = 2 << 30  # protobuf's own limit
+_PIECE: Final = 1 << 20
+_UNSAFE: Final = {
+    ".pkl": "a pickle",
+    ".pickle": "a pickle",
+    ".joblib": "a joblib pickle",
+    ".npy": "a NumPy array",
+    ".npz": "a NumPy archive",
+    ".pt": "a PyTorch pickle",
+    ".pth": "a PyTorch pickle",
+    ".ckpt": "a PyTorch pickle",
+    ".h5": "a Keras file",
+    ".hdf5": "a Keras file",
+    ".keras": "a Keras file",
+    ".safetensors": "weights without a graph",
+    ".gguf": "weights without a graph",
+}
+_MAGIC: Final = {
+    b"\x80\x02": "a pickle",
+    b"\x80\x03": "a pickle",
+    b"\x80\x04": "a pickle",
+    b"\x80\x05": "a pickle",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x89HDF": "a Keras (HDF5) file",
+    b"PK\x03\x04": "a zip archive, as PyTorch, Keras and skops write",
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"(\xb5/\xfd": "a zstd file",
+    b"GGUF": "weights without a graph",
+}
+
+
+def run(task: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """See jobs.context.Runner. The package is left in `context.output("package")`."""
+    source = _only_file(context.inputs["file"])
+    folder = context.output("package")
+    if _is_archive(source):
+        context.progress(0.1, "unpacking", "reading the package")
+        unpack(source, folder)
+        context.progress(0.3, "checking", "checking signature and digests")
+        package.check_signature(folder, task["trusted"])
+        manifest, model = _check(folder, context)
+        return {"signed": True, "unvetted": _unvetted(manifest, model)}
+    context.progress(0.1, "reading", "reading the graph")
+    _adopt(source, folder, task["model"], context)
+    manifest, model = _check(folder, context)
+    return {"signed": False, "unvetted": _unvetted(manifest, model)}
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack an exported package into the empty `folder`.
+
+    Only plain files with a package's names are accepted, each once, none compressed: raises
+    TapsterError(unprocessable) for links, devices, other paths, too many or too large members.
+    """
+    size, seen = archive.stat().st_size, set[str]()
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            while (member := tar.next()) is not None:
+                name = member.name
+                if member.type not in {tarfile.REGTYPE, tarfile.AREGTYPE} or member.issparse():
+                    raise _refused(f"{name[:100]!r} is not a plain file")
+                if not package.is_member_name(name):
+                    raise _refused(f"no package has a file {name[:100]!r}")
+                if name.lower() in seen or len(seen) >= package.MAX_FILES:
+                    raise _refused(f"it holds {name[:100]!r} twice, or too many files")
+                if member.offset_data + member.size > size:
+                    raise _refused("it is truncated")
+                seen.add(name.lower())
+                _extract(tar, member, folder / name)
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+        raise _refused("it is truncated or damaged") from error
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    source = tar.extractfile(member)
+    assert source is not None
+    with target.open("xb") as file:
+        while piece := source.read(_PIECE):
+            file.write(piece)
+
+
+def _check(folder: Path, context: JobContext) -> tuple[Manifest, bytes]:
+    """Open the package as the data plane will, load it and replay its vectors."""
+    opened = package.open_package(folder, package.package_digest(folder))
+    context.progress(0.6, "replaying", "comparing its answers with its parity vectors")
+    runtime: Runtime = plugins.load("tapster.runtimes", opened.manifest.runtime)()
+    loaded = runtime.load(opened.manifest, opened.files, threads=1)
+    vectors = opened.files.get(package.PARITY, b"")
+    parity.replay(loaded, vectors, opened.manifest.tolerance)
+    loaded.close()
+    return opened.manifest, opened.files[opened.manifest.model_file]
+
+
+def _unvetted(manifest: Manifest, model: bytes) -> list[str]:
+    if manifest.runtime != OnnxRuntime.name:
+        return [f"runtime {manifest.runtime!r} runs isolated only"]
+    return vet(model)[:20]
+
+
+def _adopt(source: Path, folder: Path, name: str, context: JobContext) -> None:
+    """Make a package of a bare ONNX file."""
+    if source.stat().st_size > _MAX_MODEL:
+        raise TapsterError("too_large", "an ONNX file cannot be larger than 2 GiB")
+    model = source.read_bytes()
+    signature = signature_from_graph(model)
+    context.progress(0.3, "recording", "drawing inputs and recording answers")
+    vectors = drawing.record_own_answers(model, signature, _TOLERANCE)
+    (folder / package.MODEL).write_bytes(model)
+    (folder / package.PARITY).write_bytes(vectors)
+    package.seal(
+        folder,
+        name=name,
+        task="other",
+        signature=signature,
+        tolerance=_TOLERANCE,
+        lineage=Lineage(
+            algorithm="imported ONNX",
+            parameters={"file": source.name, "sha256": file_digest(source)},
+        ),
+    )
+
+
+def _only_file(folder: Path) -> Path:
+    found = sorted(path for path in folder.iterdir() if path.is_file())
+    if len(found) != 1:
+        raise TapsterError(
+            "invalid",
+            f"the upload holds {len(found)} files; a model is one file",
+            hint="send one exported package (.tapster) or one ONNX file",
+        )
+    with found[0].open("rb") as file:
+        head = file.read(8)
+    if not head:
+        raise TapsterError("unprocessable", "the file is empty", hint="export the model again")
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+    if kind := kind or _UNSAFE.get(found[0].suffix.lower()):
+        raise TapsterError(
+            "unsupported",
+            f"the file is {kind}; Tapster imports its own packages and ONNX files only",
+            hint="loading such a file can run any code in it: convert the model to ONNX where it"
+            " was trained (skl2onnx, torch.onnx.export, tf2onnx) and import that",
+        )
+    return found[0]
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether the file is a tar: the POSIX magic, at its place in the first header."""
+    with path.open("rb") as file:
+        file.seek(257)
+        return file.read(5) == b"ustar"
+
+
+def _refused(reason: str) -> TapsterError:
+    return TapsterError(
+        "unprocessable",
+        f"the archive is refused: {reason}",
+        hint="write it with `tapster models export` and send it unchanged",
+    )

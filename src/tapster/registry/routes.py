@@ -1,0 +1,199 @@
+"""Models and trusted keys over HTTP."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import StreamingResponse
+
+from tapster.contract.control import Job, ModelVersion, Principal
+from tapster.core.parts import Parts
+from tapster.registry import packages, service, trust
+from tapster.registry.service import InUse
+from tapster.tenancy.access import need
+
+_Reader = Annotated[Principal, Depends(need("models:read"))]
+_Writer = Annotated[Principal, Depends(need("models:write"))]
+_Admin = Annotated[Principal, Depends(need("admin:write"))]
+
+
+@dataclass
+class Import:
+    """An upload that holds one exported package or one ONNX file."""
+
+    upload: str
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
+@dataclass
+class Description:
+    """What to change of a version; what is left out stays."""
+
+    description: str | None = None
+    tags: dict[str, str] | None = None
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
+@dataclass
+class Trust:
+    """A name of our own for an installation's Ed25519 public key (64 hex digits)."""
+
+    name: str
+    public_key: str
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
+@dataclass
+class TrustedKey:
+    """A key whose packages may be imported; `own` is this installation's."""
+
+    name: str
+    public_key: str
+    created: float
+    own: bool = False
+
+
+@dataclass
+class Freed:
+    """Bytes of storage that became free."""
+
+    freed: int
+
+
+def routes(parts: Parts, in_use: InUse) -> APIRouter:
+    """The routes under /models and /trust; `in_use` names the endpoints that need a package."""
+    router = APIRouter()
+    router.include_router(_models(parts, in_use))
+    router.include_router(_names(parts))
+    router.include_router(_trust(parts))
+    return router
+
+
+def _models(parts: Parts, in_use: InUse) -> APIRouter:
+    router = APIRouter(prefix="/models", tags=["models"])
+
+    def look(tenant: str, ref: str) -> ModelVersion:
+        with parts.db.read() as tx:
+            return service.resolve(tx, tenant, ref)
+
+    @router.get("")
+    def list_models(
+        who: _Reader,
+        dataset: Annotated[str, Query(description="NAME or NAME@VERSION")] = "",
+        data_digest: Annotated[str, Query(description="SHA-256 of a dataset version")] = "",
+    ) -> list[ModelVersion]:
+        """List the newest version of each model, or every version trained on some data."""
+        with parts.db.read() as tx:
+            return service.listing(tx, who.tenant, dataset, data_digest)
+
+    @router.get("/{ref}")
+    def show_model(who: _Reader, ref: str) -> ModelVersion:
+        """Show one version: NAME (the newest), NAME@VERSION or NAME:ALIAS."""
+        return look(who.tenant, ref)
+
+    @router.get("/{ref}/versions")
+    def list_versions(who: _Reader, ref: str) -> list[ModelVersion]:
+        """List all versions of a model, newest first, with their metrics."""
+        with parts.db.read() as tx:
+            return service.versions(tx, who.tenant, ref)
+
+    @router.get("/{ref}/lineage")
+    def show_lineage(who: _Reader, ref: str) -> dict[str, Any]:
+        """Show what a version was made from, and what else came of that."""
+        with parts.db.read() as tx:
+            return service.lineage(tx, who.tenant, ref)
+
+    @router.get("/{ref}/evaluation")
+    def show_evaluation(who: _Reader, ref: str) -> dict[str, Any]:
+        """Show held-out metrics with intervals, confusion matrix, curves and leaderboard."""
+        found = look(who.tenant, ref)
+        folder = parts.blobs.get(packages.key_of(who.tenant, found.digest))
+        return packages.evaluation(folder, found.digest)
+
+    @router.get(
+        "/{ref}/export",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"application/x-tar": {}}, "description": "The package"}},
+    )
+    def export_model(who: _Reader, ref: str) -> StreamingResponse:
+        """Send a version as one file that another installation can import."""
+        found = look(who.tenant, ref)
+        folder = parts.blobs.get(packages.key_of(who.tenant, found.digest))
+        name = f"{found.model}-{found.version}.tapster"
+        headers = {
+            "Content-Length": str(packages.export_size(folder)),
+            "Content-Disposition": f'attachment; filename="{name}"',
+        }
+        return StreamingResponse(
+            packages.export(folder), media_type="application/x-tar", headers=headers
+        )
+
+    @router.post("/{model}/import", status_code=202)
+    def import_model(who: _Writer, model: str, body: Import) -> Job:
+        """Register an uploaded package or ONNX file as the model's next version."""
+        parts.uploads.check(who.tenant, body.upload)
+        with parts.db.write() as tx:
+            return service.submit_import(
+                tx, who.tenant, model, body.upload, own_key=parts.signer.public
+            )
+
+    @router.delete("/{ref}")
+    def delete_model(who: _Writer, ref: str) -> Freed:
+        """Delete a version, or a whole model by its bare name, and free the storage."""
+        with parts.db.write() as tx:
+            unused = service.delete(tx, who.tenant, ref, in_use)
+        return Freed(sum(parts.blobs.delete(key) for key in unused))
+
+    return router
+
+
+def _names(parts: Parts) -> APIRouter:
+    router = APIRouter(prefix="/models", tags=["models"])
+
+    @router.patch("/{ref}")
+    def describe_model(who: _Writer, ref: str, body: Description) -> ModelVersion:
+        """Change a version's description or tags."""
+        with parts.db.write() as tx:
+            return service.describe(tx, who.tenant, ref, body.description, body.tags)
+
+    @router.put("/{ref}/aliases/{alias}")
+    def set_alias(who: _Writer, ref: str, alias: str) -> ModelVersion:
+        """Point an alias at a version; endpoints deployed by that alias follow."""
+        with parts.db.write() as tx:
+            return service.set_alias(tx, who.tenant, ref, alias)
+
+    @router.delete("/{model}/aliases/{alias}")
+    def unset_alias(who: _Writer, model: str, alias: str) -> dict[str, str]:
+        """Remove an alias."""
+        with parts.db.write() as tx:
+            service.unset_alias(tx, who.tenant, model, alias)
+        return {"deleted": alias}
+
+    return router
+
+
+def _trust(parts: Parts) -> APIRouter:
+    router = APIRouter(prefix="/trust", tags=["trust"])
+
+    @router.get("")
+    def list_keys(who: _Reader) -> list[TrustedKey]:
+        """List the keys whose packages may be imported, this installation's own first."""
+        with parts.db.read() as tx:
+            found = trust.keys(tx, who.tenant)
+        own = TrustedKey("(this installation)", parts.signer.public, 0.0, own=True)
+        return [own, *(TrustedKey(**key) for key in found)]
+
+    @router.post("", status_code=201)
+    def add_key(who: _Admin, body: Trust) -> TrustedKey:
+        """Trust an installation's packages."""
+        with parts.db.write() as tx:
+            return TrustedKey(**trust.trust(tx, who.tenant, body.name, body.public_key))
+
+    @router.delete("/{name}")
+    def remove_key(who: _Admin, name: str) -> dict[str, str]:
+        """Trust a key no longer; models imported already stay."""
+        with parts.db.write() as tx:
+            trust.distrust(tx, who.tenant, name)
+        return {"deleted": name}
+
+    return router
