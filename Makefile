@@ -27,7 +27,7 @@ bench: $(VENV)/.test         ## the benchmarks whose figures the documents quote
 	$(BIN)/python benchmarks/serving.py
 
 docs: $(VENV)/.test          ## write docs/reference from the code
-	$(BIN)/python -m tapster.cli.reference docs/reference
+	$(BIN)/python docs/generate.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
