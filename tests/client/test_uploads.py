@@ -6,7 +6,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from tapster.client.uploads import collect, is_url
+from tapster.client.uploads import absolute, collect, is_url
 from tapster.contract.errors import TapsterError
 
 
@@ -54,3 +54,12 @@ def test_a_url_is_left_to_the_server() -> None:
     assert is_url("sqlite:///shop.db")
     assert not is_url("data/wine.csv")
     assert not is_url(Path("s3://x"))
+
+
+def test_a_relative_database_is_the_callers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute("sqlite:///shop.db") == f"sqlite:///{tmp_path}/shop.db"
+    for url in ("sqlite:////var/shop.db", "s3://bucket/a.csv", "postgresql://host/db"):
+        assert absolute(url) == url

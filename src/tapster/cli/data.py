@@ -29,6 +29,7 @@ def add(
         list[str] | None, typer.Option("--type", metavar="COL=TYPE", help="Override a type.")
     ] = None,
     format: Annotated[str, typer.Option(help="csv, tsv, parquet, jsonl or arrow.")] = "",
+    infinities: Annotated[str, typer.Option(help="refuse them, or take them as missing.")] = "",
     as_json: Json = False,
 ) -> None:
     """Import data as a new version of a dataset; the same bytes again make no new one."""
@@ -44,6 +45,7 @@ def add(
             query=query,
             schema=schema,
             format=format,
+            infinities=infinities,
             on_send=bar.send,
             on_progress=bar.job,
         )

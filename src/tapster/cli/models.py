@@ -14,13 +14,16 @@ Ref = Annotated[
 ]
 
 
-@command(app, "list", "tapster models list")
-def list_models(as_json: Json = False) -> None:
+@command(app, "list", "tapster models list", "tapster models list --dataset wine@2")
+def list_models(
+    dataset: Annotated[str, typer.Option(help="Every version trained on NAME[@VERSION].")] = "",
+    as_json: Json = False,
+) -> None:
     """List models, each with its newest version."""
     from tapster.cli import tables
 
     with client() as tapster:
-        found = tapster.models_list()
+        found = tapster.models_list(dataset)
     emit(as_json, found, lambda: tables.models(found))
 
 

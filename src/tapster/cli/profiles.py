@@ -34,7 +34,9 @@ def view(version: DatasetVersion, profile: dict[str, Any], splits: list[Split]) 
         parts.append(f"and {len(columns) - SHOWN:,} further columns: see --json")
     if association := profile.get("target"):
         parts.append(_associations(association))
+        parts += _warnings(association)
     parts += _notes(profile)
+    parts += [f"made from {_parent(parent)}" for parent in version.parents]
     return Group(*parts, *(split(each) for each in splits))
 
 
@@ -66,8 +68,15 @@ def _values(column: dict[str, Any], rows: int) -> str:
 def _notes(profile: dict[str, Any]) -> list[str]:
     duplicates = profile.get("duplicate_rows", {}).get("count", 0)
     lines = [f"{duplicates:,} rows repeat an earlier one"] if duplicates else []
-    lines += [f"warning: {inert(each['message'])}" for each in profile.get("warnings", [])]
-    return lines
+    return lines + _warnings(profile)
+
+
+def _warnings(found: dict[str, Any]) -> list[str]:
+    return [f"warning: {inert(each['message'])}" for each in found.get("warnings", [])]
+
+
+def _parent(parent: dict[str, Any]) -> str:
+    return f"{parent.get('dataset')}@{parent.get('version')}"
 
 
 def _associations(found: dict[str, Any]) -> Any:

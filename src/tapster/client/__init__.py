@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from tapster.client.local import LocalServer
 from tapster.client.transport import Address, Transport, home_folder, locate, no_server, spell
-from tapster.client.uploads import SendProgress, collect, is_url, send
+from tapster.client.uploads import SendProgress, absolute, collect, is_url, send
 from tapster.client.values import from_frame
 from tapster.client.waiting import JobProgress, finish
 from tapster.contract.control import (
@@ -110,20 +110,23 @@ class Client:
         query: str = "",
         schema: dict[str, str] | None = None,
         format: str = "",
+        infinities: str = "",
         on_send: SendProgress | None = None,
         on_progress: JobProgress | None = None,
     ) -> DatasetVersion:
         """Import a file, a folder of files, a URL, or a pandas or polars frame; wait for it.
 
         `schema` overrides inferred types: {"column": "type"}. `table` or `query` say what to
-        read from a database URL. The same content again gives the version that is there already.
+        read from a database URL; `infinities` is refuse or missing. The same content again gives
+        the version that is there already.
         """
         body: dict[str, Any] = {"name": name}
         if is_url(source):
-            body["url"] = source
+            body["url"] = absolute(source)
         else:
             body["upload"] = send(self._transport, collect(source), on_send)
         given = {"table": table, "query": query, "schema": schema, "format": format}
+        given |= {"infinities": infinities}
         body |= {part: value for part, value in given.items() if value}
         return self._dataset_of(self._call(Job, "POST", "/datasets", body), on_progress)
 
@@ -231,9 +234,10 @@ class Client:
 
     # -- models
 
-    def models_list(self) -> list[ModelVersion]:
-        """The newest version of each model."""
-        return self._call(list[ModelVersion], "GET", "/models")
+    def models_list(self, dataset: str = "") -> list[ModelVersion]:
+        """The newest version of each model; with `dataset`, every version trained on it."""
+        params = {"dataset": dataset} if dataset else None
+        return self._call(list[ModelVersion], "GET", "/models", params=params)
 
     def models_show(self, ref: str) -> ModelVersion:
         """One version."""

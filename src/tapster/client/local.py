@@ -1,4 +1,4 @@
-"""A server of one's own: the supervisor as a child on free loopback ports, stopped with its owner."""
+"""A server of one's own: the supervisor as a child on free ports, stopped with its owner."""
 
 import os
 import subprocess

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final
+from urllib.parse import unquote
 
 from tapster.client.transport import Transport, spell
 from tapster.contract.errors import TapsterError
@@ -32,6 +33,15 @@ class Outgoing:
 def is_url(source: Any) -> bool:
     """Whether the server is to fetch the source itself."""
     return isinstance(source, str) and "://" in source
+
+
+def absolute(url: str) -> str:
+    """The URL; a relative SQLite path, which is relative to the caller, made absolute."""
+    path = url.removeprefix("sqlite:///")
+    if path == url or path.startswith("/"):
+        return url
+    file, question, options = path.partition("?")
+    return f"sqlite:///{Path(unquote(file)).expanduser().absolute()}{question}{options}"
 
 
 def collect(source: Any) -> list[Outgoing]:
