@@ -6,9 +6,10 @@ server (`tapster up`). Any Open Inference v2 client can do the same.
 
 import json
 import os
-import urllib.request
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 ENDPOINT = "cultivar"
 
@@ -39,14 +40,13 @@ def main() -> None:
 
 def post(url: str, body: dict[str, Any], key: str) -> dict[str, Any]:
     """Send JSON with a key, read JSON."""
-    request = urllib.request.Request(
-        url,
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as response:
-        found: dict[str, Any] = json.load(response)
-        return found
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.netloc, timeout=10)
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    connection.request("POST", parts.path, json.dumps(body), headers)
+    found: dict[str, Any] = json.load(connection.getresponse())
+    connection.close()
+    return found
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""The SDK against a real server."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import polars as pl
+import pytest
+
+import tapster
+from tapster.client.transport import read_run
+from tapster.contract.control import Job
+from tests.conftest import Server
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[tapster.Client]:
+    with tapster.connect(server.url, key=server.key) as connected:
+        yield connected
+
+
+@pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame])
+def test_a_frame_becomes_a_dataset(client: tapster.Client, make: type) -> None:
+    name = f"frame-{make.__module__.partition('.')[0]}"
+    table = {"n": [1, 2, 3], "t": ["x", None, "🍎 <b>"], "f": [0.5, None, 1.5]}
+    made = client.data_add(name, make(table))
+    assert (made.rows, [column["name"] for column in made.columns]) == (3, ["n", "t", "f"])
+    profile = client.data_profile(name)
+    assert [column["missing"] for column in profile["columns"]] == [0, 1, 1]
+    assert [version.name for version in client.data_list() if version.name == name] == [name]
+
+
+def test_a_folder_becomes_one_dataset(client: tapster.Client, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("n,t\n1,x\n")
+    (tmp_path / "b.csv").write_text("n,t\n2,y\n")
+    sent: list[tuple[int, int]] = []
+    seen: list[Job] = []
+    made = client.data_add(
+        "folder",
+        tmp_path,
+        schema={"n": "number"},
+        on_send=lambda *step: sent.append(step),
+        on_progress=seen.append,
+    )
+    assert (made.rows, made.columns[0]["type"]) == (2, "number")
+    assert sent[-1] == (16, 16)
+    assert seen[-1].status == "succeeded"
+
+
+def test_a_failed_job_raises_its_own_reason(client: tapster.Client, tmp_path: Path) -> None:
+    (tmp_path / "ragged.csv").write_text("a,b\n1,2\n3\n4,5,6\n")
+    with pytest.raises(tapster.TapsterError) as caught:
+        client.data_add("ragged", tmp_path / "ragged.csv")
+    assert caught.value.code == "invalid"
+    assert "ragged.csv" in caught.value.message
+    with pytest.raises(tapster.TapsterError) as caught:
+        client.data_show("ragged")
+    assert caught.value.code == "not_found"
+
+
+def test_a_wrong_key_is_told(server: Server) -> None:
+    with (
+        tapster.connect(server.url, key="tk_wrong") as stranger,
+        pytest.raises(tapster.TapsterError) as caught,
+    ):
+        stranger.info()
+    assert caught.value.code == "unauthenticated"
+
+
+def test_info_names_the_inference_url(client: tapster.Client, server: Server) -> None:
+    assert client.info()["rest_url"] == server.rest_url == client.rest_url
+
+
+def test_connect_starts_a_server_and_stops_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TAPSTER_URL", raising=False)
+    home = tmp_path / "home"
+    with tapster.connect(home=home) as client:
+        running = read_run(home)
+        assert running is not None
+        assert client.data_list() == []
+        with tapster.connect(home=home) as second:
+            assert second.address.url == client.address.url
+        assert client.info()["tenant"] == "default"
+    assert read_run(home) is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(running["pid"], 0)
+
+
+def test_a_home_that_cannot_be_made_is_the_servers_own_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(tapster.TapsterError) as caught:
+        tapster.connect(home=tmp_path / "file")
+    assert caught.value.code == "unavailable"
+    assert "cannot be written" in caught.value.message
+    assert "TAPSTER_HOME" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("quickstart.py", "accuracy"),
+        ("call_over_http.py", "probabilities"),
+        ("compare_models.py", "RMSE"),
+    ],
+)
+def test_examples_run(server: Server, script: str, told: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script)],
+        env={**os.environ, "TAPSTER_HOME": str(server.home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert told in done.stdout
