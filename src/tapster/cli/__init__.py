@@ -3,6 +3,7 @@
 `--json` prints one document on stdout; exit 0 done, 1 refused or failed, 2 usage.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -58,16 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = None
         return 1
     except Exception as error:
-        if "TAPSTER_DEBUG" in _environment():
+        if os.environ.get("TAPSTER_DEBUG"):
             raise
         tell(_unexpected(error), as_json)
         return 1
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 def _usage(error: typer.TyperException, given: list[str]) -> TapsterError:
