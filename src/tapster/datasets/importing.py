@@ -1,0 +1,163 @@
+"""The import job: a source becomes `data.parquet` and `profile.json`, streamed."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tapster.contract.errors import TapsterError
+from tapster.datasets import profiling
+from tapster.datasets.columns import shown, unknown_column
+from tapster.datasets.conversion import DTYPES, convert
+from tapster.datasets.databases import open_database
+from tapster.datasets.files import File, diagnose, open_files
+from tapster.datasets.inference import infer
+from tapster.datasets.objects import fetch
+from tapster.datasets.tables import Advance, Table, full_disk, write_parquet
+from tapster.jobs.context import JobContext
+
+
+def run(task: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """Import, in a job process.
+
+    `task` has `url`, `table`, `query` or (in `context.inputs["upload"]`) files; `schema`
+    ({column: type}), `format` and `infinities` ("refuse" or "missing"). Answers {"digest",
+    "rows", "columns", "source"}; the output `dataset` holds data.parquet and profile.json.
+    """
+    files = _files(task, context)
+    output = context.output("dataset")
+    with _plain_errors(files, task.get("format", "")):
+        table = _open(files, task, context)
+        declared = _declared(table, task.get("schema") or {})
+        context.progress(0.35, "inferring", "finding column types")
+        kinds, notes = infer(table.frame, table.public, table.loose, declared)
+        frame = converted(table.frame, kinds)
+        if task.get("infinities") == "missing":
+            frame = without_infinities(frame, kinds)
+        public = frame.rename(table.public)
+        stages = Stages(context)
+        write_parquet(public, output / "data.parquet", table.rows, stages("writing", 0.45, 0.7))
+    return finish(output, table, notes, stages, str(task.get("infinities")))
+
+
+class Stages:
+    """Maps the progress of each stage of a job onto a part of the whole."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+
+    def __call__(self, phase: str, start: float, end: float) -> Advance:
+        """A function that reports the stage's own fraction, 0..1."""
+        return lambda done, text: self._context.progress(start + (end - start) * done, phase, text)
+
+
+def finish(
+    output: Path, table: Table, notes: list[dict[str, str]], stages: Stages, infinities: str
+) -> dict[str, Any]:
+    """Check and profile the written table, and describe it."""
+    data = pl.scan_parquet(output / "data.parquet", glob=False)
+    schema = data.collect_schema()
+    if not data.select(pl.len()).collect().item():
+        raise TapsterError(
+            "invalid", "there are no rows to import", hint="a dataset needs at least one row"
+        )
+    if infinities != "missing":
+        refuse_infinities(data)
+    profile = profiling.profile(output / "data.parquet", stages("profiling", 0.7, 1.0))
+    profile["warnings"] = [*table.notes, *notes, *profile["warnings"]]
+    (output / "profile.json").write_text(json.dumps(profile, ensure_ascii=False, allow_nan=False))
+    names = {stored: kind for kind, stored in DTYPES.items()}
+    return {
+        "digest": table.digest,
+        "rows": profile["rows"],
+        "columns": [{"name": name, "type": names[dtype]} for name, dtype in schema.items()],
+        "source": table.source,
+    }
+
+
+def _files(task: dict[str, Any], context: JobContext) -> list[File]:
+    url = task.get("url") or ""
+    if url.startswith("s3://"):
+        return fetch(url, context.scratch("objects"), Stages(context)("fetching", 0.0, 0.15))
+    if url:
+        return []
+    folder = context.inputs["upload"]
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [File(path, path.relative_to(folder).as_posix()) for path in paths]
+
+
+def _open(files: list[File], task: dict[str, Any], context: JobContext) -> Table:
+    url, stages = task.get("url") or "", Stages(context)
+    options = {
+        "schema": task.get("schema") or {},
+        "infinities": task.get("infinities") or "refuse",
+    }
+    if url and not url.startswith("s3://"):
+        return open_database(
+            url,
+            task.get("table") or "",
+            task.get("query") or "",
+            context.scratch("rows"),
+            options,
+            stages("reading", 0.05, 0.35),
+        )
+    table = open_files(files, task.get("format") or "", options, stages("reading", 0.15, 0.35))
+    if url:
+        table.source |= {"kind": "object", "url": url}
+    return table
+
+
+def _declared(table: Table, schema: dict[str, str]) -> dict[str, str]:
+    safe = {name: key for key, name in table.public.items()}
+    for name in schema:
+        if name not in safe:
+            raise unknown_column(name, table.names, f"schema.{name}")
+    return {safe[name]: kind for name, kind in schema.items()}
+
+
+def converted(frame: pl.LazyFrame, kinds: dict[str, str]) -> pl.LazyFrame:
+    """Every column as its type."""
+    schema = frame.collect_schema()
+    return frame.select(
+        convert(pl.col(safe), schema[safe], kinds[safe]).alias(safe) for safe in schema.names()
+    )
+
+
+def without_infinities(frame: pl.LazyFrame, kinds: dict[str, str]) -> pl.LazyFrame:
+    """Infinite numbers made missing."""
+    numbers = [safe for safe, kind in kinds.items() if kind == "number"]
+    return frame.with_columns(
+        pl.when(pl.col(safe).is_finite()).then(pl.col(safe)).alias(safe) for safe in numbers
+    )
+
+
+def refuse_infinities(data: pl.LazyFrame) -> None:
+    """Raise TapsterError(invalid) naming the first column and row that hold an infinity."""
+    schema = data.collect_schema()
+    numbers = [name for name, dtype in schema.items() if dtype == pl.Float64]
+    if not numbers:
+        return
+    safe = data.select(numbers).rename({name: f"c{i}" for i, name in enumerate(numbers)})
+    found = safe.select(pl.all().is_infinite().any()).collect(engine="streaming").row(0)
+    for position, infinite in enumerate(found):
+        if infinite:
+            rows = safe.select(pl.col(f"c{position}").is_infinite().arg_max()).collect()
+            name = numbers[position]
+            raise TapsterError(
+                "invalid",
+                f"column {shown(name)} holds an infinity in row {int(rows.item()) + 1:,}",
+                hint='leave the cell empty, or import with infinities="missing"',
+                field=name,
+            )
+
+
+@contextmanager
+def _plain_errors(files: list[File], form: str) -> Iterator[None]:
+    """Turn what polars says about a file into what a person can act on."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise full_disk(error) or diagnose(files, form) from error

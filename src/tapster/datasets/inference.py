@@ -1,0 +1,116 @@
+"""Which type each column is: candidates from a sample, confirmed against every row.
+
+A sample alone would be wrong about a value millions of rows down; reading everything for every
+type would be slow. So a sample leaves a short chain of candidates a column, and one streaming
+pass finds the first of each chain that every row fits.
+"""
+
+from typing import Final
+
+import polars as pl
+
+from tapster.datasets.columns import shown
+from tapster.datasets.conversion import DTYPES, MISSING, misfit, refuse_misfit
+
+SAMPLE_CELLS: Final = 2_000_000
+SAMPLE_ROWS: Final = 20_000
+# What a column may turn out to be after its sample looked like the key.
+_WIDER: Final = {
+    "integer": ["integer", "number"],
+    "number": ["number"],
+    "boolean": ["boolean"],
+    "date": ["date", "datetime"],
+    "datetime": ["datetime"],
+    "text": [],
+    "unknown": ["boolean", "integer", "number", "date", "datetime"],
+}
+
+
+def infer(
+    table: pl.LazyFrame,
+    names: dict[str, str],
+    loose: dict[str, bool],
+    declared: dict[str, str],
+) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """The type of every column of `table`, and notes about surprises.
+
+    `names` gives each column's public name; `loose` the text columns whose type is to be found,
+    True for any type, False for dates only (JSON's and databases' texts are texts on purpose);
+    `declared` the types the user has set. Raises TapsterError(invalid) where a declared type
+    does not fit, naming the row.
+    """
+    schema = table.collect_schema()
+    kinds = {safe: _stored_kind(dtype) for safe, dtype in schema.items()}
+    kinds |= declared
+    free = [safe for safe in loose if safe not in declared]
+    sample = table.select(free).head(max(100, min(SAMPLE_ROWS, SAMPLE_CELLS // max(1, len(free)))))
+    frame = sample.collect()
+    chains = {safe: _chain(frame[safe], any_type=loose[safe]) for safe in free}
+    chains |= {safe: [kind] for safe, kind in declared.items()}
+    misfits = _misfits(table, schema, chains)
+    notes = []
+    for safe, kind in declared.items():
+        if misfits[safe, kind]:
+            refuse_misfit(table, safe, names[safe], kind)
+    for safe in free:
+        kinds[safe] = next((k for k in chains[safe] if not misfits[safe, k]), "text")
+        if chains[safe] and kinds[safe] != chains[safe][0] and _sampled(frame[safe]):
+            notes.append(_note(table, safe, names[safe], chains[safe][0], kinds[safe]))
+    return kinds, notes
+
+
+def _stored_kind(dtype: pl.DataType) -> str:
+    return next(kind for kind, stored in DTYPES.items() if stored == dtype)
+
+
+def _sampled(values: pl.Series) -> bool:
+    return bool((values.is_not_null() & ~values.is_in(MISSING)).any())
+
+
+def _chain(values: pl.Series, *, any_type: bool) -> list[str]:
+    present = values.filter(values.is_not_null() & ~values.str.strip_chars().is_in(MISSING))
+    if present.is_empty():
+        return _WIDER["unknown"] if any_type else []
+    present = present.unique() if present.len() > 1000 else present
+    kinds = ["boolean", "integer", "number"] if any_type else []
+    for kind in [*kinds, "date", "datetime"]:
+        if _looks_like(present, kind):
+            return _WIDER[kind]
+    return []
+
+
+def _looks_like(present: pl.Series, kind: str) -> bool:
+    if (
+        kind == "boolean"
+        and not present.str.strip_chars().str.to_lowercase().is_in(["true", "false"]).all()
+    ):
+        return False
+    # 007 is an identifier, a telephone number or a postcode, and loses its zeros as a number.
+    if kind in {"integer", "number"} and present.str.contains(r"^\s*[+-]?0\d").any():
+        return False
+    unfit = pl.DataFrame({"x": present}).select(misfit(pl.col("x"), pl.String(), kind).any())
+    return not unfit.item()
+
+
+def _misfits(
+    table: pl.LazyFrame, schema: pl.Schema, chains: dict[str, list[str]]
+) -> dict[tuple[str, str], bool]:
+    asked = [(safe, kind) for safe, chain in chains.items() for kind in chain]
+    if not asked:
+        return {}
+    row = table.select(
+        misfit(pl.col(safe), schema[safe], kind).any().alias(f"{safe}/{kind}")
+        for safe, kind in asked
+    ).collect(engine="streaming")
+    return dict(zip(asked, (bool(value) for value in row.row(0)), strict=True))
+
+
+def _note(table: pl.LazyFrame, safe: str, name: str, first: str, final: str) -> dict[str, str]:
+    rows = table.select(safe).with_row_index("row", offset=1)
+    odd = rows.filter(misfit(pl.col(safe), pl.String(), first)).head(1).collect().row(0)
+    return {
+        "kind": "mixed",
+        "column": name,
+        "message": f"{shown(name)} begins as {first}, but row {odd[0]:,} holds "
+        f"{shown(str(odd[1]))}; it was read as {final}",
+    }

@@ -1,0 +1,83 @@
+"""URLs that data may come from. No polars here: the control process checks URLs too."""
+
+import os
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from tapster.contract.errors import TapsterError
+
+DATABASES: Final = ("sqlite", "postgresql", "postgres")
+_MAGIC: Final = b"SQLite format 3\x00"
+
+
+def check_url(url: str, table: str, query: str) -> None:
+    """Raise TapsterError(invalid) unless a URL's scheme and its companions fit together."""
+    scheme = urlsplit(url).scheme if "://" in url else ""
+    if scheme not in {*DATABASES, "s3"}:
+        raise TapsterError(
+            "invalid",
+            f"{masked(url)!r} is not a URL that data can come from",
+            hint="give sqlite:///FILE, postgresql://..., s3://BUCKET/KEY, or send a file",
+            field="url",
+        )
+    if scheme == "s3" and (table or query):
+        raise TapsterError(
+            "invalid", "table and query are for databases", hint="drop them", field="table"
+        )
+    if scheme in DATABASES and bool(table) == bool(query):
+        raise TapsterError(
+            "invalid",
+            "a database needs either a table or a query",
+            hint="give the one you mean",
+            field="table",
+        )
+
+
+def masked(url: str) -> str:
+    """A URL as it may be shown: the password hidden, options (which may hold one) dropped."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "the URL"
+    place = parts.netloc
+    if "@" in place:
+        user, _, host = place.rpartition("@")
+        place = f"{user.partition(':')[0]}:***@{host}" if ":" in user else place
+    return f"{parts.scheme}://{place}{parts.path}" if parts.scheme else url.partition("?")[0]
+
+
+def sqlite_path(url: str, home: Path | None = None) -> Path:
+    """The file of `sqlite:///relative` or `sqlite:////absolute`, known to be an SQLite database.
+
+    Raises TapsterError: not_found, invalid if it is something else, forbidden if it lies in
+    Tapster's own `home` (the one of this process when not given).
+    """
+    text = unquote(url.partition("://")[2].partition("?")[0])
+    path = Path(text.removeprefix("/") if text.startswith("/") else text).expanduser().resolve()
+    own = home or Path(os.environ.get("TAPSTER_HOME", "~/.tapster"))
+    if path.is_relative_to(own.expanduser().resolve()):
+        raise TapsterError(
+            "forbidden",
+            "that database is Tapster's own",
+            hint="name another file",
+            field="url",
+        )
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(_MAGIC))
+    except OSError:
+        raise TapsterError(
+            "not_found",
+            f"there is no readable file at {masked(url)}",
+            hint="the path is one of the server's: sqlite:///relative or sqlite:////absolute",
+            field="url",
+        ) from None
+    if start != _MAGIC:
+        raise TapsterError(
+            "invalid",
+            f"the file at {masked(url)} is not an SQLite database",
+            hint="send other files with `tapster data add NAME PATH`",
+            field="url",
+        )
+    return path
