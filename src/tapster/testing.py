@@ -3,6 +3,7 @@
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -20,7 +21,9 @@ def mixed_table(rows: int, seed: int, task: Task) -> pl.DataFrame:
     visits = draw.poisson(4, rows)
     plan = draw.choice(["basic", "plus", "pro"], rows, p=[0.5, 0.3, 0.2])
     city = np.array([f"city {n}" for n in (draw.zipf(1.6, rows) - 1).clip(0, 79)])
-    channel = draw.choice(["web", "shop", "phone", "carrier pigeon"], rows, p=[0.6, 0.3, 0.09, 0.01])
+    channel = draw.choice(
+        ["web", "shop", "phone", "carrier pigeon"], rows, p=[0.6, 0.3, 0.09, 0.01]
+    )
     member = draw.random(rows) < 0.4
     joined = draw.integers(16_000, 19_500, rows)
     seen = 19_500 + draw.random(rows) * 200
@@ -61,13 +64,15 @@ def mixed_table(rows: int, seed: int, task: Task) -> pl.DataFrame:
     return frame.with_columns(_target(signal, task))
 
 
-def _target(signal: np.ndarray, task: Task) -> pl.Series:  # type: ignore[type-arg]
+def _target(signal: npt.NDArray[np.float64], task: Task) -> pl.Series:
     if task == "regression":
         return pl.Series("target", (100 + 20 * signal).round(3))
     if task == "binary":
         return pl.Series("target", np.where(signal > 0.5, "stays", "leaves").tolist())
     cuts = np.quantile(signal, [0.4, 0.75])
-    return pl.Series("target", np.array(["low", "middle", "high"])[np.digitize(signal, cuts)].tolist())
+    return pl.Series(
+        "target", np.array(["low", "middle", "high"])[np.digitize(signal, cuts)].tolist()
+    )
 
 
 def hash_of(text: str) -> int:

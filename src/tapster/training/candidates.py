@@ -8,10 +8,11 @@ import numpy as np
 
 from tapster.training import metrics, trainers
 from tapster.training.features import Features, Floats, Index
-from tapster.training.models import ask, fit_matrix
+from tapster.training.models import Problem, ask, fit_matrix
 from tapster.training.preprocessing import Preprocessor
 from tapster.training.targets import Target
 from tapster.training.trainers import Needs
+from tapster.training.vocabulary import gain
 
 Fold = tuple[Index, Index]
 CACHED_BYTES = 256 << 20
@@ -55,46 +56,52 @@ class Judge:
     """Fits candidates on the training rows of folds and scores them on the others."""
 
     def __init__(
-        self, features: Features, target: Target, folds: list[Fold], metric: str, seed: int,
-        threads: int,
-    ) -> None:  # fmt: skip
+        self,
+        features: Features,
+        target: Target,
+        folds: list[Fold],
+        metric: str,
+        problem: Problem,
+    ) -> None:
         self.features, self.target, self.folds = features, target, folds
-        self.metric, self.seed, self.threads = metric, seed, threads
+        self.metric, self.problem = metric, problem
         self._prepared: dict[tuple[int, Needs], tuple[Preprocessor, Floats, Floats]] = {}
         self._bytes = 0
 
     def score(self, candidate: Candidate, fold: int) -> float:
-        """Score one fold and write it down; more is better (`metrics.gain`).
+        """Score one fold and write it down; more is better (`vocabulary.gain`).
 
         Raises whatever the estimator raises.
         """
         started = time.monotonic()
         trainer = trainers.get(candidate.algorithm)
         preprocessor, train, valid = self._prepare(fold, trainer.needs)
-        rows, others = self.folds[fold]
-        values, task = self.target.values, self.target.task
+        (rows, others), values = self.folds[fold], self.target.values
         model = fit_matrix(
-            candidate.algorithm, candidate.parameters, task, self.target.classes, preprocessor,
-            train, values[rows], self.seed, self.threads,
-        )  # fmt: skip
+            candidate.algorithm,
+            candidate.parameters,
+            self.problem,
+            (preprocessor, train),
+            values[rows],
+        )
         number = metrics.value(self.metric, values[others], ask(model, valid))
         candidate.scores.append(number)
         candidate.seconds += time.monotonic() - started
         if not np.isfinite(number):
             raise ValueError(f"{self.metric} is not defined on fold {fold + 1}")
-        return metrics.gain(self.metric, number)
+        return gain(self.metric, number)
 
     def gain(self, candidate: Candidate) -> float:
         """The candidate's mean such that more is better; -inf before its first fold."""
         mean = candidate.value
-        return metrics.gain(self.metric, mean) if np.isfinite(mean) else -np.inf
+        return gain(self.metric, mean) if np.isfinite(mean) else -np.inf
 
     def _prepare(self, fold: int, needs: Needs) -> tuple[Preprocessor, Floats, Floats]:
         key = (fold, needs)
         if key in self._prepared:
             return self._prepared[key]
         rows, others = self.folds[fold]
-        preprocessor = Preprocessor(needs, self.seed)
+        preprocessor = Preprocessor(needs, self.problem.seed)
         train = preprocessor.fit_transform(
             self.features.take(rows), self.target.values[rows], len(self.target.classes)
         )

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from tapster.contract.errors import TapsterError
+from tapster.core.processes import die_with_parent
 from tapster.training import models
 
 
@@ -22,7 +23,12 @@ def convert(model: models.Model, numeric: int, text: int, folder: Path, timeout:
     folder.mkdir(mode=0o700)
     source, target, problem = folder / "model.pickle", folder / "model.onnx", folder / "problem"
     source.write_bytes(pickle.dumps((model, numeric, text), protocol=5))
-    command = [sys.executable, "-m", "tapster.training.conversion", *map(str, (source, target, problem))]
+    command = [
+        sys.executable,
+        "-m",
+        "tapster.training.conversion",
+        *map(str, (source, target, problem)),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
         done = subprocess.run(command, timeout=timeout, env=environment, check=False)
@@ -43,13 +49,15 @@ def _failed(algorithm: str, reason: str) -> TapsterError:
     )
 
 
-def main(source: str, target: str, problem: str) -> int:
+def main(source: str, target: str, problem: str, parent: str) -> int:
     """Convert the pickled model in `source` into `target`, or say why not in `problem`."""
+    die_with_parent(int(parent))
     try:
         model, numeric, text = pickle.loads(Path(source).read_bytes())  # noqa: S301 - our own
         Path(target).write_bytes(models.to_onnx(model, numeric, text))
     except Exception as error:
-        Path(problem).write_text(f"{type(error).__name__}: {str(error).splitlines()[:1]}"[:300])
+        first = (str(error).splitlines() or [""])[0]
+        Path(problem).write_text(f"{type(error).__name__}: {first}"[:300])
         return 1
     return 0
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from tapster.contract.inference import Array
 from tapster.training import metrics
-from tapster.training.targets import Target, lineage_label
+from tapster.training.targets import Target, spelled
 
 POINTS: Final = 200
 CURVES: Final = 20
@@ -21,7 +21,7 @@ def evaluate(target: Target, values: Array, scores: Array, seed: int) -> dict[st
     report: dict[str, Any] = {"metrics": metrics.report(target.task, values, scores, seed)}
     if not target.classes:
         return report | {"residuals": residuals(values, scores)}
-    labels = [lineage_label(label) for label in target.classes]
+    labels = [spelled(label) for label in target.classes]
     report["confusion"] = {"labels": labels, "counts": confusion(values, scores)}
     shown = [1] if len(labels) == 2 else range(min(len(labels), CURVES))
     for name, curve in (("roc", roc), ("precision_recall", precision_recall)):
@@ -80,7 +80,9 @@ def residuals(values: Array, scores: Array) -> dict[str, Any]:
     levels = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0]
     step = max(1, len(rest) // POINTS)
     return {
-        "quantiles": {str(q): float(v) for q, v in zip(levels, np.quantile(rest, levels), strict=True)},
+        "quantiles": {
+            str(q): float(v) for q, v in zip(levels, np.quantile(rest, levels), strict=True)
+        },
         "predicted": [float(v) for v in scores[::step][:POINTS]],
         "residual": [float(v) for v in rest[::step][:POINTS]],
     }

@@ -1,9 +1,10 @@
 """Rows that a converted model must answer as its trainer does, and the check itself."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
+from tapster.contract.inference import Array
 from tapster.contract.manifest import Manifest, Signature, Tolerance
 from tapster.runtimes import parity
 from tapster.runtimes.onnx import OnnxRuntime
@@ -34,7 +35,7 @@ def _edges(ordinary: Features, every: Features, generator: np.random.Generator) 
     numeric, text = ordinary.numeric.shape[1], ordinary.text.shape[1]
     low, high = _range(every.numeric)
     numbers = {column: [np.nan, low[column], high[column], 0.0] for column in range(numeric)}
-    changes: list[tuple[str, int, object]] = [
+    changes: list[tuple[str, int, Any]] = [
         ("numeric", column, value) for column, values in numbers.items() for value in values
     ]
     changes += [("text", column, value) for column in range(text) for value in ("", UNSEEN)]
@@ -43,8 +44,9 @@ def _edges(ordinary: Features, every: Features, generator: np.random.Generator) 
         changes = [changes[index] for index in picked]
     rows = np.arange(len(changes)) % len(ordinary)
     single = Features(ordinary.numeric[rows].copy(), ordinary.text[rows].copy())
+    cells: dict[str, Array] = {"numeric": single.numeric, "text": single.text}
     for row, (tensor, column, value) in enumerate(changes):
-        (single.numeric if tensor == "numeric" else single.text)[row, column] = value
+        cells[tensor][row, column] = value
     beyond = 10 * (high - low)
     whole = np.vstack([np.full(numeric, np.nan), low, high, low - beyond, high + beyond])
     words = np.full((5, text), UNSEEN, object)
@@ -54,7 +56,7 @@ def _edges(ordinary: Features, every: Features, generator: np.random.Generator) 
     )
 
 
-def _range(numeric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _range(numeric: Array) -> tuple[Array, Array]:
     known = ~np.isnan(numeric)
     some = known.any(axis=0)
     low = np.where(some, np.where(known, numeric, np.inf).min(axis=0), 0.0)
@@ -64,7 +66,11 @@ def _range(numeric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignor
 
 
 def tolerance_of(model: Model, spread: float) -> Tolerance:
-    """Probabilities within 2e-5; predictions within 1e-5 of the target's spread and of themselves."""
+    """Probabilities within 2e-5; predictions within 1e-5 of the target's spread.
+
+    `spread` is the target's standard deviation; large predictions may also be off by 2e-5 of
+    themselves.
+    """
     if model.classes:
         return Tolerance(atol=2e-5, rtol=1e-5, margin=8e-5)
     return Tolerance(atol=1e-5 * max(spread, 1e-30), rtol=2e-5)

@@ -38,7 +38,7 @@ class GraphWriter:
         """Add an initializer: a numeric array, or a list of strings."""
         name = self.name("constant")
         if isinstance(value, list):
-            encoded = [text.encode() for text in value]
+            encoded: Any = [text.encode() for text in value]
             tensor = helper.make_tensor(name, TensorProto.STRING, [len(value)], encoded)
         else:
             tensor = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)

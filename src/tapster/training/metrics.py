@@ -12,36 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tapster.contract.inference import Array
+from tapster.training.vocabulary import metrics_of
 
 Doubles = npt.NDArray[np.float64]
 
-BINARY: Final = ("precision", "recall", "f1")
-AVERAGED: Final = tuple(f"{m}_{how}" for m in BINARY for how in ("macro", "weighted"))
-CLASSIFICATION: Final = (
-    "accuracy",
-    "balanced_accuracy",
-    *BINARY,
-    *AVERAGED,
-    "roc_auc",
-    "log_loss",
-    "brier",
-)
-REGRESSION: Final = ("mae", "rmse", "r2", "mape")
-LOWER_IS_BETTER: Final = frozenset({"log_loss", "brier", "mae", "rmse", "mape"})
-DEFAULT: Final = {"binary": "log_loss", "multiclass": "log_loss", "regression": "rmse"}
 SMALL: Final = 2000
-
-
-def of_task(task: str) -> tuple[str, ...]:
-    """The metrics of a task; precision, recall and F1 of class 1 only where there are two."""
-    if task == "regression":
-        return REGRESSION
-    return tuple(m for m in CLASSIFICATION if task == "binary" or m not in BINARY)
-
-
-def spelled(name: str) -> str:
-    """A metric's name as we spell it: `ROC-AUC` is `roc_auc`."""
-    return name.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def value(metric: str, target: Array, scores: Array) -> float:
@@ -50,17 +25,14 @@ def value(metric: str, target: Array, scores: Array) -> float:
     return float(weighted([metric], target, scores, ones)[metric][0])
 
 
-def gain(metric: str, number: float) -> float:
-    """The number with its sign such that more is better."""
-    return -number if metric in LOWER_IS_BETTER else number
-
-
-def report(task: str, target: Array, scores: Array, seed: int) -> dict[str, dict[str, float | None]]:
+def report(
+    task: str, target: Array, scores: Array, seed: int
+) -> dict[str, dict[str, float | None]]:
     """Each metric of a task: value, and the ends of its 95 % percentile bootstrap interval.
 
     1000 resamples of the rows, 200 above 2000 rows. Source: Efron and Tibshirani 1993, chapter 13.
     """
-    names, rows = list(of_task(task)), len(target)
+    names, rows = list(metrics_of(task)), len(target)
     plain = weighted(names, target, scores, np.ones((1, rows)))
     generator = np.random.default_rng(seed)
     samples: dict[str, list[Doubles]] = {name: [] for name in names}

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from tapster.training.graphs import GraphWriter
 from tapster.training.preprocessing import Preprocessor
 from tapster.training.trainers import Setting
 
+TaskName = Literal["binary", "multiclass", "regression"]
 Classes = list[str] | list[int] | list[float] | list[bool]
 
 
@@ -25,7 +26,7 @@ class Model:
     """What `fit` made. `classes` is empty for a regression; `shift` and `scale` undo scaling."""
 
     algorithm: str
-    task: str
+    task: TaskName
     classes: Classes
     preprocessor: Preprocessor
     estimator: Any
@@ -46,40 +47,37 @@ class Model:
         return {"prediction": labels, "probabilities": scores}
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What every candidate has in common. `classes` is empty for a regression."""
+
+    task: TaskName
+    classes: Classes
+    seed: int
+    threads: int
+
+
 def fit(
-    algorithm: str,
-    parameters: dict[str, Any],
-    task: str,
-    classes: Classes,
-    features: Features,
-    target: Array,
-    *,
-    seed: int,
-    threads: int,
+    algorithm: str, parameters: dict[str, Any], problem: Problem, features: Features, target: Array
 ) -> Model:
     """Fit preprocessing and estimator on rows; the target is class codes or float64."""
-    trainer = trainers.get(algorithm)
-    preprocessor = Preprocessor(trainer.needs, seed)
-    matrix = preprocessor.fit_transform(features, target, len(classes))
-    return fit_matrix(
-        algorithm, parameters, task, classes, preprocessor, matrix, target, seed, threads
-    )
+    preprocessor = Preprocessor(trainers.get(algorithm).needs, problem.seed)
+    matrix = preprocessor.fit_transform(features, target, len(problem.classes))
+    return fit_matrix(algorithm, parameters, problem, (preprocessor, matrix), target)
 
 
 def fit_matrix(
     algorithm: str,
     parameters: dict[str, Any],
-    task: str,
-    classes: Classes,
-    preprocessor: Preprocessor,
-    matrix: Floats,
+    problem: Problem,
+    prepared: tuple[Preprocessor, Floats],
     target: Array,
-    seed: int,
-    threads: int,
 ) -> Model:
     """Fit the estimator on rows already preprocessed."""
+    (preprocessor, matrix), task = prepared, problem.task
     trainer = trainers.get(algorithm)
-    estimator = trainer.build(parameters, Setting(task, matrix.shape[1], seed, threads))
+    setting = Setting(task, matrix.shape[1], problem.seed, problem.threads)
+    estimator = trainer.build(parameters, setting)
     shift, scale = 0.0, 1.0
     if task == "regression" and trainer.needs.scale:
         shift, scale = float(target.mean()), float(target.std()) or 1.0
@@ -91,7 +89,7 @@ def fit_matrix(
     # One thread when asked: sums over trees in thread order would differ in the last bit.
     if hasattr(estimator, "n_jobs"):
         estimator.n_jobs = 1
-    return Model(algorithm, task, classes, preprocessor, estimator, shift, scale, notes)
+    return Model(algorithm, task, problem.classes, preprocessor, estimator, shift, scale, notes)
 
 
 def ask(model: Model, matrix: Floats) -> Floats:
@@ -167,7 +165,12 @@ def signature_of(model: Model, columns: tuple[Column, ...]) -> Signature:
         inputs.append(TensorSpec("text", "BYTES", (-1, widths["text"])))
     if not model.classes:
         return Signature(tuple(inputs), (TensorSpec("prediction", "FP32", (-1,)),), columns)
-    spelled: dict[str, Any] = {"object": "BYTES", "bool": "BOOL", "int64": "INT64", "float32": "FP32"}
+    spelled: dict[str, Any] = {
+        "object": "BYTES",
+        "bool": "BOOL",
+        "int64": "INT64",
+        "float32": "FP32",
+    }
     label = TensorSpec("prediction", spelled[label_array(model.classes).dtype.name], (-1,))
     wide = TensorSpec("probabilities", "FP32", (-1, len(model.classes)))
     return Signature(tuple(inputs), (label, wide), columns, tuple(model.classes))

@@ -160,9 +160,7 @@ class Preprocessor:
         shape = graph.add("Concat", shape, graph.constant(np.array([1], np.int64)), axis=0)
         return graph.add("Expand", graph.constant(np.zeros(1, np.float32)), shape)
 
-    def _fit_text(
-        self, text: Array, position: int, target: Array, classes: int
-    ) -> Floats | None:
+    def _fit_text(self, text: Array, position: int, target: Array, classes: int) -> Floats | None:
         names, counts = np.unique(text[:, position].astype(str), return_counts=True)
         common = [str(name) for name, count in zip(names, counts, strict=True) if count >= RARE]
         if len(names) < 2 or not common:

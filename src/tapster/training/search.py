@@ -14,12 +14,14 @@ from typing import Any, Final
 from tapster.training import trainers
 from tapster.training.candidates import Candidate, Judge
 from tapster.training.trainers import Space
+from tapster.training.vocabulary import gain
 
 # Quick and dependable first: what is cut off by a short time limit is what comes last.
 ORDER: Final = (
     "naive", "logistic", "ridge", "hist-gradient-boosting", "lightgbm", "random-forest",
     "rbf-svm", "mlp", "knn", "xgboost", "elastic-net", "linear-svm", "lasso", "ols",
 )  # fmt: skip
+NAIVE: Final = "naive"
 SCREENING: Final = 0.5
 SEARCHING: Final = 0.8
 TUNED: Final = 3
@@ -99,7 +101,7 @@ class Search:
         trainer, rows = trainers.get(name), len(self.judge.features)
         candidate = Candidate(name, trainer.defaults(self.judge.target.task, rows))
         self.candidates.append(candidate)
-        scored = any(c.state == "scored" and c.algorithm != "naive" for c in self.candidates)
+        scored = any(c.state == "scored" and c.algorithm != NAIVE for c in self.candidates)
         if scored and self._spent(SCREENING):
             candidate.state, candidate.reason = "skipped", "no time was left"
             return
@@ -125,18 +127,14 @@ class Search:
 
     def _behind(self, candidate: Candidate, leader: Candidate | None) -> bool:
         """Whether every fold so far is worse than the leader's worst."""
-        if leader is None or candidate.algorithm == "naive" or leader.algorithm == "naive":
+        if leader is None or NAIVE in {candidate.algorithm, leader.algorithm}:
             return False
-        sign = math.copysign(1.0, self.judge.gain(leader)) if False else 1.0
-        from tapster.training.metrics import gain
-
-        metric = self.judge.metric
-        worst = min(gain(metric, score) for score in leader.scores)
-        return sign * max(gain(metric, score) for score in candidate.scores) < worst
+        worst = min(gain(self.judge.metric, score) for score in leader.scores)
+        return max(gain(self.judge.metric, score) for score in candidate.scores) < worst
 
     def _too_slow(self, candidate: Candidate) -> bool:
         """Whether the folds left would take the search past its time."""
-        alone = not any(c.state == "scored" and c.algorithm != "naive" for c in self.candidates)
+        alone = not any(c.state == "scored" and c.algorithm != NAIVE for c in self.candidates)
         if self.plan.seconds is None or alone:
             return False
         left = len(self.judge.folds) - len(candidate.scores)
@@ -182,7 +180,7 @@ class _Study:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search, self.name, self.exhausted = search, name, False
-        seed = search.judge.seed
+        seed = search.judge.problem.seed
         sampler: Any = (
             optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
             if search.plan.search == "tpe"
@@ -267,5 +265,5 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _fail(candidate: Candidate, error: Exception) -> None:
-    candidate.state = "failed"
-    candidate.reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+    first = (str(error).splitlines() or [""])[0]
+    candidate.state, candidate.reason = "failed", f"{type(error).__name__}: {first}"[:200]

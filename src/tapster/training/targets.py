@@ -9,7 +9,7 @@ import polars as pl
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.training.features import Index, refuse_infinities
-from tapster.training.models import Classes
+from tapster.training.models import Classes, TaskName
 
 MOST_CLASSES: Final = 1000
 HELD_OUT: Final = 0.2
@@ -20,7 +20,7 @@ class Target:
     """`values` are class codes int64, or float64 numbers where `classes` is empty."""
 
     name: str
-    task: str
+    task: TaskName
     classes: Classes
     values: Array
 
@@ -110,7 +110,7 @@ def _classes(series: pl.Series, task: str, distinct: int) -> Target:
             "a class needs two rows at least: merge or drop rare classes with"
             " `tapster data clean`, or choose another target",
         )
-    kind = "binary" if len(classes) == 2 else "multiclass"
+    kind: TaskName = "binary" if len(classes) == 2 else "multiclass"
     return Target(name, kind, classes.tolist(), values.astype(np.int64).reshape(-1))
 
 
@@ -167,8 +167,8 @@ def recorded(parts: Array, target: Target) -> tuple[Index, Index, Index]:
                 hint="make another split with `tapster data split`",
                 field="split",
             )
-    counts = np.bincount(target.values[train], minlength=len(target.classes)) if target.classes else []
-    for label, count in zip(target.classes, counts, strict=True):
+    for code, label in enumerate(target.classes):
+        count = int((target.values[train] == code).sum())
         if count < 2:
             raise TapsterError(
                 "unprocessable",
@@ -184,6 +184,6 @@ def _useless(name: str, problem: str, hint: str) -> TapsterError:
     return TapsterError("unprocessable", message, hint=hint, field="target")
 
 
-def lineage_label(value: Any) -> str:
+def spelled(value: Any) -> str:
     """A class as a JSON object's key."""
     return str(value).lower() if isinstance(value, bool) else str(value)

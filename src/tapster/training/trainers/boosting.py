@@ -1,12 +1,13 @@
 """LightGBM and XGBoost (extra `boost`)."""
 
 import re
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from tapster.training.graphs import ML_OPSET, OPSET
 from tapster.training.trainers import EVERY, Needs, Setting, Space
+
+ONNXMLTOOLS_OPSET: Final = 15
 
 
 class LightGbm:
@@ -69,7 +70,7 @@ class LightGbm:
             booster,
             name="estimator",
             initial_types=_inputs(estimator),
-            target_opset=_target_opset(),
+            target_opset=ONNXMLTOOLS_OPSET,
             zipmap=False,
         )
         return str(graph.splice(model, features)[0 if task == "regression" else 1])
@@ -130,7 +131,7 @@ class XgBoost:
             estimator,
             name="estimator",
             initial_types=_inputs(estimator),
-            target_opset=_target_opset(),
+            target_opset=ONNXMLTOOLS_OPSET,
         )
         return str(graph.splice(model, features)[0 if task == "regression" else 1])
 
@@ -158,7 +159,3 @@ def _inputs(estimator: Any) -> list[tuple[str, Any]]:
     from onnxmltools.convert.common.data_types import FloatTensorType
 
     return [("features", FloatTensorType([None, estimator.n_features_in_]))]
-
-
-def _target_opset() -> dict[str, int]:
-    return {"": min(OPSET, 15), "ai.onnx.ml": ML_OPSET}

@@ -128,7 +128,11 @@ class Logistic:
         if parameters["penalty"] == "l2":
             return LogisticRegression(C=parameters["c"], max_iter=500, random_state=setting.seed)
         sparse = LogisticRegression(
-            C=parameters["c"], l1_ratio=1.0, solver="liblinear", max_iter=200, random_state=setting.seed
+            C=parameters["c"],
+            l1_ratio=1.0,
+            solver="liblinear",
+            max_iter=200,
+            random_state=setting.seed,
         )
         return sparse if setting.task == "binary" else OneVsRestClassifier(sparse)
 
@@ -159,7 +163,7 @@ def two_columns(graph: Any, positive: str) -> str:
 
 
 def normalised(graph: Any, shares: str) -> str:
-    """Rows divided by their sums; rows of zeros become uniform, as in scikit-learn's calibration."""
+    """Rows divided by their sums; a row of zeros stays one."""
     axes = graph.constant(np.array([1], np.int64))
     total = graph.add("ReduceSum", shares, axes, keepdims=1)
     floor = graph.constant(np.array([1e-30], np.float32))

@@ -40,4 +40,6 @@ class Naive:
             row = np.asarray(estimator.class_prior_, np.float32)
         rows = graph.add("Shape", features, start=0, end=1)
         width = graph.constant(np.array([len(row)], np.int64))
-        return str(graph.add("Expand", graph.constant(row), graph.add("Concat", rows, width, axis=0)))
+        return str(
+            graph.add("Expand", graph.constant(row), graph.add("Concat", rows, width, axis=0))
+        )

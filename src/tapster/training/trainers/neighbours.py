@@ -20,8 +20,8 @@ class NearestNeighbours:
     largest = 20_000
 
     def defaults(self, task: str, rows: int) -> dict[str, Any]:
-        """Seven neighbours of equal weight."""
-        return {"neighbours": 7, "weights": "uniform"}
+        """Ten neighbours, near ones counting more."""
+        return {"neighbours": 10, "weights": "distance"}
 
     def space(self, draw: Space, task: str) -> dict[str, Any]:
         """See Trainer."""
@@ -32,7 +32,9 @@ class NearestNeighbours:
 
     def build(self, parameters: dict[str, Any], setting: Setting) -> Any:
         """See Trainer."""
-        return Neighbours(parameters["neighbours"], parameters["weights"], setting.task != "regression")
+        return Neighbours(
+            parameters["neighbours"], parameters["weights"], setting.task != "regression"
+        )
 
     def emit(self, graph: Any, estimator: Any, features: str, task: str) -> str:
         """Distances by one product in double, the k least, and their weighted mean."""
@@ -54,7 +56,12 @@ class NearestNeighbours:
         last = graph.constant(np.array([2], np.int64))
         spread = graph.add("Unsqueeze", weights, last)
         summed = graph.add("ReduceSum", graph.add("Mul", votes, spread), axes, keepdims=0)
-        return str(graph.add("Div", summed, total))
+        means = graph.add("Div", summed, total)
+        if not estimator.classifier:
+            return str(means)
+        scaled = graph.add("Add", graph.add("Mul", means, graph.constant(estimator.share_)),
+                           graph.constant(estimator.prior_))  # fmt: skip
+        return str(scaled)
 
     def _weights(self, graph: Any, estimator: Any, near: str) -> str:
         if estimator.weights == "distance":
@@ -82,6 +89,9 @@ class Neighbours:
         if self.classifier:
             self.classes_, codes = np.unique(target, return_inverse=True)
             self.votes_ = np.eye(len(self.classes_), dtype=np.float32)[codes]
+            # The class shares count as one more neighbour: no probability is ever 0.
+            self.share_ = np.array([self.count_ / (self.count_ + 1)], np.float32)
+            self.prior_ = self.votes_.mean(axis=0) / np.float32(self.count_ + 1)
         else:
             self.votes_ = np.asarray(target, np.float32).reshape(-1, 1)
         return self
@@ -92,7 +102,8 @@ class Neighbours:
 
     def predict_proba(self, matrix: Array) -> Array:
         """Weighted shares float32 [n, classes]."""
-        return self._means(matrix)
+        shares: Array = self._means(matrix) * self.share_ + self.prior_
+        return shares
 
     def _means(self, matrix: Array) -> Array:
         points = self.points_.astype(np.float64)

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from tapster.training.graphs import ML_OPSET, OPSET, GraphWriter
 
-
-def emit_sklearn(graph: GraphWriter, estimator: Any, features: str, task: str) -> str:
+def emit_sklearn(graph: Any, estimator: Any, features: str, task: str) -> str:
     """The estimator's scores by skl2onnx, float32 throughout (doubles break trees)."""
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType
+
+    from tapster.training.graphs import ML_OPSET, OPSET
 
     classifier = task != "regression"
     model = convert_sklearn(
@@ -18,4 +18,4 @@ def emit_sklearn(graph: GraphWriter, estimator: Any, features: str, task: str) -
         target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
         options={id(estimator): {"zipmap": False}} if classifier else None,
     )
-    return graph.splice(model, features)[1 if classifier else 0]
+    return str(graph.splice(model, features)[1 if classifier else 0])

@@ -32,9 +32,7 @@ class LinearSvm:
 
         common = {"C": parameters["c"], "random_state": setting.seed, "max_iter": 5000}
         if setting.task == "regression":
-            return LinearSVR(
-                loss="squared_epsilon_insensitive", epsilon=0.05, dual=False, **common
-            )
+            return LinearSVR(loss="squared_epsilon_insensitive", epsilon=0.05, dual=False, **common)
         return calibrated(LinearSVC(dual=False, **common), setting.seed)
 
     def emit(self, graph: Any, estimator: Any, features: str, task: str) -> str:
