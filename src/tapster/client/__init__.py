@@ -136,7 +136,7 @@ class Client:
 
     def data_show(self, ref: str) -> DatasetVersion:
         """One version."""
-        return self._call(DatasetVersion, "POST", f"/datasets/{spell(ref)}")
+        return self._call(DatasetVersion, "GET", f"/datasets/{spell(ref)}")
 
     def data_versions(self, ref: str) -> list[DatasetVersion]:
         """All versions of a dataset."""
@@ -241,7 +241,7 @@ class Client:
 
     def models_show(self, ref: str) -> ModelVersion:
         """One version."""
-        return self._call(ModelVersion, "PATCH", f"/models/{spell(ref)}")
+        return self._call(ModelVersion, "GET", f"/models/{spell(ref)}")
 
     def models_versions(self, ref: str) -> list[ModelVersion]:
         """All versions of a model, with their metrics."""
