@@ -259,10 +259,11 @@ def _read(path: Path, name: str, limit: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         raise _refused(f"its file {name!r} is missing") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise _refused(f"it holds something that is not a plain file: {name!r}")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise _refused(f"it holds something that is not a plain file: {name!r}")
         if status.st_size > limit:
             raise _refused(f"its file {name!r} is larger than it should be")
         return file.read(limit + 1)
