@@ -81,10 +81,12 @@ def _parent(parent: dict[str, Any]) -> str:
 
 def _associations(found: dict[str, Any]) -> Any:
     """How columns go together with the target, the most informative first."""
-    lines = [
-        [row["name"], row["normalised"], row["correlation"], row["spearman"]]
-        for row in found["columns"][:SHOWN]
-    ]
-    return table(
-        [f"WITH {found['target']}", "INFORMATION (0..1)", "CORRELATION", "RANK CORRELATION"], lines
-    )
+    measures = {
+        "INFORMATION (0..1)": "normalised",
+        "CORRELATION": "correlation",
+        "RANK CORRELATION": "spearman",
+    }
+    rows = found["columns"][:SHOWN]
+    known = {title: key for title, key in measures.items() if any(r[key] is not None for r in rows)}
+    headers = [f"WITH {found['target']}", *known]
+    return table(headers, ([row["name"], *(row[key] for key in known.values())] for row in rows))

@@ -7,6 +7,7 @@ from typing import Any
 
 from tapster.cli.output import console, inert, say
 from tapster.contract.control import Job
+from tapster.contract.errors import TapsterError
 
 Extra = Callable[[Job], Any]
 
@@ -85,6 +86,10 @@ def shown(title: str, extra: Extra | None = None) -> Iterator[Lines | Bar]:
             say(f"job {reporter.seen.id} goes on without us")
             say(f"watch it:  tapster jobs show {reporter.seen.id} --follow")
             say(f"stop it:   tapster jobs cancel {reporter.seen.id}")
+        raise
+    except TapsterError:
+        if reporter.seen is not None and reporter.seen.status == "failed":
+            say(f"its log:   tapster jobs logs {reporter.seen.id}")
         raise
 
 

@@ -9,15 +9,16 @@ from tapster.cli.output import inert
 from tapster.contract.control import DatasetVersion, Endpoint, Job, ModelVersion, Split
 
 
-def table(headers: Iterable[str], lines: Iterable[Iterable[Any]], title: str = "") -> Any:
+def table(headers: Iterable[str], lines: Iterable[Iterable[Any]]) -> Any:
     """A table; numbers to the right, anything else to the left, nothing obeyed."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     body = [list(line) for line in lines]
-    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
-    for at, header in enumerate(headers):
+    names = list(headers)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(names))
+    for at, header in enumerate(names):
         numeric = bool(body) and all(_is_number(line[at]) for line in body)
         made.add_column(header, justify="right" if numeric else "left", overflow="fold")
     for line in body:
@@ -32,9 +33,9 @@ def rows(found: list[dict[str, Any]], headers: list[str]) -> Any:
     return table(headers, ([row.get(header, "") for header in headers] for row in found))
 
 
-def facts(found: dict[str, Any], title: str = "") -> Any:
-    """Names and values, nested ones indented."""
-    return table(["", title], _flat(found))
+def facts(found: dict[str, Any]) -> Any:
+    """Names and values, nested names joined by dots."""
+    return table(["", ""], _flat(found))
 
 
 def _flat(found: dict[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:

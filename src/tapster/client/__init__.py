@@ -199,9 +199,9 @@ class Client:
         body = {"dataset": dataset, "target": target, "model": model, **given}
         return self._call(Job, "POST", "/training", body)
 
-    def algorithms(self) -> Answer:
+    def algorithms(self) -> list[Answer]:
         """What `train(algorithm=...)` can be, and for which tasks."""
-        return self._call(Answer, "GET", "/training/algorithms")
+        return self._call(list[Answer], "GET", "/training/algorithms")
 
     def jobs(self, status: str = "", limit: int = 0) -> list[Job]:
         """Jobs, newest first."""
