@@ -1,0 +1,227 @@
+"""A closed-loop HTTP load generator: N keep-alive connections, one request at a time each.
+
+`python benchmarks/load.py PLAN.json` prints one JSON object. It must be far faster than what it
+measures: requests are bytes made beforehand, answers are framed by Content-Length and nothing
+more, every status is checked, and one answer in `check_every` is parsed and compared with the
+model's own scores.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from array import array
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+SCORE_TOLERANCE: Final = 1e-4
+_LENGTH: Final = b"\r\ncontent-length:"
+_SHOWN: Final = 300
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to send where. `expected[i]` are the scores that `bodies[i]` must be answered with."""
+
+    url: str
+    bodies: list[str]
+    expected: list[list[float]]
+    headers: dict[str, str] = field(default_factory=dict)
+    connections: int = 32
+    warm_up: float = 1.0
+    seconds: float = 5.0
+    check_every: int = 16
+    cpu: int | None = None
+
+    def requests(self) -> list[bytes]:
+        """Each body as the bytes of a whole HTTP/1.1 request."""
+        parts = urlsplit(self.url)
+        extra = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+        return [
+            f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{extra}"
+            f"Content-Type: application/json\r\nContent-Length: {len(body.encode())}\r\n\r\n"
+            f"{body}".encode()
+            for body in self.bodies
+        ]
+
+
+class Tally:
+    """What all connections saw. Latencies are kept only while `counting`."""
+
+    def __init__(self, plan: Plan, ended: asyncio.Event) -> None:
+        self.requests = plan.requests()
+        self.expected = plan.expected
+        self.check_every = plan.check_every
+        self.counting = False
+        self.stopping = False
+        self.latencies = array("d")
+        self.answered = 0
+        self.checked = 0
+        self.errors = 0
+        self.first_error = ""
+        self.open = 0
+        self._ended = ended
+
+    def wrong(self, what: str) -> None:
+        """Count an error; the first is kept for the report."""
+        self.errors += 1
+        self.first_error = self.first_error or what[:_SHOWN]
+
+    def closed(self) -> None:
+        """A connection is gone."""
+        self.open -= 1
+        if not self.open:
+            self._ended.set()
+
+    def check(self, body: bytes, case: int) -> None:
+        """Compare an answer with the model's own scores."""
+        self.checked += 1
+        try:
+            got = scores(json.loads(body))
+        except (ValueError, LookupError, TypeError):
+            self.wrong(f"not an inference answer: {body!r}")
+            return
+        wanted = self.expected[case]
+        near = zip(got, wanted, strict=False)
+        if len(got) != len(wanted) or any(abs(a - b) > SCORE_TOLERANCE for a, b in near):
+            self.wrong(f"wrong scores: {got} instead of {wanted}")
+
+
+def scores(answer: dict[str, Any]) -> list[float]:
+    """The probabilities in an Open Inference answer, whose label must be there too."""
+    outputs = {output["name"]: output["data"] for output in answer["outputs"]}
+    outputs["label"]
+    flat: list[Any] = outputs["probabilities"]
+    return [float(value) for value in flat]
+
+
+class Connection(asyncio.Protocol):
+    """One caller: sends the next request as soon as the answer to the last is whole."""
+
+    def __init__(self, tally: Tally, first: int) -> None:
+        self._tally = tally
+        self._requests = tally.requests
+        self._case = first
+        self._buffer = b""
+        self._sent = 0.0
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
+        # uvloop's transports do not descend from asyncio.Transport.
+        self._transport = cast(asyncio.Transport, transport)
+        self._tally.open += 1
+        self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Servers must not close: every request is sent with keep-alive."""
+        if not self._tally.stopping:
+            self._tally.wrong(f"the server closed a connection: {exc!r}")
+        self._tally.closed()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece of an answer; once it is whole, count it and go on."""
+        if self._buffer:
+            data = self._buffer + data
+        end = data.find(b"\r\n\r\n")
+        whole = end + 4 + _content_length(data, end) if end > 0 else len(data) + 1
+        if len(data) < whole:
+            self._buffer = data
+            return
+        self._buffer = b""
+        self._answered(data, end + 4, len(data) == whole)
+
+    def _answered(self, data: bytes, body: int, exact: bool) -> None:
+        tally = self._tally
+        if tally.counting:
+            tally.latencies.append(time.perf_counter() - self._sent)
+        tally.answered += 1
+        if data[9:12] != b"200" or not exact:
+            tally.wrong(repr(data))
+        elif tally.answered % tally.check_every == 0:
+            tally.check(data[body:], self._case)
+        if tally.stopping:
+            self._transport.close()
+            return
+        self._case += 1
+        if self._case == len(self._requests):
+            self._case = 0
+        self._send()
+
+    def _send(self) -> None:
+        self._sent = time.perf_counter()
+        self._transport.write(self._requests[self._case])
+
+
+def _content_length(data: bytes, end: int) -> int:
+    head = data[: end + 2].lower()
+    start = head.find(_LENGTH)
+    if start < 0:
+        raise ValueError(f"an answer without Content-Length: {head!r}")
+    start += len(_LENGTH)
+    return int(head[start : head.index(b"\r", start)])
+
+
+async def drive(plan: Plan) -> dict[str, Any]:
+    """Run the plan: warm up, count for `seconds`, let the last answers come, and sum up."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    tally = Tally(plan, ended)
+    parts = urlsplit(plan.url)
+    host, port = parts.hostname or "", parts.port or 80
+    for index in range(plan.connections):
+        connection = partial(Connection, tally, index * 7 % len(plan.bodies))
+        await loop.create_connection(connection, host, port)
+    await asyncio.sleep(plan.warm_up)
+    began, cpu = time.perf_counter(), time.process_time()
+    tally.counting = True
+    await asyncio.sleep(plan.seconds)
+    tally.counting = False
+    took, busy = time.perf_counter() - began, time.process_time() - cpu
+    tally.stopping = True
+    try:
+        await asyncio.wait_for(ended.wait(), 30)
+    except TimeoutError:
+        tally.wrong(f"{tally.open} requests were never answered")
+    return summary(tally, took, busy)
+
+
+def summary(tally: Tally, took: float, busy: float) -> dict[str, Any]:
+    """Requests a second, latencies in milliseconds, errors, and how busy the generator was."""
+    ordered = sorted(tally.latencies)
+
+    def percentile(share: float) -> float:
+        return ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1e3 if ordered else 0.0
+
+    return {
+        "requests": len(ordered),
+        "rate": len(ordered) / took,
+        "p50_ms": percentile(0.5),
+        "p99_ms": percentile(0.99),
+        "max_ms": percentile(1.0),
+        "checked": tally.checked,
+        "errors": tally.errors,
+        "first_error": tally.first_error,
+        "generator_busy": busy / took,
+    }
+
+
+def main(path: Path) -> int:
+    """Run the plan in a file; 0 unless something was answered wrongly."""
+    import uvloop
+
+    plan = Plan(**json.loads(path.read_text()))
+    if plan.cpu is not None:
+        os.sched_setaffinity(0, {plan.cpu})
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        result = runner.run(drive(plan))
+    print(json.dumps(result))
+    return 1 if result["errors"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
