@@ -130,12 +130,10 @@ def _settle_prepare(
     tx: Connection, row: Any, workers: Collection[WorkerState], expected: int
 ) -> bool:
     tenant, name, pending = row["tenant"], row["name"], row["pending"]
-    states = [
-        state
-        for worker in workers
-        for state in worker.packages
-        if state.digest == pending["digest"]
-    ]
+    digest = pending["digest"]
+    # A worker that has not applied this revision may still report what became of an earlier try.
+    current = [worker for worker in workers if worker.plan >= row["revision"]]
+    states = [state for worker in current for state in worker.packages if state.digest == digest]
     refusal = next((state.error for state in states if state.state == "failed"), None)
     if refusal is None and time.time() - row["updated"] > PATIENCE:
         refusal = "the data plane did not load it in time"
