@@ -27,7 +27,7 @@ def convert(model: models.Model, numeric: int, text: int, folder: Path, timeout:
         sys.executable,
         "-m",
         "tapster.training.conversion",
-        *map(str, (source, target, problem)),
+        *map(str, (source, target, problem, os.getpid())),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
