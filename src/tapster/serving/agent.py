@@ -1,0 +1,166 @@
+"""The machine's agent: pulls the plan down, sends usage and workers' states up.
+
+Every worker offers itself; the one that holds the lock is the agent until it dies. It runs in
+threads of its own, so neither a slow nor a dead control plane is felt by a request.
+"""
+
+import fcntl
+import http.client
+import logging
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tapster.contract.errors import TapsterError
+from tapster.contract.plan import ServingPlan, Usage, UsageBatch, WorkerState
+from tapster.core.blobs import write_atomically
+from tapster.core.settings import Settings
+from tapster.serving import planfile
+from tapster.serving.slots import PID, WORKERS, Slots
+
+log = logging.getLogger(__name__)
+
+ELECTION_SECONDS: Final = 0.5
+POLL_SECONDS: Final = 20.0
+REPORT_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 0.05
+RETRY_SECONDS: Final = 0.25
+ANSWER_SECONDS: Final = 5.0
+MAX_PLAN: Final = 256 << 20
+
+
+def publish(folder: Path, state: WorkerState) -> None:
+    """Write a worker's state where whichever worker is the agent finds it."""
+    write_atomically(folder / f"worker-{state.worker}.json", msgspec.json.encode(state))
+
+
+class Agent:
+    """The threads of one worker that act once the agent's lock is held."""
+
+    def __init__(self, settings: Settings, slots: Slots) -> None:
+        self._settings = settings
+        self._folder = settings.home / "run"
+        self._slots = slots
+        self._stop = threading.Event()
+        self._lock = -1
+
+    def start(self) -> None:
+        """Begin to stand for election."""
+        threading.Thread(target=self._stand, name="agent", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop acting; the lock goes with the process."""
+        self._stop.set()
+
+    def _stand(self) -> None:
+        path = self._folder / "agent.lock"
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        while not self._stop.is_set():
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self._stop.wait(ELECTION_SECONDS)
+            else:
+                break
+        else:
+            return
+        threading.Thread(target=self._report_on, name="report", daemon=True).start()
+        self._pull_on()
+
+    # -- down
+
+    def _pull_on(self) -> None:
+        fresh = True
+        while not self._stop.is_set():
+            try:
+                self._pull(fresh)
+                fresh = False
+            except (OSError, http.client.HTTPException, TapsterError) as error:
+                # Whoever answers next may be another control plane with other numbers.
+                fresh = True
+                log.debug("no plan: %s", error)
+                self._stop.wait(RETRY_SECONDS)
+
+    def _pull(self, fresh: bool) -> None:
+        key = planfile.read_key(self._settings.home)
+        held = planfile.load(self._folder, key)
+        number = -1 if fresh or held is None else held.number
+        wait = 0.0 if fresh else POLL_SECONDS
+        path = f"/internal/plan?after={number}&wait={wait:g}"
+        status, body = self._ask("GET", path, b"", wait + ANSWER_SECONDS)
+        if status == 204:
+            return
+        if status != 200:
+            raise http.client.HTTPException(f"the control plane answered {status}")
+        try:
+            plan = msgspec.json.decode(body, type=ServingPlan)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise http.client.HTTPException(f"not a plan: {error}") from None
+        if plan != held:
+            planfile.save(self._folder, body, key)
+
+    # -- up
+
+    def _report_on(self) -> None:
+        sent: tuple[WorkerState, ...] | None = None
+        due = 0.0
+        while not self._stop.wait(LOOK_SECONDS):
+            states = self.workers()
+            if states == sent and time.monotonic() < due:
+                continue
+            batch = UsageBatch(agent=socket.gethostname(), workers=states, usage=self.usage())
+            try:
+                status, _ = self._ask(
+                    "POST", "/internal/report", msgspec.json.encode(batch), ANSWER_SECONDS
+                )
+                sent = states if status in {200, 204} else None
+            except (OSError, http.client.HTTPException):
+                sent = None
+            due = time.monotonic() + (REPORT_SECONDS if sent is not None else RETRY_SECONDS)
+            if sent is None:
+                self._stop.wait(RETRY_SECONDS)
+
+    def workers(self) -> tuple[WorkerState, ...]:
+        """The state of every living worker of this machine."""
+        found = []
+        for index in range(min(self._settings.workers, WORKERS)):
+            try:
+                data = (self._folder / f"worker-{index}.json").read_bytes()
+                state = msgspec.json.decode(data, type=WorkerState)
+            except (OSError, msgspec.MsgspecError):
+                continue
+            if state.pid == self._slots.state(index, PID) and _alive(state.pid):
+                found.append(state)
+        return tuple(found)
+
+    def usage(self) -> tuple[Usage, ...]:
+        """What was used since the machine's counters were made."""
+        return tuple(Usage(*line) for line in self._slots.usage())
+
+    def _ask(self, method: str, path: str, body: bytes, timeout: float) -> tuple[int, bytes]:
+        where = urlsplit(self._settings.url)
+        connection = http.client.HTTPConnection(
+            where.hostname or "127.0.0.1", where.port, timeout=timeout
+        )
+        key = planfile.read_key(self._settings.home).decode("latin-1")
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, body or None, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read(MAX_PLAN)
+        finally:
+            connection.close()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,238 @@
+"""Make what is loaded equal the plan, and hand each request its model.
+
+Packages load one after another in a thread. An endpoint switches, in one turn of the event loop,
+once every package it newly names is ready; until then, and when one fails, the old ones serve on.
+A model that nothing names any more is closed after its last answer.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from tapster.contract.errors import TapsterError
+from tapster.contract.plan import EndpointPlan, PackageRef, PackageState, ServingPlan, Variant
+from tapster.core.blobs import BlobStore
+from tapster.serving.batcher import Batcher, Budget
+from tapster.serving.gate import Gate, Pass
+from tapster.serving.model import LOADING, READY, Loaded, Model
+from tapster.serving.slots import Region, Slots
+
+log = logging.getLogger(__name__)
+
+EXPIRY_SECONDS: Final = 0.1
+# A run that ignored its deadline so long holds its model's thread for ever: a new worker helps.
+STUCK_SECONDS: Final = 5.0
+
+
+class Target:
+    """What a request to an endpoint runs: one version of its model."""
+
+    __slots__ = ("endpoint", "model", "prefix", "variant", "version")
+
+    def __init__(self, endpoint: "Endpoint", variant: Variant, model: Model) -> None:
+        self.endpoint = endpoint
+        self.variant = variant
+        self.model = model
+        self.version = str(variant.version)
+        # The beginning of every Open Inference answer; names need no escaping.
+        self.prefix = (
+            f'{{"model_name":"{endpoint.plan.name}","model_version":"{self.version}",'.encode()
+        )
+
+
+class Endpoint:
+    """A name that takes traffic: the plan in force for it and the models behind it."""
+
+    def __init__(self, plan: EndpointPlan, place: int) -> None:
+        self.plan = plan
+        self.place = place
+        self.targets: list[Target] = []
+        self.best: Target | None = None
+
+    def switch(self, plan: EndpointPlan, models: list[Model]) -> None:
+        """Send traffic to `models`, which are those of the plan's variants, all ready."""
+        self.plan = plan
+        self.targets = [
+            Target(self, variant, model)
+            for variant, model in zip(plan.variants, models, strict=True)
+        ]
+        self.best = max(self.targets, key=lambda target: target.variant.weight, default=None)
+
+    def target(self, version: str, label: str) -> Target | None:
+        """The target of a version, of a label, or of the endpoint; None if it serves no such."""
+        if not version and not label:
+            return self.best
+        if label:
+            number = self.plan.labels.get(label)
+            version = "" if number is None else str(number)
+        for target in self.targets:
+            if target.version == version:
+                return target
+        return None
+
+
+class Engine:
+    """The models and endpoints of one worker. Every method runs on the event loop."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        region: Region,
+        gate: Gate,
+        blobs: BlobStore,
+        *,
+        inline_budget: float,
+        changed: Callable[[], None],
+        stuck: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._slots = slots
+        self._region = region
+        self._gate = gate
+        self._blobs = blobs
+        self._budget = Budget(self._loop, inline_budget)
+        self._changed = changed
+        self._stuck = stuck
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._plan: ServingPlan | None = None
+        self._models: dict[str, Model] = {}
+        self._retired: set[Model] = set()
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
+        self.other = region.endpoint(0)
+        self.applied = -1
+        self._loop.call_later(EXPIRY_SECONDS, self._expire)
+
+    def find(self, tenant: str, name: str) -> Endpoint | None:
+        """The endpoint that a tenant means by a name."""
+        return self._endpoints.get((tenant, name))
+
+    def visible(self, tenant: str) -> list[Endpoint]:
+        """The endpoints of a tenant, by name."""
+        return [e for (owner, _), e in sorted(self._endpoints.items()) if owner == tenant]
+
+    def states(self) -> tuple[PackageState, ...]:
+        """Every package that the plan names, and what became of it."""
+        return tuple(
+            PackageState(digest, model.state, model.error)
+            for digest, model in sorted(self._models.items())
+        )
+
+    def models(self) -> list[tuple[Endpoint, Target]]:
+        """Everything that takes traffic, for metrics."""
+        return [(e, target) for e in self._endpoints.values() for target in e.targets]
+
+    def queued(self) -> int:
+        """Requests that wait for a model."""
+        return sum(
+            len(model.batcher)
+            for model in (*self._models.values(), *self._retired)
+            if model.state == READY
+        )
+
+    def series(self, endpoint: Endpoint, holder: Pass) -> int:
+        """Where requests of a key to an endpoint are counted."""
+        place = holder.series.get(endpoint.plan.id)
+        if place is None:
+            place = self._region.series(self._slots.series(endpoint.plan.id, holder.key))
+            holder.series[endpoint.plan.id] = place
+        return place
+
+    def apply(self, plan: ServingPlan) -> None:
+        """Take a plan: keys at once, endpoints as their packages become ready."""
+        self._plan = plan
+        self._gate.apply(plan.keys)
+        for package in plan.packages:
+            if package.digest not in self._models:
+                self._load(package)
+        self._converge()
+
+    def settled(self) -> bool:
+        """Whether a plan is in force and nothing is being loaded."""
+        return self.applied >= 0 and all(m.state != LOADING for m in self._models.values())
+
+    def _load(self, package: PackageRef) -> None:
+        model = Model(package)
+        self._models[package.digest] = model
+        future = self._loop.run_in_executor(self._loader, Loaded, package, self._blobs)
+        future.add_done_callback(lambda done: self._loaded(model, done))
+
+    def _loaded(self, model: Model, done: "asyncio.Future[Loaded]") -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            loaded = done.result()
+            model.ready(
+                loaded,
+                Batcher(
+                    loaded.loaded,
+                    self._budget,
+                    self._region,
+                    loaded.cost,
+                    inline=loaded.inline,
+                    together=loaded.together,
+                ),
+            )
+        else:
+            if not isinstance(error, TapsterError):
+                log.error("package %s: %r", model.package.digest[:12], error)
+                error = TapsterError("unprocessable", f"it cannot be loaded: {error!r:.200}")
+            log.warning("package %s is refused: %s", model.package.digest[:12], error)
+            model.failed(error)
+        self._converge()
+
+    def _converge(self) -> None:
+        """Switch every endpoint that can be, unload what nobody needs, say what changed."""
+        plan = self._plan
+        if plan is None:
+            return
+        keep: dict[tuple[str, str], Endpoint] = {}
+        settled = True
+        for wanted in plan.endpoints:
+            endpoint = self._endpoints.get((wanted.tenant, wanted.name)) or self._fresh(wanted)
+            keep[wanted.tenant, wanted.name] = endpoint
+            models = [self._models.get(variant.package) for variant in wanted.variants]
+            ready = [model for model in models if model is not None and model.state == READY]
+            if len(ready) == len(models):
+                endpoint.switch(wanted, ready)
+            elif any(model is not None and model.state == LOADING for model in models):
+                settled = False
+        self._endpoints = keep
+        self._retire(plan)
+        if settled and self.applied != plan.number:
+            self.applied = plan.number
+        self._changed()
+
+    def _fresh(self, plan: EndpointPlan) -> Endpoint:
+        number = self._slots.endpoint(f"{plan.tenant}/{plan.name}")
+        return Endpoint(plan, self._region.endpoint(number))
+
+    def _retire(self, plan: ServingPlan) -> None:
+        named = {package.digest for package in plan.packages}
+        serving = {
+            target.model for endpoint in self._endpoints.values() for target in endpoint.targets
+        }
+        for digest, model in list(self._models.items()):
+            if digest in named or model in serving or model.state == LOADING:
+                continue
+            del self._models[digest]
+            if model.state == READY:
+                self._retired.add(model)
+                model.batcher.close(lambda gone=model: self._retired.discard(gone))  # type: ignore[misc]
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        late = max(
+            (
+                model.batcher.expire(now)
+                for model in (*self._models.values(), *self._retired)
+                if model.state == READY
+            ),
+            default=0.0,
+        )
+        if late > STUCK_SECONDS:
+            log.error("a model ignored its deadline for %.1f s", late)
+            self._stuck()
+        self._loop.call_later(EXPIRY_SECONDS, self._expire)

@@ -1,0 +1,132 @@
+"""A package in memory, ready to answer: opened, verified, loaded, checked against its vectors."""
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from tapster.contract.errors import TapsterError
+from tapster.contract.inference import Array
+from tapster.contract.manifest import Datatype, Manifest, Signature
+from tapster.contract.plan import PackageRef
+from tapster.core import plugins
+from tapster.core.blobs import BlobStore
+from tapster.runtimes import LoadedModel, Runtime, parity
+from tapster.runtimes.package import PARITY, open_package
+from tapster.runtimes.rows import Encoder
+from tapster.serving.batcher import Batcher, Cost
+
+LOADING: Final = "loading"
+READY: Final = "ready"
+FAILED: Final = "failed"
+WARM_ROWS: Final = 16
+WARM_RUNS: Final = 5
+FLOATS: Final[frozenset[Datatype]] = frozenset({"FP32", "FP64", "FP16"})
+
+
+class Loaded:
+    """What loading a package gives, made in a thread that may take its time."""
+
+    def __init__(self, package: PackageRef, blobs: BlobStore) -> None:
+        opened = open_package(blobs.get(package.key), package.digest)
+        self.manifest: Manifest = opened.manifest
+        runtime: Runtime = plugins.load("tapster.runtimes", self.manifest.runtime)()
+        self.loaded: LoadedModel = runtime.load(self.manifest, opened.files, threads=1)
+        try:
+            vectors = opened.files.get(PARITY, b"")
+            parity.replay(self.loaded, vectors, self.manifest.tolerance)
+            recorded = parity.load(vectors)
+            self.together = _batchable(self.manifest.signature) and all(
+                vector.independent for vector in recorded
+            )
+            self.inline = runtime.inline(self.manifest, opened.files)
+            self.cost = _measure(self.loaded, recorded[0].inputs, self.together)
+        except BaseException:
+            self.loaded.close()
+            raise
+
+
+class Model:
+    """A package by its digest, from the moment the plan names it until it is unloaded."""
+
+    def __init__(self, package: PackageRef) -> None:
+        self.package = package
+        self.state = LOADING
+        self.error = ""
+        self.manifest: Manifest
+        self.signature: Signature
+        self.batcher: Batcher
+        self.encoder: Encoder
+        # What a wire has spelled for this model once and for all, by the wire's name.
+        self.spelled: dict[str, list[bytes]] = {}
+
+    def ready(self, loaded: Loaded, batcher: Batcher) -> None:
+        """Take what was loaded; from now on the model answers."""
+        self.manifest = loaded.manifest
+        self.signature = loaded.manifest.signature
+        self.batcher = batcher
+        self.encoder = Encoder(self.signature)
+        self.state = READY
+
+    def failed(self, error: TapsterError) -> None:
+        """The package cannot be served, and why."""
+        self.state = FAILED
+        self.error = f"{error.message} ({error.hint})" if error.hint else error.message
+
+    @cached_property
+    def inputs(self) -> dict[str, tuple[Datatype, tuple[int, ...]]]:
+        """Datatype and shape of each input tensor by name."""
+        return {spec.name: (spec.datatype, spec.shape) for spec in self.signature.inputs}
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """The kind of each column by name; empty when the model takes tensors only."""
+        return {column.name: column.kind for column in self.signature.columns}
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether flat JSON lists of numbers and strings spell all inputs exactly."""
+        return all(kind in FLOATS or kind == "BYTES" for kind, _ in self.inputs.values())
+
+    @cached_property
+    def numeric(self) -> bool:
+        """Whether all inputs are floats."""
+        return all(kind in FLOATS for kind, _ in self.inputs.values())
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The classes as keys of a JSON object."""
+        return [_label(value) for value in self.signature.classes]
+
+
+def _label(value: str | float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _batchable(signature: Signature) -> bool:
+    specs = (*signature.inputs, *signature.outputs)
+    return all(spec.shape and spec.shape[0] == -1 for spec in specs)
+
+
+def _measure(loaded: LoadedModel, recorded: dict[str, Array], together: bool) -> Cost:
+    """Warm the model up and time it, alone and (where it may) in a batch."""
+    names = [spec.name for spec in loaded.signature.outputs]
+    if not together:
+        return Cost(_fastest(lambda: loaded.run(recorded, names)), 0.0)
+    one = {name: array[:1] for name, array in recorded.items()}
+    many = {name: np.concatenate([array[:1]] * WARM_ROWS) for name, array in recorded.items()}
+    alone = _fastest(lambda: loaded.run(one, names))
+    batch = _fastest(lambda: loaded.run(many, names))
+    row = max(batch - alone, 0.0) / (WARM_ROWS - 1)
+    return Cost(max(alone - row, 0.0), row)
+
+
+def _fastest(run: Callable[[], object]) -> float:
+    best = float("inf")
+    for _ in range(WARM_RUNS):
+        began = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - began)
+    return best

@@ -1,0 +1,1 @@
+"""Inference over HTTP: the protocol class and one file a wire."""

@@ -1,0 +1,111 @@
+"""Requests of a connection: each holds its place in line until its answer may be sent."""
+
+import logging
+import time
+from typing import Final, Protocol
+
+from tapster.contract.errors import HTTP_STATUS, TapsterError
+from tapster.contract.inference import Array
+from tapster.serving.batcher import Answer
+from tapster.serving.engine import Target
+from tapster.serving.rest.heads import Heads
+from tapster.serving.rest.wires import Wire
+from tapster.serving.slots import Region
+
+log = logging.getLogger(__name__)
+
+# A caller can mend what the model could not process; clients of these wires expect a 400.
+STATUS: Final = {**HTTP_STATUS, "unprocessable": 400}
+
+
+class Line(Protocol):
+    """The connection that a request came by."""
+
+    def advance(self) -> None:
+        """Send what can be sent: the answers of the oldest requests."""
+        ...
+
+
+class Turn:
+    """A place in a connection's line, with the bytes to send once it is its turn."""
+
+    __slots__ = ("keep_alive", "response")
+
+    def __init__(self, keep_alive: bool, response: bytes | None = None) -> None:
+        self.keep_alive = keep_alive
+        self.response = response
+
+    def abandon(self) -> None:
+        """The caller is gone."""
+
+
+class Call(Turn):
+    """An inference request: Work for a batcher, and what its wire needs to write the answer."""
+
+    __slots__ = (
+        "_line",
+        "_region",
+        "began",
+        "by_row",
+        "chosen",
+        "deadline",
+        "done",
+        "heads",
+        "inputs",
+        "place",
+        "rows",
+        "series",
+        "tag",
+        "target",
+        "wire",
+    )
+
+    target: Target
+
+    def __init__(
+        self, line: Line, wire: Wire, region: Region, heads: Heads, keep_alive: bool
+    ) -> None:
+        self._line = line
+        self._region = region
+        self.keep_alive = keep_alive
+        self.response = None
+        self.heads = heads
+        self.wire = wire
+        self.began = time.perf_counter_ns()
+        self.place = region.endpoint(0)
+        self.series = region.series(0)
+        self.deadline = 0.0
+        self.done = False
+        self.inputs: dict[str, Array] = {}
+        self.rows = 0
+        self.tag = b""
+        self.chosen: tuple[int, ...] | None = None
+        self.by_row = True
+
+    def render(self, answer: Answer, first: int) -> bytes:
+        """See Work."""
+        return self.wire.write(self, answer, first)
+
+    def succeed(self, body: bytes) -> None:
+        """See Work."""
+        self._end(200, body, self.rows)
+
+    def fail(self, error: BaseException) -> None:
+        """See Work."""
+        if isinstance(error, RecursionError):
+            error = TapsterError("invalid", "the body is nested too deeply")
+        if not isinstance(error, TapsterError):
+            log.error("a request failed", exc_info=error)
+            error = TapsterError("internal", "the server failed on this request")
+        self._end(STATUS[error.code], self.wire.refuse(error), 0)
+
+    def abandon(self) -> None:
+        """See Turn. Queued work of a caller who is gone is never run."""
+        self.done = True
+
+    def _end(self, status: int, body: bytes, rows: int) -> None:
+        self.done = True
+        elapsed = time.perf_counter_ns() - self.began
+        self._region.answered(self.place, self.series, status, rows, elapsed)
+        self.response = self.heads.respond(status, body, self.keep_alive)
+        self._line.advance()

@@ -1,0 +1,255 @@
+"""A connection: bytes in by slices, answers out in order, and a client who takes too long.
+
+It keeps uvicorn's connection bookkeeping, flow control and request cycle, and adds what a server
+on an open port needs: deadlines for headers and bodies, one order for pipelined answers, a budget
+of parsing a turn, and refusals that reach the client.
+"""
+
+import asyncio
+import math
+from collections import deque
+from typing import Any, Final
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from tapster.contract.errors import Code
+from tapster.serving.rest.calls import Turn
+from tapster.serving.rest.service import Service
+
+SLICE: Final = 64 * 1024
+MAX_LINE: Final = 128
+LINGER_SECONDS: Final = 1.0
+NEVER: Final = math.inf
+
+
+class StopError(Exception):
+    """Parsing ends here; the refusal is already in line."""
+
+
+class Visit(Turn):
+    """A request for the ASGI application, started when its turn comes."""
+
+    __slots__ = ("cycle", "started")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        super().__init__(cycle.keep_alive)
+        self.cycle = cycle
+        self.started = False
+
+    def abandon(self) -> None:
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+
+
+class Connection(HttpToolsProtocol):
+    """What a connection does whatever is asked by it."""
+
+    def __init__(
+        self,
+        service: Service,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
+        self._service = service
+        self._settings = service.settings
+        self._line: deque[Turn] = deque()
+        self._rest: bytes | memoryview = b""
+        self._feeding = False
+        self._deaf = False  # whatever else arrives is dropped
+        self._finishing = False  # close once every answer is given
+        self._stalled = (0, NEVER)
+        self._message = False  # a request has begun and is not whole yet
+        self._in_body = False
+        self._partial = 0
+        self._wants_continue = False
+        self.deadline = self.loop.time() + self._settings.receive_timeout
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that wait for their answer."""
+        return len(self._line)
+
+    # -- the connection
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self.connections.discard(self)
+        for turn in self._line:
+            turn.abandon()
+        self._line.clear()
+        self._deaf = True
+        self._rest = b""
+        self.flow.resume_writing()
+        self.parser = None  # type: ignore[assignment]
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """A client that has said all it had to say still gets its answers."""
+        if not (self._line or self._rest):
+            return None
+        self._finishing = True
+        return True
+
+    def pause_writing(self) -> None:
+        """The client does not read: neither do we, and it has a while to go on."""
+        super().pause_writing()
+        self.flow.pause_reading()
+        size = self.transport.get_write_buffer_size()
+        self._stalled = (size, self.loop.time() + self._settings.receive_timeout)
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        super().resume_writing()
+        self._stalled = (0, NEVER)
+        self._read_on()
+
+    def shutdown(self) -> None:
+        """Finish what was asked, take what is on its way, then close."""
+        self._finishing = True
+        for turn in self._line:
+            turn.keep_alive = turn is not self._line[-1]
+        if not self._line:
+            self.loop.call_later(LINGER_SECONDS / 4, self._close_idle)
+
+    def check(self, now: float) -> None:
+        """Close a connection whose client has taken too long; called a few times a second."""
+        size, until = self._stalled
+        if until < now:
+            left = self.transport.get_write_buffer_size()
+            if left >= size:
+                self.transport.abort()
+                return
+            self._stalled = (left, now + self._settings.receive_timeout)
+        if self.deadline < now:
+            self.deadline = NEVER
+            if self._message and not self._line:
+                self._refuse_now(408, "invalid", "the request did not arrive in time")
+            elif not self.transport.is_closing():
+                self.transport.close()
+
+    def _close_idle(self) -> None:
+        if not self._line and not self._message and not self.transport.is_closing():
+            self.transport.close()
+
+    # -- bytes in
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if self._deaf:
+            return
+        if self._rest:
+            self._rest = bytes(self._rest) + data
+        elif len(data) > SLICE:
+            self._rest = memoryview(data)
+            self._feed_rest()
+        else:
+            self._feed(data)
+            if len(self._line) >= MAX_LINE:
+                self.flow.pause_reading()
+
+    def _feed_rest(self) -> None:
+        """Parse one slice a turn of the loop, so that no client has the loop to itself."""
+        self._feeding = False
+        if self._deaf or self.parser is None:
+            self._rest = b""
+            return
+        piece, self._rest = self._rest[:SLICE], self._rest[SLICE:]
+        self._feed(piece)
+        self.flow.pause_reading()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Go on reading, unless the client must first read or wait for its answers."""
+        if self.flow.write_paused or len(self._line) >= MAX_LINE:
+            return
+        if not self._rest:
+            self.flow.resume_reading()
+        elif not self._feeding:
+            self._feeding = True
+            self.loop.call_soon(self._feed_rest)
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        self._partial += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, StopError) or self._deaf:
+                return
+            if isinstance(error.__context__, Exception):
+                raise error.__context__ from None
+            self._refuse_now(400, "invalid", f"this is not HTTP: {error}"[:200])
+        else:
+            if self._message and not self._in_body and self._partial > self._settings.max_headers:
+                self._refuse_now(431, "invalid", "the headers are too large")
+
+    def advance(self) -> None:
+        """See Line."""
+        line = self._line
+        while line:
+            turn = line[0]
+            if turn.response is None:
+                if isinstance(turn, Visit) and not turn.started:
+                    turn.started = True
+                    self._start_asgi_task(turn.cycle, self.app)
+                return
+            line.popleft()
+            self.transport.write(turn.response)
+            self.server_state.total_requests += 1
+            if not turn.keep_alive:
+                self._end()
+                return
+        self._idle()
+
+    def on_response_complete(self) -> None:
+        """The ASGI application has answered."""
+        self.server_state.total_requests += 1
+        if self._line:
+            self._line.popleft()
+        if not self.transport.is_closing():
+            self.advance()
+
+    def _idle(self) -> None:
+        """Every request so far is answered."""
+        if self._finishing and not self._message and not self._rest:
+            self.transport.close()
+            return
+        wait = self._settings.receive_timeout if self._message else self._settings.keep_alive
+        self.deadline = self.loop.time() + wait
+        if self._wants_continue:
+            self._wants_continue = False
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self.flow.read_paused:
+            self._read_on()
+
+    def _end(self) -> None:
+        """The last answer of this connection has been written."""
+        self._deaf = True
+        self._rest = b""
+        for turn in self._line:
+            turn.abandon()
+        self._line.clear()
+        if self._message and self.transport.can_write_eof():
+            # Closing with unread input would reset the connection under the refusal.
+            self.flow.resume_reading()
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()
+
+    # -- what a request is, is the subclass's business
+
+    def _refuse_now(
+        self, status: int, code: Code, message: str, hint: str = "", *, allow: str = ""
+    ) -> None:
+        raise NotImplementedError
+
+    def _without_upgrade(self, rest: bytes | memoryview) -> None:
+        raise NotImplementedError

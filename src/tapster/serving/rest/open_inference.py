@@ -1,0 +1,217 @@
+"""Open Inference Protocol v2 in JSON: calls, and what a model is.
+
+Source: the protocol's `required_api` and `inference_rest` pages. Values may also come as one
+tensor a column, named as in the model's metadata. NaN, Infinity and -Infinity are written and
+understood as these bare words, as Python's json module and Triton do.
+"""
+
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Struct, UnsetType
+
+from tapster.contract.errors import TapsterError
+from tapster.contract.inference import NUMPY_TYPE
+from tapster.serving.batcher import Answer
+from tapster.serving.engine import Endpoint, Target
+from tapster.serving.model import Model
+from tapster.serving.rest.bodies import (
+    accounted,
+    check_text,
+    decode,
+    encode,
+    invalid,
+    shown,
+    spell,
+)
+from tapster.serving.rest.tensors import FLOAT_LIMITS, conform, rows_of, tensor
+from tapster.serving.rest.wires import Request
+
+T = TypeVar("T")
+PLATFORM: Final = {"onnx": "onnx_onnxv1"}
+EXTENSIONS: Final[list[str]] = []
+
+
+class _Tensor(Struct, Generic[T]):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[T]
+    parameters: dict[str, Any] | UnsetType = UNSET
+
+
+class _Output(Struct):
+    name: str
+    parameters: dict[str, Any] | UnsetType = UNSET
+
+
+class _Call(Struct, Generic[T]):
+    inputs: list[_Tensor[T]]
+    id: str | UnsetType = UNSET
+    outputs: list[_Output] | UnsetType = UNSET
+    parameters: dict[str, Any] | UnsetType = UNSET
+
+
+_NUMERIC: Final = msgspec.json.Decoder(_Call[float])
+_PLAIN: Final = msgspec.json.Decoder(_Call[float | str])
+_ANY: Final = msgspec.json.Decoder(_Call[Any])
+# Quotation marks of a call's and of a tensor's keys and strings, without those of its data.
+_CALL_QUOTES: Final = 2
+_TENSOR_QUOTES: Final = 12
+
+
+def read(call: Request, body: bytes | bytearray) -> None:
+    """See Wire."""
+    model = call.target.model
+    if model.plain and _read_plain(call, model, body):
+        return
+    request = decode(_ANY, body)
+    accounted(body, _CALL_QUOTES + _TENSOR_QUOTES * len(request.inputs))
+    _options(call, request, model)
+    arrays = {
+        given.name: (given.datatype, tensor(given.name, given.datatype, given.shape, given.data))
+        for given in request.inputs
+    }
+    if len(arrays) < len(request.inputs):
+        raise invalid("two inputs have the same name", hint="give each input once")
+    if model.columns and not arrays.keys() & model.inputs.keys():
+        call.inputs = model.encoder.columns({name: array for name, (_, array) in arrays.items()})
+        call.rows = rows_of(call.inputs)
+    else:
+        call.inputs, call.rows = conform(model, arrays)
+
+
+def write(call: Request, answer: Answer, first: int) -> bytes:
+    """See Wire."""
+    heads = _heads(call.target.model)
+    chosen = range(len(heads)) if call.chosen is None else call.chosen
+    rows = call.rows
+    outputs = []
+    for index in chosen:
+        values, width, shape = answer.columns[index]
+        if not answer.alone:
+            values = values[first * width : (first + rows) * width]
+            shape = (rows, *shape[1:])
+        sizes = ",".join(map(str, shape))
+        data = spell(values, answer.finite)
+        outputs.append(b'%b%b],"data":%b}' % (heads[index], sizes.encode(), data))
+    return b'%b%b"outputs":[%b]}' % (call.target.prefix, call.tag, b",".join(outputs))
+
+
+def refuse(error: TapsterError) -> bytes:
+    """See Wire: one string, because clients read nothing else."""
+    text = f"{error.message}; {error.hint}" if error.hint else error.message
+    return encode({"error": text})
+
+
+def describe(target: Target) -> dict[str, Any]:
+    """The metadata of a model: its tensors, and its columns as parameters of ours."""
+    model = target.model
+    signature = model.signature
+    described: dict[str, Any] = {
+        "name": target.endpoint.plan.name,
+        "versions": [each.version for each in target.endpoint.targets],
+        "platform": PLATFORM.get(model.manifest.runtime, model.manifest.runtime),
+        "inputs": [_spec(spec) for spec in signature.inputs],
+        "outputs": [_spec(spec) for spec in signature.outputs],
+    }
+    if signature.columns:
+        described["parameters"] = {
+            "columns": [
+                {"name": c.name, "kind": c.kind, "input": c.tensor, "position": c.position}
+                for c in signature.columns
+            ],
+            "classes": list(signature.classes),
+        }
+    return described
+
+
+def versions(endpoint: Endpoint) -> list[str]:
+    """The versions that an endpoint serves now."""
+    return [target.version for target in endpoint.targets]
+
+
+def _spec(spec: Any) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def _heads(model: Model) -> list[bytes]:
+    heads = model.spelled.get("v2")
+    if heads is None:
+        heads = model.spelled["v2"] = [
+            b'{"name":%b,"datatype":"%b","shape":[' % (encode(spec.name), spec.datatype.encode())
+            for spec in model.signature.outputs
+        ]
+    return heads
+
+
+def _read_plain(call: Request, model: Model, body: bytes | bytearray) -> bool:
+    """Read a call whose tensors are flat floats and strings; False when it is anything else.
+
+    This is the hot path: whatever does not fit exactly is left to the careful one, which says
+    what is wrong.
+    """
+    try:
+        request = _NUMERIC.decode(body) if model.numeric else _PLAIN.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    quotes = _CALL_QUOTES
+    rows = -1
+    inputs = {}
+    for given in request.inputs:
+        spec = model.inputs.get(given.name)
+        shape = given.shape
+        if spec is None or spec[0] != given.datatype or len(shape) != 2 or len(spec[1]) != 2:
+            return False
+        if given.parameters is not UNSET or shape[1] != spec[1][1] or spec[1][0] != -1:
+            return False
+        data = given.data
+        if rows not in (-1, shape[0]) or shape[0] < 1 or shape[0] * shape[1] != len(data):
+            return False
+        rows = shape[0]
+        quotes += _TENSOR_QUOTES
+        if spec[0] == "BYTES":
+            if set(map(type, data)) != {str}:
+                return False
+            quotes += 2 * len(data)
+        elif not _within(data, FLOAT_LIMITS[spec[0]], model.numeric):
+            return False
+        inputs[given.name] = np.array(data, dtype=NUMPY_TYPE[spec[0]]).reshape(shape)
+    if len(inputs) != len(model.inputs) or len(inputs) != len(request.inputs):
+        return False
+    if request.id is not UNSET:
+        quotes += 4
+    if request.outputs is not UNSET or request.parameters is not UNSET:
+        quotes = -1
+    accounted(body, quotes)
+    _options(call, request, model)
+    call.inputs, call.rows = inputs, rows
+    return True
+
+
+def _within(data: list[Any], limit: float, numeric: bool) -> bool:
+    if not numeric and set(map(type, data)) != {float}:
+        return False
+    return -limit <= min(data) and max(data) <= limit
+
+
+def _options(call: Request, request: "_Call[Any]", model: Model) -> None:
+    """The identifier to echo, and which outputs are asked for."""
+    if request.id is not UNSET and request.id:
+        check_text(request.id, "the id")
+        call.tag = b'"id":%b,' % encode(request.id)
+    if request.outputs is UNSET or not request.outputs:
+        return
+    known = {spec.name: index for index, spec in enumerate(model.signature.outputs)}
+    for output in request.outputs:
+        if output.name not in known:
+            raise invalid(
+                f"the model has no output {shown(output.name)}",
+                hint=f"its outputs: {', '.join(known)}",
+                field=output.name[:100],
+            )
+    chosen = tuple(known[output.name] for output in request.outputs)
+    if len(set(chosen)) < len(chosen):
+        raise invalid("an output is asked for twice", hint="name each output once")
+    call.chosen = chosen

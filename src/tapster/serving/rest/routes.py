@@ -1,0 +1,103 @@
+"""Paths to what they ask for. A path is looked at once; the answers are kept, within a bound."""
+
+import re
+from typing import Final
+from urllib.parse import unquote
+
+import httptools
+
+from tapster.serving.gate import METRICS, PREDICT
+
+MAX_KEPT: Final = 2048
+PUBLIC: Final = frozenset({b"/v2/health/live", b"/v2/health/ready"})
+
+_VERSION: Final = r"(?:/versions/(?P<version>[^/:]+))?"
+_OPEN: Final = re.compile(
+    rf"/v2/models/(?P<name>[^/]+?){_VERSION}(?P<verb>/infer|/ready)?", re.DOTALL
+)
+_TENSORFLOW: Final = re.compile(
+    rf"/v1/models/(?P<name>[^/:]+)(?:{_VERSION}|/labels/(?P<label>[^/:]+))"
+    r"(?P<verb>/metadata|:predict|:classify|:regress)?",
+    re.DOTALL,
+)
+_PLAIN: Final = re.compile(r"/v1/endpoints/(?P<name>[^/]+)/predict", re.DOTALL)
+_FIXED: Final = {
+    "/v2": "v2.server",
+    "/v2/": "v2.server",
+    "/v2/health/live": "v2.live",
+    "/v2/health/ready": "v2.ready",
+    "/v1/models": "v1.models",
+    "/metrics": "metrics",
+}
+_OPEN_KINDS: Final = {None: "v2.model", "/ready": "v2.model_ready", "/infer": "v2.infer"}
+_TENSORFLOW_KINDS: Final = {
+    None: "v1.status",
+    "/metadata": "v1.metadata",
+    ":predict": "v1.predict",
+    ":classify": "v1.other",
+    ":regress": "v1.other",
+}
+CALLS: Final = frozenset({"v2.infer", "v1.predict", "plain.predict"})
+POSTS: Final = CALLS | {"v1.other"}
+
+
+class Route:
+    """What a path asks for: the kind of request, and the endpoint, version or label it names."""
+
+    __slots__ = ("call", "kind", "label", "method", "name", "public", "right", "version")
+
+    def __init__(
+        self, kind: str, *, name: str = "", version: str = "", label: str = "", public: bool = False
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.version = version
+        self.label = label
+        self.public = public
+        self.call = kind in CALLS
+        self.method = b"POST" if kind in POSTS else b"GET"
+        self.right = METRICS if kind == "metrics" else PREDICT
+
+
+UNKNOWN: Final = Route("unknown")
+UNKNOWN_PLAIN: Final = Route("plain.unknown")
+
+
+class Routes:
+    """Routes by request target, as it came."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, Route] = {}
+
+    def find(self, target: bytes) -> Route:
+        """The route of a request target (a path with or without query, or an absolute URL)."""
+        route = self._kept.get(target)
+        if route is None:
+            route = _parse(target)
+            if len(target) <= 512:
+                if len(self._kept) >= MAX_KEPT:
+                    self._kept.clear()
+                self._kept[target] = route
+        return route
+
+
+def _parse(target: bytes) -> Route:
+    try:
+        raw = httptools.parse_url(target).path or b""
+        path = unquote(raw.decode("ascii"), errors="strict")
+    except (httptools.HttpParserError, UnicodeDecodeError):
+        return UNKNOWN
+    if path in _FIXED:
+        return Route(_FIXED[path], public=raw in PUBLIC)
+    if found := _PLAIN.fullmatch(path):
+        return Route("plain.predict", name=found["name"])
+    if found := _OPEN.fullmatch(path):
+        return Route(_OPEN_KINDS[found["verb"]], name=found["name"], version=found["version"] or "")
+    if found := _TENSORFLOW.fullmatch(path):
+        return Route(
+            _TENSORFLOW_KINDS[found["verb"]],
+            name=found["name"],
+            version=found["version"] or "",
+            label=found["label"] or "",
+        )
+    return UNKNOWN_PLAIN if path.startswith("/v1/endpoints") else UNKNOWN

@@ -1,0 +1,89 @@
+"""What all connections of a worker share."""
+
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+from tapster.contract.errors import TapsterError
+from tapster.core.settings import Settings
+from tapster.serving.engine import Endpoint, Engine, Target
+from tapster.serving.gate import Gate, Pass
+from tapster.serving.rest import open_inference, plain, tf_serving
+from tapster.serving.rest.bodies import shown
+from tapster.serving.rest.heads import Heads
+from tapster.serving.rest.routes import Route, Routes
+from tapster.serving.rest.wires import Wire
+from tapster.serving.slots import Region, Slots
+
+DEADLINE_SECONDS: Final = 30.0
+_LOOPBACK: Final = frozenset({b"127.0.0.1", b"localhost", b"[::1]"})
+
+
+@dataclass
+class Service:
+    """A worker's parts, as the protocol and the plain routes see them."""
+
+    settings: Settings
+    slots: Slots
+    region: Region
+    gate: Gate
+    engine: Engine
+    heads: Heads = field(default_factory=Heads)
+    routes: Routes = field(default_factory=Routes)
+    draining: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether a plan is in force and the worker is not about to stop."""
+        return self.engine.applied >= 0 and not self.draining
+
+    def knows(self, host: bytes) -> bool:
+        """Whether a Host header may be answered: without keys, only names of this machine.
+
+        A foreign name there means a web page that makes a browser talk to us (DNS rebinding).
+        """
+        if not self.settings.no_auth:
+            return True
+        name = host.rpartition(b":")[0] if not host.endswith(b"]") and b":" in host else host
+        return name.lower() in _LOOPBACK
+
+    def endpoint(self, holder: Pass, route: Route) -> Endpoint:
+        """The endpoint a route names. Raises TapsterError(not_found)."""
+        endpoint = self.engine.find(holder.tenant, route.name)
+        if endpoint is None:
+            raise TapsterError(
+                "not_found",
+                f"there is no endpoint {shown(route.name)}",
+                hint="`tapster endpoints list` shows those there are",
+                field="name",
+            )
+        return endpoint
+
+    def target(self, endpoint: Endpoint, route: Route) -> Target:
+        """The model version a route names.
+
+        Raises TapsterError(not_found) for a version or label that is not served and
+        TapsterError(unavailable) while nothing is.
+        """
+        target = endpoint.target(route.version, route.label)
+        if target is not None:
+            return target
+        if not endpoint.targets:
+            raise TapsterError("unavailable", "the endpoint has no model loaded", hint="try later")
+        what = f"version {shown(route.version)}" if route.version else f"label {shown(route.label)}"
+        raise TapsterError(
+            "not_found",
+            f"endpoint {shown(route.name)} does not serve {what}",
+            hint=f"it serves: {', '.join(each.version for each in endpoint.targets)}",
+        )
+
+
+_OPEN: Final = cast(Wire, open_inference)
+_TENSORFLOW: Final = cast(Wire, tf_serving)
+_PLAIN: Final = cast(Wire, plain)
+
+
+def wire_of(route: Route) -> Wire:
+    """The wire that a route's answers and errors are spelled in."""
+    if route.kind.startswith("plain"):
+        return _PLAIN
+    return _TENSORFLOW if route.kind.startswith("v1") else _OPEN

@@ -1,0 +1,35 @@
+"""What a wire is: how it reads a call, writes an answer and refuses."""
+
+from typing import Protocol
+
+from tapster.contract.errors import TapsterError
+from tapster.contract.inference import Array
+from tapster.serving.batcher import Answer
+from tapster.serving.engine import Target
+
+
+class Request(Protocol):
+    """The part of a call that a wire fills in when it reads, and looks at when it writes."""
+
+    target: Target
+    inputs: dict[str, Array]
+    rows: int
+    tag: bytes
+    chosen: tuple[int, ...] | None
+    by_row: bool
+
+
+class Wire(Protocol):
+    """One way to spell inference in JSON."""
+
+    def read(self, call: Request, body: bytes | bytearray) -> None:
+        """Set the call's inputs and rows from its body. Raises TapsterError(invalid)."""
+        ...
+
+    def write(self, call: Request, answer: Answer, first: int) -> bytes:
+        """The body of the answer from rows `first` and following. Raises TapsterError."""
+        ...
+
+    def refuse(self, error: TapsterError) -> bytes:
+        """The body of an error."""
+        ...

@@ -1,0 +1,235 @@
+"""A data-plane worker: `python -m tapster.serving.worker --index I --fd FD --slots PATH`.
+
+It takes over the listening socket FD, serves the last good plan at once, and follows the plan
+file. SIGTERM turns readiness off and lets what is in flight finish; a second one does not wait.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+from uvicorn.config import Config
+from uvicorn.server import Server
+
+from tapster.contract.plan import WorkerState
+from tapster.core.blobs import LocalBlobs
+from tapster.core.processes import die_with_parent
+from tapster.core.settings import Settings, load
+from tapster.serving import agent, planfile
+from tapster.serving.engine import Engine
+from tapster.serving.gate import Gate
+from tapster.serving.rest.application import Application
+from tapster.serving.rest.protocol import InferenceProtocol
+from tapster.serving.rest.service import Service
+from tapster.serving.slots import CONNECTIONS, IN_FLIGHT, PLAN, QUEUED, READY, Slots
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS: Final = 0.25
+WATCH_SECONDS: Final = 0.05
+FIRST_LOAD_SECONDS: Final = 30.0
+GRACE_SECONDS: Final = 30
+
+
+class _Server(Server):
+    """uvicorn's server, told about readiness, and ending with exit code 0."""
+
+    def __init__(self, config: Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """The first signal stops gracefully, the second at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self._service.draining = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Keep our own handlers; uvicorn would raise the signal again at the end."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.handle_exit)
+        yield
+
+
+class Worker:
+    """One worker's parts and its clock."""
+
+    def __init__(self, index: int, settings: Settings, slots: Slots) -> None:
+        self._index = index
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._folder = settings.home / "run"
+        self._region = slots.region(index)
+        self._region.start(os.getpid())
+        gate = Gate(settings.no_auth)
+        engine = Engine(
+            slots,
+            self._region,
+            gate,
+            LocalBlobs(settings.home / "blobs"),
+            inline_budget=settings.inline_budget,
+            changed=self._changed,
+            stuck=self._stuck,
+        )
+        self.service = Service(settings, slots, self._region, gate, engine)
+        self._engine = engine
+        self._agent = agent.Agent(settings, slots)
+        self._stamp: object = None
+        self._refused: object = None
+        self._published: WorkerState | None = None
+        self._publishing = False
+        config = Config(
+            Application(self.service),
+            http=partial(InferenceProtocol, self.service),  # type: ignore[arg-type]
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=2048,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        self._server = _Server(config, self.service)
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve until a signal. Connections wait in the socket while the saved plan loads."""
+        self._beat()
+        self._watch()
+        self._changed()
+        self._agent.start()
+        with self._server.capture_signals():
+            await self._first_load()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
+        await self._server.serve([listener])
+        self._agent.stop()
+
+    async def _first_load(self) -> None:
+        until = self._loop.time() + FIRST_LOAD_SECONDS
+        while self._stamp and self._engine.applied < 0 and not self._server.should_exit:
+            if self._loop.time() > until:
+                log.warning("the saved plan is still being loaded; serving without it")
+                break
+            await asyncio.sleep(0.005)
+
+    def _beat(self) -> None:
+        """A few times a second: say we live, renew dates, close what has taken too long."""
+        region, service = self._region, self.service
+        region.beat()
+        service.heads.renew()
+        now = self._loop.time()
+        waiting = 0
+        connections: Any = list(self._server.server_state.connections)
+        for connection in connections:
+            connection.check(now)
+            waiting += connection.in_flight
+        region.set(CONNECTIONS, len(connections))
+        region.set(IN_FLIGHT, waiting)
+        region.set(QUEUED, self._engine.queued())
+        region.set(READY, int(service.ready))
+        self._loop.call_later(BEAT_SECONDS, self._beat)
+
+    def _watch(self) -> None:
+        """Apply the saved plan whenever it changes."""
+        stamp = planfile.stamp(self._folder)
+        if stamp is not None and stamp != self._stamp:
+            key = planfile.read_key(self._settings.home)
+            plan = planfile.load(self._folder, key)
+            if plan is not None:
+                self._stamp = stamp
+                self._engine.apply(plan)
+            elif self._refused != (stamp, key):
+                self._refused = (stamp, key)
+                log.warning("the saved plan is not sealed by this installation; ignored")
+        self._loop.call_later(WATCH_SECONDS, self._watch)
+
+    def _changed(self) -> None:
+        """Tell the agent, wherever it runs, what has become of the plan here."""
+        self._region.set(PLAN, max(self._engine.applied, 0))
+        if not self._publishing:
+            self._publishing = True
+            self._loop.call_soon(self._publish)
+
+    def _publish(self) -> None:
+        state = WorkerState(
+            worker=self._index,
+            pid=os.getpid(),
+            plan=self._engine.applied,
+            packages=self._engine.states(),
+        )
+        if state == self._published:
+            self._publishing = False
+            return
+        self._published = state
+        done = self._loop.run_in_executor(None, agent.publish, self._folder, state)
+        done.add_done_callback(self._after_publishing)
+
+    def _after_publishing(self, done: "asyncio.Future[None]") -> None:
+        if done.cancelled():
+            return
+        if done.exception() is not None:
+            self._published = None
+            self._loop.call_later(1.0, self._publish)
+        else:
+            self._loop.call_soon(self._publish)
+
+    def _stuck(self) -> None:
+        """A model's thread is lost: make room for a fresh worker."""
+        if not self._server.should_exit:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _serve(index: int, settings: Settings, slots: Slots, listener: socket.socket) -> None:
+    await Worker(index, settings, slots).run(listener)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a worker. Never returns: a thread that a model holds must not keep the process."""
+    parser = argparse.ArgumentParser(prog="tapster.serving.worker")
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--slots", type=Path, required=True)
+    parser.add_argument("--parent", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if options.parent:
+        die_with_parent(options.parent)
+    settings = load()
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format=f"worker {options.index}: %(levelname)s %(message)s",
+    )
+    (settings.home / "run").mkdir(parents=True, exist_ok=True)
+    slots = Slots(options.slots)
+    listener = socket.socket(fileno=options.fd)
+    listener.setblocking(False)
+    code = 0
+    try:
+        uvloop.run(_serve(options.index, settings, slots, listener))
+    except Exception:
+        log.exception("the worker failed")
+        code = 1
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

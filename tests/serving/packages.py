@@ -1,0 +1,196 @@
+"""Small packages made from hand-written graphs, sealed by the code that seals real ones."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tapster.contract.manifest import Column, Signature, TensorSpec, Tolerance
+from tapster.contract.plan import PackageRef
+from tapster.runtimes import parity
+from tapster.runtimes.onnx import OnnxRuntime
+from tapster.runtimes.package import PARITY, open_package, seal
+
+TENANT = "default"
+NUMBERS = ("alpha", "beta", "gamma")
+EXACT = Tolerance(atol=1e-6, rtol=1e-6)
+
+
+def regressor(home: Path, bias: float, *, spoil: bool = False) -> PackageRef:
+    """prediction = alpha + beta + gamma + bias, `numeric` FP32 [n, 3]."""
+    nodes = [
+        helper.make_node("ReduceSum", ["numeric", "axes"], ["total"], keepdims=0),
+        helper.make_node("Add", ["total", "bias"], ["prediction"]),
+    ]
+    constants = {"axes": np.array([1], np.int64), "bias": np.array(bias, np.float32)}
+    signature = Signature(
+        inputs=(TensorSpec("numeric", "FP32", (-1, 3)),),
+        outputs=(TensorSpec("prediction", "FP32", (-1,)),),
+        columns=tuple(Column(n, "number", "numeric", i) for i, n in enumerate(NUMBERS)),
+    )
+    inputs = {"numeric": np.arange(12, dtype=np.float32).reshape(4, 3)}
+    return _put(home, "regression", nodes, constants, signature, inputs, spoil=spoil)
+
+
+def classifier(home: Path) -> PackageRef:
+    """Labels `no` and `yes` from a number, a boolean and a date, and from two texts.
+
+    score = number + boolean + date / 100000 + (1 when the city is Turin); yes above 1.
+    """
+    nodes = [
+        helper.make_node("MatMul", ["numeric", "weights"], ["numbers"]),
+        helper.make_node(
+            "LabelEncoder",
+            ["text"],
+            ["codes"],
+            domain="ai.onnx.ml",
+            keys_strings=["Turin"],
+            values_floats=[1.0],
+            default_float=0.0,
+        ),
+        helper.make_node("ReduceSum", ["codes", "axes"], ["texts"], keepdims=1),
+        helper.make_node("Add", ["numbers", "texts"], ["score"]),
+        helper.make_node("Sub", ["score", "one"], ["yes_score"]),
+        helper.make_node("Sigmoid", ["yes_score"], ["yes"]),
+        helper.make_node("Sub", ["one", "yes"], ["no"]),
+        helper.make_node("Concat", ["no", "yes"], ["probabilities"], axis=1),
+        helper.make_node("ArgMax", ["probabilities"], ["best"], axis=1, keepdims=0),
+        helper.make_node(
+            "LabelEncoder",
+            ["best"],
+            ["prediction"],
+            domain="ai.onnx.ml",
+            keys_int64s=[0, 1],
+            values_strings=["no", "yes"],
+        ),
+    ]
+    constants = {
+        "weights": np.array([[1.0], [1.0], [1e-5]], np.float32),
+        "axes": np.array([1], np.int64),
+        "one": np.array([[1.0]], np.float32),
+    }
+    signature = Signature(
+        inputs=(TensorSpec("numeric", "FP32", (-1, 3)), TensorSpec("text", "BYTES", (-1, 2))),
+        outputs=(
+            TensorSpec("prediction", "BYTES", (-1,)),
+            TensorSpec("probabilities", "FP32", (-1, 2)),
+        ),
+        columns=(
+            Column("size", "number", "numeric", 0),
+            Column("city", "text", "text", 0),
+            Column("member", "boolean", "numeric", 1),
+            Column("since", "date", "numeric", 2),
+            Column("<b>\"quoted\"'; 😀", "text", "text", 1),
+        ),
+        classes=("no", "yes"),
+    )
+    inputs = {
+        "numeric": np.array([[0, 0, 0], [2, 1, 100]], np.float32),
+        "text": np.array([["Turin", ""], ["Rome", "x"]], np.object_),
+    }
+    return _put(home, "binary", nodes, constants, signature, inputs)
+
+
+def typed(home: Path) -> PackageRef:
+    """A bare import: `i8` INT8 [n], `i64` INT64 [n, 2], `flag` BOOL [n] come back as they went."""
+    nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in ("i8", "i64", "flag")]
+    signature = Signature(
+        inputs=(
+            TensorSpec("i8", "INT8", (-1,)),
+            TensorSpec("i64", "INT64", (-1, 2)),
+            TensorSpec("flag", "BOOL", (-1,)),
+        ),
+        outputs=(
+            TensorSpec("i8_out", "INT8", (-1,)),
+            TensorSpec("i64_out", "INT64", (-1, 2)),
+            TensorSpec("flag_out", "BOOL", (-1,)),
+        ),
+    )
+    inputs: dict[str, Any] = {
+        "i8": np.array([1, 2], np.int8),
+        "i64": np.array([[1, 2], [3, 4]], np.int64),
+        "flag": np.array([True, False]),
+    }
+    return _put(home, "other", nodes, {}, signature, inputs)
+
+
+def heavy(home: Path, size: int = 1500, layers: int = 400) -> PackageRef:
+    """A long chain of matrix products, seconds a row: for deadlines and slow models."""
+    nodes = []
+    last = "numeric"
+    for layer in range(layers):
+        nodes.append(helper.make_node("MatMul", [last, "square"], [f"m{layer}"]))
+        nodes.append(helper.make_node("Tanh", [f"m{layer}"], [f"t{layer}"]))
+        last = f"t{layer}"
+    nodes.append(helper.make_node("ReduceSum", [last, "axes"], ["prediction"], keepdims=0))
+    signature = Signature(
+        inputs=(TensorSpec("numeric", "FP32", (-1, size)),),
+        outputs=(TensorSpec("prediction", "FP32", (-1,)),),
+    )
+    constants = {
+        "square": (np.eye(size) * 0.5).astype(np.float32),
+        "axes": np.array([1], np.int64),
+    }
+    inputs = {"numeric": np.zeros((1, size), np.float32)}
+    return _put(home, "other", nodes, constants, signature, inputs)
+
+
+def _put(
+    home: Path,
+    task: Any,
+    nodes: list[Any],
+    constants: dict[str, Any],
+    signature: Signature,
+    inputs: dict[str, Any],
+    *,
+    spoil: bool = False,
+) -> PackageRef:
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [_value(spec) for spec in signature.inputs],
+        [_value(spec) for spec in signature.outputs],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    folder = home / "making"
+    folder.mkdir(parents=True)
+    data = model.SerializeToString()
+    (folder / "model.onnx").write_bytes(data)
+    (folder / PARITY).write_bytes(b"")
+    outputs = _answers(folder, task, signature, inputs)
+    if spoil:
+        outputs = {name: array + 1 for name, array in outputs.items()}
+    (folder / PARITY).write_bytes(parity.record(inputs, outputs))
+    digest = seal(folder, name="made", task=task, signature=signature, tolerance=EXACT)
+    target = home / "blobs" / TENANT / "packages" / digest
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(target)
+    return PackageRef(digest=digest, key=f"{TENANT}/packages/{digest}")
+
+
+def _answers(
+    folder: Path, task: Any, signature: Signature, inputs: dict[str, Any]
+) -> dict[str, Any]:
+    digest = seal(folder, name="made", task=task, signature=signature, tolerance=EXACT)
+    package = open_package(folder, digest)
+    model = OnnxRuntime().load(package.manifest, package.files, 1)
+    names = [spec.name for spec in signature.outputs]
+    return dict(zip(names, model.run(inputs, names), strict=True))
+
+
+_TYPES = {
+    "FP32": TensorProto.FLOAT,
+    "BYTES": TensorProto.STRING,
+    "INT8": TensorProto.INT8,
+    "INT64": TensorProto.INT64,
+    "BOOL": TensorProto.BOOL,
+}
+
+
+def _value(spec: TensorSpec) -> onnx.ValueInfoProto:
+    shape = [None if size == -1 else size for size in spec.shape]
+    return helper.make_tensor_value_info(spec.name, _TYPES[spec.datatype], shape)
