@@ -41,7 +41,8 @@ class LocalServer:
             if running is not None and running["pid"] == self._process.pid:
                 address = locate(None, None, self._home)
                 if address is not None and healthy(address):
-                    return address
+                    # Again: a first start writes its key before it answers, after run.json.
+                    return locate(None, None, self._home) or address
             time.sleep(0.05)
         self.stop()
         raise TapsterError(
