@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.manifest import MANIFEST, SIGNATURE
+from tapster.contract.manifest import MANIFEST, SIGNATURE, Manifest
 from tapster.core.parts import Parts
 from tapster.runtimes import package
 
@@ -46,6 +46,11 @@ def publish(
         "signer": signer,
         "manifest": msgspec.to_builtins(manifest),
     }
+
+
+def manifest_of(published: dict[str, Any]) -> Manifest:
+    """The manifest in an answer of `publish`."""
+    return msgspec.convert(published["manifest"], Manifest)
 
 
 def evaluation(folder: Path, digest: str) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def register_published(
         job.tenant,
         model=model,
         digest=package["digest"],
-        manifest=msgspec.convert(package["manifest"], Manifest),
+        manifest=packages.manifest_of(package),
         bytes=package["bytes"],
         signer=package["signer"],
         job=job.id,
