@@ -220,10 +220,10 @@ def deployed(live: Endpoint, rest_url: str) -> str:
 def calls(endpoint_name: str, rest_url: str) -> str:
     """How an endpoint is called."""
     return (
-        f"try it:       tapster predict {endpoint_name} --file rows.csv\n"
-        f"plain:        POST {rest_url}/v1/endpoints/{endpoint_name}/predict\n"
-        f"Open Inference: POST {rest_url}/v2/models/{endpoint_name}/infer\n"
-        f"TF Serving:   POST {rest_url}/v1/models/{endpoint_name}:predict"
+        f"try it:          tapster predict {endpoint_name} --file rows.csv\n"
+        f"plain:           POST {rest_url}/v1/endpoints/{endpoint_name}/predict\n"
+        f"Open Inference:  POST {rest_url}/v2/models/{endpoint_name}/infer\n"
+        f"TF Serving:      POST {rest_url}/v1/models/{endpoint_name}:predict"
     )
 
 

@@ -8,8 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-from tapster.client.local import LocalServer
-from tapster.client.transport import Address, Transport, home_folder, locate, no_server, spell
+from tapster.client.local import LocalServer, settled
+from tapster.client.transport import (
+    Address,
+    Transport,
+    home_folder,
+    locate,
+    no_server,
+    on_home,
+    spell,
+)
 from tapster.client.uploads import SendProgress, absolute, collect, is_url, send
 from tapster.client.values import from_frame
 from tapster.client.waiting import JobProgress, finish
@@ -34,13 +42,16 @@ def connect(
     home: str | Path | None = None,
     start: bool = True,
 ) -> "Client":
-    """A client of the server at `url`, else `$TAPSTER_URL`, else the one running on `home`.
+    """A client of a running server: at `url`, on `home`, or named by `$TAPSTER_URL`.
 
-    When none of them is there and `start` is true, a server is started on free loopback ports;
-    closing the client stops it. Raises TapsterError(unavailable) when no server answers.
+    Without any of them it is the one on `$TAPSTER_HOME`, else `~/.tapster`. When none runs and
+    `start` is true, a server is started on free loopback ports; closing the client stops it.
+    Raises TapsterError(unavailable) when no server answers.
     """
     folder = home_folder(home)
-    address = locate(url, key, folder)
+    address = on_home(folder, key or "") if home and not url else locate(url, key, folder)
+    if address is not None and not address.key and address.rest_url:
+        address = settled(folder) or address
     if address is not None:
         return Client(address)
     if not start:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import IO, Final
 
-from tapster.client.transport import Address, Transport, locate, read_run
+from tapster.client.transport import Address, Transport, on_home, read_run
 from tapster.contract.errors import TapsterError
 
 START_TIMEOUT: Final = 60.0
@@ -39,10 +39,9 @@ class LocalServer:
                 raise self._said()
             running = read_run(self._home)
             if running is not None and running["pid"] == self._process.pid:
-                address = locate(None, None, self._home)
-                if address is not None and healthy(address):
-                    # Again: a first start writes its key before it answers, after run.json.
-                    return locate(None, None, self._home) or address
+                address = settled(self._home)
+                if address is not None:
+                    return address
             time.sleep(0.05)
         self.stop()
         raise TapsterError(
@@ -75,11 +74,20 @@ class LocalServer:
         )
 
 
+def settled(home: Path) -> Address | None:
+    """The server on `home` once it answers; None if there is none, or it does not.
+
+    A new server binds its ports before it writes its key, so the key is read after its answer.
+    """
+    address = on_home(home)
+    return on_home(home) if address is not None and healthy(address) else None
+
+
 def healthy(address: Address) -> bool:
     """Whether the control API answers."""
     transport = Transport(address)
     try:
-        transport.call(dict, "GET", "/health", at=address.url, timeout=5.0)
+        transport.call(dict, "GET", "/health", at=address.url, timeout=30.0)
         return True
     except TapsterError:
         return False

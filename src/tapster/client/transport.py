@@ -39,10 +39,7 @@ def locate(url: str | None, key: str | None, home: Path) -> Address | None:
     url = url or os.environ.get("TAPSTER_URL") or ""
     key = key or os.environ.get("TAPSTER_KEY") or ""
     if not url:
-        running = read_run(home)
-        if running is None:
-            return None
-        return Address(running["url"], key or _admin_key(home), running.get("rest_url", ""))
+        return on_home(home, key)
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise TapsterError(
@@ -51,6 +48,14 @@ def locate(url: str | None, key: str | None, home: Path) -> Address | None:
     if not key and parts.hostname in LOOPBACK:
         key = _admin_key(home)
     return Address(url.rstrip("/"), key)
+
+
+def on_home(home: Path, key: str = "") -> Address | None:
+    """The server that runs on `home`, with its admin key unless `key` is given; None if none."""
+    running = read_run(home)
+    if running is None:
+        return None
+    return Address(running["url"], key or _admin_key(home), running.get("rest_url", ""))
 
 
 def read_run(home: Path) -> dict[str, Any] | None:
