@@ -30,7 +30,7 @@ SIGNATURE = Signature(
 )
 
 
-def value(name: str, kind: int, shape: Sequence[Any]) -> ValueInfoProto:
+def value(name: str, kind: int, shape: Sequence[Any] | None) -> ValueInfoProto:
     """A graph's input or output; strings in the shape are open dimensions."""
     return helper.make_tensor_value_info(name, kind, shape)
 

@@ -76,7 +76,7 @@ def unpack(archive: Path, folder: Path) -> None:
     Only plain files with a package's names are accepted, each once, none compressed: raises
     TapsterError(unprocessable) for links, devices, other paths, too many or too large members.
     """
-    size, seen = archive.stat().st_size, set[str]()
+    size, end, seen = archive.stat().st_size, 0, set[str]()
     try:
         with tarfile.open(archive, "r:") as tar:
             while (member := tar.next()) is not None:
@@ -91,8 +91,19 @@ def unpack(archive: Path, folder: Path) -> None:
                     raise _refused("it is truncated")
                 seen.add(name.lower())
                 _extract(tar, member, folder / name)
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise _refused("it is truncated or damaged") from error
+    _check_end(archive, end)
+
+
+def _check_end(archive: Path, end: int) -> None:
+    """After the last member come at least two empty blocks and nothing but empty ones."""
+    with archive.open("rb") as file:
+        file.seek(end)
+        tail = file.read(_PIECE + 1)
+    if not 2 * tarfile.BLOCKSIZE <= len(tail) <= _PIECE or any(tail):
+        raise _refused("it is truncated, or something was added at its end")
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:

@@ -60,13 +60,9 @@ class Freed:
     freed: int
 
 
-def routes(parts: Parts, in_use: InUse) -> APIRouter:
+def routes(parts: Parts, in_use: InUse) -> list[APIRouter]:
     """The routes under /models and /trust; `in_use` names the endpoints that need a package."""
-    router = APIRouter()
-    router.include_router(_models(parts, in_use))
-    router.include_router(_names(parts))
-    router.include_router(_trust(parts))
-    return router
+    return [_models(parts, in_use), _names(parts), _trust(parts)]
 
 
 def _models(parts: Parts, in_use: InUse) -> APIRouter:
