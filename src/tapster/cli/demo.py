@@ -127,8 +127,12 @@ def _package(story: Story, version: ModelVersion) -> tuple[Manifest, bytes]:
     with story.step("Open the sealed package: every file's digest is checked first"):
         key = f"default/packages/{version.digest}"
         package = open_package(LocalBlobs(story.home / "blobs").get(key), version.digest)
-        for name, entry in package.manifest.files.items():
-            story.tell(f"   {name:<24} {tables.size(entry.size):>9}  {entry.sha256[:16]}")
+        files = package.manifest.files
+        for name, entry in files.items():
+            if "/" not in name:
+                story.tell(f"   {name:<16} {tables.size(entry.size):>9}  {entry.sha256[:16]}")
+        sketches = [entry.size for name, entry in files.items() if "/" in name]
+        story.tell(f"   {len(sketches)} sketches     {tables.size(sum(sketches)):>9}")
     return package.manifest, package.files["parity.msgpack"]
 
 

@@ -67,9 +67,13 @@ class LocalServer:
         self._log.close()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         hints = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
+        notes = [
+            line for line in lines if not line.startswith(("error: ", "hint: ", "tapster: ", "{"))
+        ]
+        told = errors[-1] if errors else "the server ended while it was starting"
         return TapsterError(
             "unavailable",
-            errors[-1] if errors else "the server ended while it was starting",
+            f"{told} ({notes[-1][:200]})" if notes else told,
             hint=hints[-1] if hints else "look for the reason with: tapster doctor",
         )
 
