@@ -25,7 +25,10 @@ _SHOWN: Final = 300
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send where. `expected[i]` are the scores that `bodies[i]` must be answered with."""
+    """What to send where. `expected[i]` are the scores that `bodies[i]` must be answered with.
+
+    `cpu` is the core to stay on; `server` the process whose tree's processor time is measured.
+    """
 
     url: str
     bodies: list[str]
@@ -36,6 +39,7 @@ class Plan:
     seconds: float = 5.0
     check_every: int = 16
     cpu: int | None = None
+    server: int | None = None
 
     def requests(self) -> list[bytes]:
         """Each body as the bytes of a whole HTTP/1.1 request."""
@@ -177,21 +181,36 @@ async def drive(plan: Plan) -> dict[str, Any]:
         connection = partial(Connection, tally, index * 7 % len(plan.bodies))
         await loop.create_connection(connection, host, port)
     await asyncio.sleep(plan.warm_up)
+    used = tree_seconds(plan.server)
     began, cpu = time.perf_counter(), time.process_time()
     tally.counting = True
     await asyncio.sleep(plan.seconds)
     tally.counting = False
     took, busy = time.perf_counter() - began, time.process_time() - cpu
+    used = tree_seconds(plan.server) - used
     tally.stopping = True
     try:
         await asyncio.wait_for(ended.wait(), 30)
     except TimeoutError:
         tally.wrong(f"{tally.open} requests were never answered")
-    return summary(tally, took, busy)
+    return summary(tally, took, busy, used)
 
 
-def summary(tally: Tally, took: float, busy: float) -> dict[str, Any]:
-    """Requests a second, latencies in milliseconds, errors, and how busy the generator was."""
+def tree_seconds(root: int | None) -> float:
+    """Processor time, in seconds, that a process and its descendants have used so far."""
+    if root is None:
+        return 0.0
+    import psutil
+
+    found = psutil.Process(root)
+    times = [one.cpu_times() for one in (found, *found.children(recursive=True))]
+    return float(sum(one.user + one.system for one in times))
+
+
+def summary(tally: Tally, took: float, busy: float, used: float) -> dict[str, Any]:
+    """Requests a second, latencies in milliseconds, errors, how busy the generator was, and the
+    server's processor time a request in microseconds (which other load on the machine, unlike
+    the rest, hardly touches)."""
     ordered = sorted(tally.latencies)
 
     def percentile(share: float) -> float:
@@ -203,6 +222,7 @@ def summary(tally: Tally, took: float, busy: float) -> dict[str, Any]:
         "p50_ms": percentile(0.5),
         "p99_ms": percentile(0.99),
         "max_ms": percentile(1.0),
+        "cpu_us": used / len(ordered) * 1e6 if ordered else 0.0,
         "checked": tally.checked,
         "errors": tally.errors,
         "first_error": tally.first_error,

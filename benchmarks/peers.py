@@ -52,9 +52,10 @@ PEERS: Final = (
 
 @dataclass(frozen=True)
 class Address:
-    """Where to send requests, and the headers that a server wants."""
+    """Where to send requests, the server's process, and the headers that it wants."""
 
     url: str
+    process: int
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -122,7 +123,7 @@ def peer_running(peer: Peer, workload: Workload, cpu: int) -> Iterator[Address]:
             start_new_session=True,
         )
     try:
-        address = Address(f"http://127.0.0.1:{port}{PATH}")
+        address = Address(f"http://127.0.0.1:{port}{PATH}", process.pid)
         wait_for_answer(address, workload, process)
         yield address
     except RuntimeError as error:

@@ -39,6 +39,9 @@ from benchmarks.peers import (  # noqa: E402 - found from the line above
     wait_for_answer,
 )
 
+from tapster.client.transport import read_run  # noqa: E402
+from tapster.contract.errors import TapsterError  # noqa: E402
+
 OURS: Final = "Tapster"
 CASES: Final = 64
 # What both sides must have in one version, or they would not run the same model.
@@ -108,7 +111,9 @@ def tapster_running(home: Path, workload: Workload, cpu: int) -> Iterator[Addres
             client.models_import(MODEL, workload.folder / "model.onnx")
             client.deploy(MODEL)
         headers = {"Authorization": f"Bearer {client.address.key}"}
-        address = Address(client.rest_url + PATH, headers)
+        running = read_run(home)
+        assert running is not None
+        address = Address(client.rest_url + PATH, int(running["pid"]), headers)
         wait_for_answer(address, workload)
         yield address
 
@@ -129,6 +134,7 @@ def drive(
         "seconds": options.seconds,
         "warm_up": min(options.seconds / 3, 2.0),
         "cpu": cpu,
+        "server": address.process,
     }
     path = workload.folder / "plan.json"
     path.write_text(json.dumps(plan))
@@ -157,7 +163,7 @@ def measure(
             try:
                 with one.run() as address:
                     result = drive(address, workload, options, cpu)
-            except RuntimeError as error:
+            except (RuntimeError, TapsterError) as error:
                 failed.add(one.label)
                 say(f"round {number + 1}: {one.label} failed: {error}")
                 continue
@@ -170,6 +176,7 @@ def spell(result: dict[str, Any]) -> str:
     """One round in a line."""
     text = (
         f"{result['rate']:,.0f} req/s, p99 {result['p99_ms']:.2f} ms, "
+        f"{result['cpu_us']:.1f} us of CPU a request, "
         f"generator {result['generator_busy']:.0%} busy"
     )
     if result["errors"]:
@@ -182,7 +189,7 @@ def spell(result: dict[str, Any]) -> str:
 
 def summarise(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
     """Medians over the rounds of each server; those that never answered are left out."""
-    figures = ("rate", "p50_ms", "p99_ms", "errors", "generator_busy")
+    figures = ("rate", "p50_ms", "p99_ms", "cpu_us", "errors", "generator_busy")
     return {
         label: {name: statistics.median(one[name] for one in results) for name in figures}
         for label, results in rounds.items()
@@ -194,15 +201,17 @@ def table(medians: dict[str, dict[str, float]]) -> str:
     """Markdown: each server's figures, and ours in multiples of them."""
     ours = medians.get(OURS)
     lines = [
-        "| server | req/s | p50 ms | p99 ms | our req/s : its | its p99 : ours |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| server | req/s | p50 ms | p99 ms | CPU us a call | our req/s : its | its p99 : ours |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for label, one in sorted(medians.items(), key=lambda item: item[1]["rate"]):
         ratios = "| | |"
         if ours and label != OURS:
             more, longer = ours["rate"] / one["rate"], one["p99_ms"] / ours["p99_ms"]
             ratios = f"| {more:.1f} | {longer:.1f} |"
-        figures = f"{one['rate']:,.0f} | {one['p50_ms']:.2f} | {one['p99_ms']:.2f}"
+        figures = (
+            f"{one['rate']:,.0f} | {one['p50_ms']:.2f} | {one['p99_ms']:.2f} | {one['cpu_us']:.0f}"
+        )
         lines.append(f"| {label} | {figures} {ratios}")
     return "\n".join(lines)
 
