@@ -41,7 +41,7 @@ def client(here: Installation) -> Iterator[Http]:
     admin = tenancy.ensure_key_file(here.home / "admin.key")
     with here.parts.db.write() as tx:
         tenancy.ensure_admin(tx, admin)
-    app = api.build(here.parts, [routes.routes(here.parts, in_use)], [])
+    app = api.build(here.parts, routes.routes(here.parts, in_use), [])
     made = httpx.AsyncClient(
         transport=httpx.ASGITransport(app),
         base_url="http://t/api/v1",
