@@ -28,12 +28,12 @@ def _page(title: str, lines: Iterator[str]) -> str:
 def _commands() -> Iterator[str]:
     import typer.main
 
-    from tapster.cli import app
+    from tapster.cli import build
 
     yield "`--json` on every command prints one JSON document and nothing else on standard output."
     yield "Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Progress goes to standard error."
     yield ""
-    yield from _command(typer.main.get_command(app), "tapster")
+    yield from _command(typer.main.get_command(build()), "tapster")
 
 
 def _command(command: Any, path: str) -> Iterator[str]:
@@ -68,26 +68,17 @@ def _routes() -> Iterator[str]:
 
     with tempfile.TemporaryDirectory() as folder:
         app = build(load({}, home=Path(folder)))
-        rights = _rights(app.routes)
+        rights = app.state.rights
         document = app.openapi()
-    yield "The OpenAPI description is served at `/api/openapi.json`. Send `Authorization: Bearer KEY`."
+    yield "The OpenAPI description is served at `/api/openapi.json`."
+    yield "Send `Authorization: Bearer KEY`."
     yield 'A refusal is `{"error": {"code", "message", "hint", "field"}}`; see [errors](errors.md).'
     yield from ["", "| route | right | what it does |", "|---|---|---|"]
     for path, operations in sorted(document["paths"].items()):
         for method, operation in sorted(operations.items()):
-            right = rights.get((method.upper(), path), "")
+            right = "".join(rights[method.upper(), path])
             text = _cell(operation.get("description") or operation.get("summary", ""))
             yield f"| `{method.upper()} {path}` | {f'`{right}`' if right else 'none'} | {text} |"
-
-
-def _rights(routes: Any) -> dict[tuple[str, str], str]:
-    found = {}
-    for route in routes:
-        for dependency in getattr(getattr(route, "dependant", None), "dependencies", []):
-            if hasattr(dependency.call, "right"):
-                for method in route.methods:
-                    found[method, route.path] = dependency.call.right
-    return found
 
 
 def _settings() -> Iterator[str]:

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
@@ -22,6 +23,8 @@ from tapster.tenancy.access import need
 log = logger(__name__)
 
 _BY_STATUS: dict[int, Code] = {status: code for code, status in HTTP_STATUS.items()}
+PREFIX: Final = "/api/v1"
+_MAX_UPLOAD: Final = 1 << 50  # the disk is the limit: a full one is said in words
 Background = Callable[[], Awaitable[None]]
 
 
@@ -77,18 +80,28 @@ def build(parts: Parts, routers: Sequence[APIRouter], background: Sequence[Backg
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
+        max_body_size=parts.settings.max_body,
         responses={"default": {"model": ErrorBody, "description": "Refused, and why"}},
     )
     app.state.parts = parts
+    app.state.rights = {}
     for router in (*routers, _uploads(parts), _server(parts)):
-        if router.prefix == "/internal":
-            app.include_router(router)
-        else:
-            app.include_router(router, prefix="/api/v1")
-    app.include_router(_public())
+        _include(app, router, "" if router.prefix == "/internal" else PREFIX)
+    _include(app, _public(), "")
     _render_errors(app)
     _describe(app)
     return app
+
+
+def _include(app: FastAPI, router: APIRouter, prefix: str) -> None:
+    """Mount a slice's routes, and note the right that each one needs."""
+    app.include_router(router, prefix=prefix)
+    for route in router.routes:
+        assert isinstance(route, APIRoute)
+        calls = [dependency.call for dependency in route.dependant.dependencies]
+        rights = [call.right for call in calls if call is not None and hasattr(call, "right")]
+        for method in route.methods or ():
+            app.state.rights[method, prefix + route.path] = rights
 
 
 async def _forever(work: Background) -> None:
@@ -161,7 +174,7 @@ def _uploads(parts: Parts) -> APIRouter:
         """Open an upload, into which files are sent one by one."""
         return Upload(parts.uploads.create(who.tenant))
 
-    @router.put("/{upload}/files/{filename}")
+    @router.put("/{upload}/files/{filename}", max_body_size=_MAX_UPLOAD)
     async def send_file(
         who: Annotated[Principal, Depends(need("uploads:write"))],
         upload: str,

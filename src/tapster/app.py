@@ -62,7 +62,7 @@ def build(config: Settings) -> FastAPI:
         [
             dataset_routes.routes(parts),
             training_routes.routes(parts),
-            registry_routes.routes(parts, deployments.in_use),
+            *registry_routes.routes(parts, deployments.in_use),
             deployment_routes.routes(parts),
             deployment_routes.agent_routes(parts, agent_key, reports),
             job_routes.routes(parts),
@@ -124,7 +124,7 @@ def main(descriptor: int, parent: int) -> int:
             log_config=None,
             access_log=False,
             timeout_keep_alive=int(config.keep_alive),
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=2,
             server_header=False,
         )
     )

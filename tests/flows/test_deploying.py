@@ -86,6 +86,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Cl
     assert server.stop() == 0
 
 
+def _until(condition: Callable[[], bool]) -> None:
+    """Wait for what must come true soon."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 Fleet = tuple[Server, Client, list[str]]
 
 
@@ -150,16 +158,24 @@ def test_an_endpoint_follows_its_alias(fleet: Fleet) -> None:
     client.models_alias(versions[0], "champion")
     client.deploy("constant:champion", "followed")
     client.models_alias(versions[1], "champion")
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        serving = client.endpoint("followed", wait=10).serving
-        if serving is not None and serving["version"] == 2:
-            break
-        time.sleep(0.05)
+
+    def followed() -> bool:
+        endpoint = client.endpoint("followed", wait=10)
+        serving = endpoint.serving
+        return endpoint.status == "live" and serving is not None and serving["version"] == 2
+
+    _until(followed)
     assert client.predict("followed", [{"x": 1.0}])[0]["prediction"] == pytest.approx(2, abs=0.01)
     client.endpoint_delete("followed")
-    with pytest.raises(TapsterError, match="followed"):
-        client.predict("followed", [{"x": 1.0}])
+
+    def gone() -> bool:
+        try:
+            client.predict("followed", [{"x": 1.0}])
+        except TapsterError as error:
+            return error.code == "not_found"
+        return False
+
+    _until(gone)
 
 
 def test_a_deleted_version_frees_its_storage_unless_it_serves(fleet: Fleet, tmp_path: Path) -> None:

@@ -67,13 +67,18 @@ def routes(parts: Parts) -> APIRouter:
 
     @router.get("/{endpoint}")
     async def show_endpoint(
-        who: _Reader, endpoint: str, wait: Annotated[float, Query(ge=0, le=60)] = 0
+        who: _Reader,
+        endpoint: str,
+        request: Request,
+        wait: Annotated[float, Query(ge=0, le=60)] = 0,
     ) -> Endpoint:
         """Show an endpoint; with `wait`, answer once no deployment is under way."""
         until = time.monotonic() + wait
         while True:
             seen = await asyncio.to_thread(look, who.tenant, endpoint)
             if seen.status != "loading" or time.monotonic() >= until:
+                return seen
+            if await request.is_disconnected():
                 return seen
             await asyncio.sleep(_POLL)
 
@@ -116,11 +121,13 @@ def agent_routes(parts: Parts, agent_key: str, reports: Reports) -> APIRouter:
             return msgspec.json.encode(service.plan(tx, parts.signer.public))
 
     @router.get("/plan")
-    async def get_plan(after: int = -1, wait: Annotated[float, Query(ge=0, le=60)] = 0) -> Response:
+    async def get_plan(
+        request: Request, after: int = -1, wait: Annotated[float, Query(ge=0, le=60)] = 0
+    ) -> Response:
         """The plan once its number exceeds `after`; 204 when it has not within `wait` seconds."""
         until = time.monotonic() + wait
         while await asyncio.to_thread(revision) <= after:
-            if time.monotonic() >= until:
+            if time.monotonic() >= until or await request.is_disconnected():
                 return Response(status_code=204)
             await asyncio.sleep(_POLL)
         return Response(await asyncio.to_thread(plan), media_type="application/json")
