@@ -277,6 +277,23 @@ def test_inputs_of_many_shapes_and_types_are_drawn(
     assert result["version"] == 1
 
 
+@pytest.mark.parametrize(("operator", "alone"), [("Abs", True), ("CumSum", False)])
+def test_rows_that_see_their_neighbours_are_told_from_rows_that_do_not(
+    here: Installation, operator: str, alone: bool
+) -> None:
+    inputs = ["x"] if alone else ["x", "axis"]
+    made = model(
+        [helper.make_node(operator, inputs, ["y"])],
+        [value("x", FLOAT, ["n", 2])],
+        [value("y", FLOAT, ["n", 2])],
+        {} if alone else {"axis": np.array(0, dtype=np.int64)},
+    )
+    here.bring("m", write(here, "m.onnx", made.SerializeToString()))
+    digest = here.resolve("m").digest
+    opened = open_package(here.parts.blobs.get(packages.key_of(TENANT, digest)), digest)
+    assert {vector.independent for vector in parity.load(opened.files[PARITY])} == {alone}
+
+
 def test_open_sizes_are_found_by_trying(here: Installation) -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     made = model(
