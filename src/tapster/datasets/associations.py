@@ -16,6 +16,7 @@ BINS: Final = 10
 CATEGORIES: Final = 100
 LEAKING: Final = 0.98
 _NONE: Final = 255
+_LARGEST: Final = 3e38  # of a 32-bit float, or nearly
 
 
 def write(
@@ -44,7 +45,7 @@ def write(
         else:
             plain = values.to_physical().cast(float).fill_null(float("nan")).to_numpy()
             code = _deciles(plain)
-            numbers.append(plain.astype(np.float32))
+            numbers.append(np.clip(plain, -_LARGEST, _LARGEST).astype(np.float32))
             numeric.append(position)
         codes.append(code.astype(np.uint8))
         coded.append(position)

@@ -75,17 +75,16 @@ def convert(column: pl.Expr, dtype: pl.DataType, kind: str) -> pl.Expr:
     """A stored column (of a type in `DTYPES`) as `kind`; what does not fit becomes null."""
     if dtype == DTYPES[kind] and kind != "text":
         return column
-    if dtype == pl.String or kind == "text":
-        return parse(_spell(column, dtype), kind)
     if kind == "integer" and dtype == pl.Float64:
         return pl.when(column == column.round()).then(column.cast(pl.Int64, strict=False))
     if {dtype, DTYPES[kind]} <= {pl.Date(), pl.Datetime("us")}:
         return column.cast(DTYPES[kind])
-    if dtype.is_temporal() or kind in {"date", "datetime"}:
-        return parse(_spell(column, dtype), kind)
-    if kind == "boolean":
-        return pl.when((column == 0) | (column == 1)).then(column == 1)
-    return column.cast(DTYPES[kind], strict=False)
+    if dtype.is_numeric() or dtype == pl.Boolean:
+        if kind == "boolean":
+            return pl.when((column == 0) | (column == 1)).then(column == 1)
+        if kind in {"integer", "number"}:
+            return column.cast(DTYPES[kind], strict=False)
+    return parse(_spell(column, dtype), kind)
 
 
 def parse(column: pl.Expr, kind: str) -> pl.Expr:

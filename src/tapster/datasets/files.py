@@ -136,6 +136,7 @@ def _scan(file: File, shape: scanning.Shape, safe: list[str]) -> pl.LazyFrame:
         schema=dict.fromkeys(safe, pl.String),
         separator=shape.separator,
         low_memory=True,
+        missing_columns="insert",  # polars counts the fields of the first line, blank or not
         glob=False,
     )
     if shape.blanks and len(safe) > 1:

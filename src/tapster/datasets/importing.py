@@ -16,7 +16,7 @@ from tapster.datasets.databases import open_database
 from tapster.datasets.files import File, diagnose, open_files
 from tapster.datasets.inference import infer
 from tapster.datasets.objects import fetch
-from tapster.datasets.tables import Advance, Table, full_disk, write_parquet
+from tapster.datasets.tables import Advance, Table, full_disk, safe_names, write_parquet
 from tapster.jobs.context import JobContext
 
 
@@ -98,11 +98,11 @@ def _open(files: list[File], task: dict[str, Any], context: JobContext) -> Table
     if url and not url.startswith("s3://"):
         return open_database(
             url,
-            task.get("table") or "",
-            task.get("query") or "",
-            context.scratch("rows"),
-            options,
-            stages("reading", 0.05, 0.35),
+            table=task.get("table") or "",
+            query=task.get("query") or "",
+            folder=context.scratch("rows"),
+            options=options,
+            advance=stages("reading", 0.05, 0.35),
         )
     table = open_files(files, task.get("format") or "", options, stages("reading", 0.15, 0.35))
     if url:
@@ -137,20 +137,21 @@ def without_infinities(frame: pl.LazyFrame, kinds: dict[str, str]) -> pl.LazyFra
 def refuse_infinities(data: pl.LazyFrame) -> None:
     """Raise TapsterError(invalid) naming the first column and row that hold an infinity."""
     schema = data.collect_schema()
-    numbers = [name for name, dtype in schema.items() if dtype == pl.Float64]
+    public = dict(zip(safe_names(len(schema)), schema.names(), strict=True))
+    safe = data.rename({name: column for column, name in public.items()})
+    numbers = [c for c, dtype in zip(public, schema.dtypes(), strict=True) if dtype == pl.Float64]
     if not numbers:
         return
-    safe = data.select(numbers).rename({name: f"c{i}" for i, name in enumerate(numbers)})
-    found = safe.select(pl.all().is_infinite().any()).collect(engine="streaming").row(0)
-    for position, infinite in enumerate(found):
+    found = safe.select(pl.col(c).is_infinite().any() for c in numbers)
+    for column, infinite in zip(numbers, found.collect(engine="streaming").row(0), strict=True):
         if infinite:
-            rows = safe.select(pl.col(f"c{position}").is_infinite().arg_max()).collect()
-            name = numbers[position]
+            rows = safe.select(column).with_row_index("row", offset=1)
+            row = rows.filter(pl.col(column).is_infinite()).head(1).collect().item(0, "row")
             raise TapsterError(
                 "invalid",
-                f"column {shown(name)} holds an infinity in row {int(rows.item()) + 1:,}",
+                f"column {shown(public[column])} holds an infinity in row {row:,}",
                 hint='leave the cell empty, or import with infinities="missing"',
-                field=name,
+                field=public[column],
             )
 
 

@@ -22,8 +22,8 @@ _WIDER: Final = {
     "date": ["date", "datetime"],
     "datetime": ["datetime"],
     "text": [],
-    "unknown": ["boolean", "integer", "number", "date", "datetime"],
 }
+_UNKNOWN: Final = ["integer", "number", "boolean", "date", "datetime"]
 
 
 def infer(
@@ -47,16 +47,28 @@ def infer(
     frame = sample.collect()
     chains = {safe: _chain(frame[safe], any_type=loose[safe]) for safe in free}
     chains |= {safe: [kind] for safe, kind in declared.items()}
-    misfits = _misfits(table, schema, chains)
+    if table.select(pl.len()).collect(engine="streaming").item() == frame.height and free:
+        settled = {safe: chain[:1] for safe, chain in chains.items() if chain != _UNKNOWN}
+        chains = {safe: settled.get(safe, []) for safe in chains}
+        asked = {safe: chains[safe] for safe in declared}
+    else:
+        asked = chains
+    misfits = _misfits(table, schema, asked)
     notes = []
     for safe, kind in declared.items():
         if misfits[safe, kind]:
             refuse_misfit(table, safe, names[safe], kind)
     for safe in free:
-        kinds[safe] = next((k for k in chains[safe] if not misfits[safe, k]), "text")
+        kinds[safe] = _first_fit(safe, chains[safe], misfits)
         if chains[safe] and kinds[safe] != chains[safe][0] and _sampled(frame[safe]):
             notes.append(_note(table, safe, names[safe], chains[safe][0], kinds[safe]))
     return kinds, notes
+
+
+def _first_fit(safe: str, chain: list[str], misfits: dict[tuple[str, str], bool]) -> str:
+    fits = [kind for kind in chain if not misfits.get((safe, kind))]
+    # Only a column without a single value fits every type.
+    return "text" if not fits or fits == _UNKNOWN else fits[0]
 
 
 def _stored_kind(dtype: pl.DataType) -> str:
@@ -70,7 +82,7 @@ def _sampled(values: pl.Series) -> bool:
 def _chain(values: pl.Series, *, any_type: bool) -> list[str]:
     present = values.filter(values.is_not_null() & ~values.str.strip_chars().is_in(MISSING))
     if present.is_empty():
-        return _WIDER["unknown"] if any_type else []
+        return list(_UNKNOWN) if any_type else []
     present = present.unique() if present.len() > 1000 else present
     kinds = ["boolean", "integer", "number"] if any_type else []
     for kind in [*kinds, "date", "datetime"]:

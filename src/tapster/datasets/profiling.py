@@ -21,6 +21,7 @@ SAMPLE_CELLS: Final = 10_000_000
 EXACT_ROWS: Final = 1_000_000
 HASHES: Final = 8_000_000
 PREVIEW: Final = 10
+WIDE: Final = 500
 TOP: Final = 20
 LOW_CARDINALITY: Final = 100
 BINS: Final = 20
@@ -50,7 +51,9 @@ def profile(path: Path, advance: Advance) -> dict[str, Any]:
     columns = []
     for position, (column, kind) in enumerate(kinds.items()):
         column_profile = {"name": names[position], "type": kind, **counts[column]}
-        column_profile |= _shape(frame.select(column), sample[column], column_profile, rows)
+        # A scan of a very wide file is slow in itself: then the sample must do.
+        every = None if len(safe) > WIDE else frame.select(column)
+        column_profile |= _shape(every, sample[column], column_profile, rows)
         columns.append(column_profile)
         advance(0.6 + 0.35 * position / len(safe), f"column {position + 1:,} of {len(safe):,}")
     outliers_exact(frame, dict(zip(safe, columns, strict=True)))
@@ -160,11 +163,9 @@ def _sample(
 
 
 def _shape(
-    frame: pl.LazyFrame,
-    values: pl.Series,
-    known: dict[str, Any],
-    rows: int,
+    every: pl.LazyFrame | None, values: pl.Series, known: dict[str, Any], rows: int
 ) -> dict[str, Any]:
+    """The distribution of a column: of its sample, but classes of `every` row where they are few."""
     found: dict[str, Any] = {}
     kind = known["type"]
     if kind in {"integer", "number"}:
@@ -173,9 +174,13 @@ def _shape(
         found |= _times(values.drop_nulls())
     few = known["distinct"] <= LOW_CARDINALITY
     if kind in {"text", "boolean"} or (few and kind == "integer"):
-        exact = few or rows <= values.len()
-        found |= _classes(frame if exact else values.to_frame().lazy(), values.name)
-        found["classes_exact"] = exact
+        whole = values.len() == rows
+        if whole or not few or every is None:
+            every = values.to_frame().lazy()
+        else:
+            whole = True
+        found["classes"] = _classes(every, values.name)
+        found["classes_exact"] = whole
     return found
 
 
@@ -200,9 +205,9 @@ def _numbers(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
             "low": plain(median - reach),
             "high": plain(median + reach),
         }
-    deviation = float(values.std())
-    if deviation > 0:
-        with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = float(values.std())
+        if deviation > 0:
             found["skewness"] = plain(((values - values.mean()) ** 3).mean() / deviation**3)
     return found
 
@@ -231,7 +236,7 @@ def _times(values: pl.Series) -> dict[str, Any]:
     }
 
 
-def _classes(frame: pl.LazyFrame, column: str) -> dict[str, Any]:
+def _classes(frame: pl.LazyFrame, column: str) -> list[dict[str, Any]]:
     counted = (
         frame.drop_nulls()
         .group_by(column)
@@ -240,8 +245,7 @@ def _classes(frame: pl.LazyFrame, column: str) -> dict[str, Any]:
         .head(TOP)
         .collect(engine="streaming")
     )
-    classes = [{"value": plain(value), "count": count} for value, count in counted.rows()]
-    return {"classes": classes}
+    return [{"value": plain(value), "count": count} for value, count in counted.rows()]
 
 
 def outliers_exact(frame: pl.LazyFrame, columns: dict[str, dict[str, Any]]) -> None:

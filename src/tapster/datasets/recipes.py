@@ -62,7 +62,7 @@ def apply_recipe(
         known = fitted[number - 1] if fitted is not None else None
         record.append(_apply(state, step, number, known))
     renamed = {safe: name for name, safe in state.names.items()}
-    return state.frame.select(renamed).rename(renamed), record
+    return state.frame.select(list(renamed)).rename(renamed), record
 
 
 def _apply(

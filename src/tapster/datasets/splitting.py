@@ -163,7 +163,8 @@ def _by_time(values: pl.Series, fractions: list[float], column: str) -> Parts:
     middle = until - counts / 2
     part_of = np.searchsorted(bounds[:2], middle, side="right").astype(np.uint8)
     part_of[0] = TRAIN
-    return part_of[codes]
+    parts: Parts = part_of[codes]
+    return parts
 
 
 def _by_group(values: pl.Series, fractions: list[float], random: np.random.Generator) -> Parts:
@@ -182,7 +183,8 @@ def _by_group(values: pl.Series, fractions: list[float], random: np.random.Gener
             part = int(np.argmax(need))
             part_of[group] = part
             filled[part] += counts[group]
-    return part_of[codes]
+    parts: Parts = part_of[codes]
+    return parts
 
 
 def _check_filled(parts: Parts, kind: str, fractions: list[float], column: str) -> None:

@@ -5,7 +5,8 @@ before (or None) and its number for messages; it changes the state and returns w
 keyed by public column names.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final
@@ -33,7 +34,7 @@ class State:
         dtype = self.frame.collect_schema()[self.names[name]]
         return next(kind for kind, stored in DTYPES.items() if stored == dtype)
 
-    def change(self, expressions: dict[str, pl.Expr]) -> None:
+    def change(self, expressions: Mapping[str, pl.Expr]) -> None:
         """Replace columns, by public name."""
         if expressions:
             self.frame = self.frame.with_columns(
@@ -234,8 +235,6 @@ def clip_outliers(state: State, step: Step, known: Known, number: int) -> dict[s
 
 def _inner(fence: dict[str, Any]) -> tuple[int, int]:
     """Fences of whole numbers, no wider than the fractional ones."""
-    import math
-
     low, high = math.ceil(fence["low"]), math.floor(fence["high"])
     return (low, high) if low <= high else (low, low)
 
@@ -329,10 +328,9 @@ def row_filter(state: State, step: Step, known: Known, number: int) -> dict[str,
         )
         return {}
     given = step["value"] if isinstance(step["value"], list) else [step["value"]]
-    wanted = [
-        _literal(_constant(state, name, value, number), _common(kind, given)) for value in given
-    ]
-    values = values.cast(DTYPES[_common(kind, given)])
+    common = _common(kind, given)
+    wanted = [_literal(_constant(state, name, value, number), common) for value in given]
+    values = values.cast(DTYPES[common])
     if operator in {"in", "not_in"}:
         found = pl.any_horizontal(values == value for value in wanted)
         state.frame = state.frame.filter(found if operator == "in" else ~found)
