@@ -20,7 +20,7 @@ def main() -> None:
         data = client.data_add("wine", frame)
         print(f"{data.name}@{data.version}: {data.rows} rows")
 
-        job = client.train("wine", target="cultivar", model="cultivar", time_limit=10)
+        job = client.train("wine", target="cultivar", model="cultivar", time_limit=5)
         model = client.model_of(client.wait(job))
         accuracy = model.metrics["accuracy"]
         print(

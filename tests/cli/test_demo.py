@@ -13,7 +13,7 @@ def test_the_demo_checks_every_wire_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert demo.run(as_json=True, seconds=6.0) == 0
+    assert demo.run(as_json=True, seconds=4.0) == 0
     streams = capsys.readouterr()
     document = json.loads(streams.out)
     assert document["rows_checked"] >= 64

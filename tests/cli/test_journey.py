@@ -188,7 +188,8 @@ def test_jobs_are_listed_shown_and_their_logs_read(call: Call, show: Any, fruit:
     assert job["id"] in show("jobs", "show", job["id"])
     code, log = call("jobs", "logs", job["id"], "--follow")
     assert (code, log["job"]) == (0, job["id"])
-    assert call("jobs", "cancel", job["id"])[1]["status"] == "succeeded"
+    code, refused = call("jobs", "cancel", job["id"])
+    assert (code, refused["error"]["code"]) == (1, "conflict")
 
 
 def test_a_running_job_is_cancelled(call: Call, fruit: Path) -> None:
