@@ -59,10 +59,11 @@ def record_own_answers(model: bytes, signature: Signature, tolerance: Tolerance)
 
 def _rows_alone(session: Any, names: list[str], batch: Vector, tolerance: Tolerance) -> bool:
     """Whether each row of a batch gets by itself the answer that it got among its neighbours."""
-    size = len(next(iter(batch.inputs.values()), ()))
     tensors = (*batch.inputs.values(), *batch.outputs.values())
-    if any(tensor.ndim == 0 or len(tensor) != size for tensor in tensors):
+    sizes = {len(tensor) if tensor.ndim else -1 for tensor in tensors}
+    if len(sizes) > 1 or -1 in sizes:
         return False
+    size = sizes.pop()
     for row in range(size):
         one = slice(row, row + 1)
         try:
