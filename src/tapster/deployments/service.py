@@ -26,8 +26,8 @@ PATIENCE: Final = 120.0
 def deploy(tx: Connection, tenant: str, name: str, reference: str) -> Endpoint:
     """Begin to serve a model version under an endpoint's name, which is made if it is new.
 
-    Raises TapsterError(not_found) for the version, (invalid) for the name and (conflict) while
-    another deployment of the endpoint is under way.
+    Raises TapsterError(not_found) for the version, (unprocessable) for one whose graph is not
+    vetted, (invalid) for the name and (conflict) while another deployment is under way.
     """
     if not _NAME.fullmatch(name):
         raise TapsterError(
@@ -37,6 +37,7 @@ def deploy(tx: Connection, tenant: str, name: str, reference: str) -> Endpoint:
             field="endpoint",
         )
     version = registry.resolve(tx, tenant, reference)
+    registry.check_servable(version)
     if store.get(tx, tenant, name) is None:
         store.add(tx, tenant, name)
     alias = reference.partition(":")[2]
@@ -172,6 +173,7 @@ def _follow_alias(tx: Connection, row: Any) -> bool:
     held = row["serving"]
     try:
         version = registry.resolve(tx, row["tenant"], f"{held['model']}:{held['alias']}")
+        registry.check_servable(version)
     except TapsterError:
         return False
     refused = (row["error"] or {}).get("digest")

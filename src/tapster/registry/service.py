@@ -168,6 +168,16 @@ def describe(
     return resolve(tx, tenant, f"{found.model}@{found.version}")
 
 
+def check_servable(version: ModelVersion) -> None:
+    """Raise TapsterError(unprocessable) for a graph that no server's own process may run."""
+    if version.unvetted:
+        raise TapsterError(
+            "unprocessable",
+            f"{version.model}@{version.version} cannot be deployed: {version.unvetted[0]}",
+            hint="export the model without that operator; it can be kept and exported as it is",
+        )
+
+
 def set_alias(tx: Connection, tenant: str, ref: str, alias: str) -> ModelVersion:
     """Point an alias at a version, moving it if it exists. Raises TapsterError(invalid)."""
     if not _ALIAS.fullmatch(alias):
