@@ -44,15 +44,13 @@ def _trainers_own(
     known = frame.drop("target")
     columns = features.columns_of(known, [])
     train, _ = targets.hold_out(target, lineage["seed"])
+    problem = models.Problem(target.task, target.classes, lineage["seed"], threads=2)
     fitted = models.fit(
         lineage["algorithm"],
         lineage["parameters"],
-        target.task,
-        target.classes,
+        problem,
         features.encode(known, columns, []).take(train),
         target.values[train],
-        seed=lineage["seed"],
-        threads=2,
     )
     return fitted.outputs(features.encode(rows, columns, []))
 
