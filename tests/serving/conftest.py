@@ -220,3 +220,55 @@ def new_plane(tmp_path: Path) -> Iterator[Callable[..., Plane]]:
     yield make
     for plane in made:
         plane.stop()
+
+
+@dataclass
+class Served:
+    """A plane with one worker and every kind of model, for tests that only call it."""
+
+    plane: Plane
+    packages: dict[str, PackageRef]
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """See Served. Endpoints: sum, sum-two (versions 1 and 2), mixed, typed; other--sum of B."""
+    from tests.serving import packages
+
+    plane = Plane(tmp_path_factory.mktemp("served") / "home", {"TAPSTER_MAX_BODY": "4000000"})
+    made = {
+        "one": packages.regressor(plane.home, 1.0),
+        "two": packages.regressor(plane.home, 2.0),
+        "mixed": packages.classifier(plane.home),
+        "typed": packages.typed(plane.home),
+    }
+    both = tuple(
+        Variant(model="made", version=number, package=made[name].digest, weight=weight)
+        for number, name, weight in ((1, "one", 0.1), (2, "two", 0.9))
+    )
+    plane.plan(
+        endpoint("sum", made["one"]),
+        EndpointPlan("ep-two", "default", "sum-two", both, labels={"champion": 1}),
+        endpoint("mixed", made["mixed"], 3),
+        endpoint("typed", made["typed"]),
+        endpoint("theirs", made["two"], tenant="other"),
+        packages=tuple(made.values()),
+        keys=(
+            grant(KEY),
+            grant("reader", "endpoints:read"),
+            grant("caller", "predict"),
+            grant("watcher", "metrics:read"),
+            grant("expired", "*", expires=1.0),
+            grant("theirs", "*", tenant="other"),
+        ),
+    )
+    plane.start()
+    plane.applied()
+    yield Served(plane, made)
+    plane.stop()
+
+
+@pytest.fixture
+def plane(served: Served) -> Plane:
+    """The plane of `served`."""
+    return served.plane

@@ -82,7 +82,7 @@ def classifier(home: Path) -> PackageRef:
             Column("city", "text", "text", 0),
             Column("member", "boolean", "numeric", 1),
             Column("since", "date", "numeric", 2),
-            Column("<b>\"quoted\"'; 😀", "text", "text", 1),
+            Column('<b>"quoted"\'; 😀', "text", "text", 1),
         ),
         classes=("no", "yes"),
     )
@@ -95,7 +95,9 @@ def classifier(home: Path) -> PackageRef:
 
 def typed(home: Path) -> PackageRef:
     """A bare import: `i8` INT8 [n], `i64` INT64 [n, 2], `flag` BOOL [n] come back as they went."""
-    nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in ("i8", "i64", "flag")]
+    nodes = [
+        helper.make_node("Identity", [name], [f"{name}_out"]) for name in ("i8", "i64", "flag")
+    ]
     signature = Signature(
         inputs=(
             TensorSpec("i8", "INT8", (-1,)),
@@ -116,8 +118,8 @@ def typed(home: Path) -> PackageRef:
     return _put(home, "other", nodes, {}, signature, inputs)
 
 
-def heavy(home: Path, size: int = 1500, layers: int = 400) -> PackageRef:
-    """A long chain of matrix products, seconds a row: for deadlines and slow models."""
+def heavy(home: Path, size: int = 1000, layers: int = 60) -> PackageRef:
+    """A long chain of matrix products, milliseconds a row: for deadlines and slow models."""
     nodes = []
     last = "numeric"
     for layer in range(layers):

@@ -30,13 +30,17 @@ class Variant(msgspec.Struct, frozen=True):
 
 
 class EndpointPlan(msgspec.Struct, frozen=True):
-    """An endpoint that takes traffic; `labels` are the model's aliases (alias -> version)."""
+    """An endpoint that takes traffic; `labels` are the model's aliases (alias -> version).
+
+    `deadline` is how long a request may wait and run, in seconds.
+    """
 
     id: str
     tenant: str
     name: str
     variants: tuple[Variant, ...]
     labels: dict[str, int] = {}
+    deadline: float = 30.0
 
 
 class ServingPlan(msgspec.Struct, frozen=True):

@@ -24,9 +24,7 @@ _GAUGES: Final = (
 def render(slots: Slots, engine: Engine, own: Region) -> str:
     """The metrics page."""
     own.set(layout.QUEUED, engine.queued())
-    regions = {(offset - own.offset) // layout.REGION_WORDS: offset for offset in slots.regions()}
-    first = min(regions, default=0)
-    workers = {index - first: offset for index, offset in regions.items()}
+    workers = slots.regions()
     lines: list[str] = []
     _endpoints(lines, slots, list(workers.values()))
     _workers(lines, slots, workers)

@@ -103,7 +103,7 @@ class Slots:
     def usage(self) -> list[tuple[str, str, int, int, int]]:
         """(endpoint id, key id, requests, rows, errors) of every series, over all workers."""
         pairs = [(0, f"{OTHER}\0{OTHER}"), *self._tables["series"].all()]
-        regions = self.regions()
+        regions = self.regions().values()
         found = []
         for number, label in pairs:
             endpoint, _, key = label.partition("\0")
@@ -116,10 +116,10 @@ class Slots:
                 found.append((endpoint, key, requests, rows, errors))
         return found
 
-    def regions(self) -> list[int]:
-        """Offsets of the regions that a worker has ever used."""
-        offsets = [_REGIONS + index * REGION_WORDS for index in range(WORKERS)]
-        return [offset for offset in offsets if self.words[offset + STARTS]]
+    def regions(self) -> dict[int, int]:
+        """Offsets of the regions that a worker has ever used, by the worker's index."""
+        offsets = {index: _REGIONS + index * REGION_WORDS for index in range(WORKERS)}
+        return {index: at for index, at in offsets.items() if self.words[at + STARTS]}
 
     def state(self, index: int, word: int) -> int:
         """One word of worker `index`'s state, such as `HEARTBEAT` or `PID`."""

@@ -75,7 +75,7 @@ def read(call: Request, body: bytes | bytearray) -> None:
     }
     if len(arrays) < len(request.inputs):
         raise invalid("two inputs have the same name", hint="give each input once")
-    if model.columns and not arrays.keys() & model.inputs.keys():
+    if model.columns and arrays and not arrays.keys() & model.inputs.keys():
         call.inputs = model.encoder.columns({name: array for name, (_, array) in arrays.items()})
         call.rows = rows_of(call.inputs)
     else:

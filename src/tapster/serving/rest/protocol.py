@@ -17,7 +17,7 @@ from tapster.serving.gate import FORBIDDEN, REFUSAL, REFUSAL_HINT, UNAUTHENTICAT
 from tapster.serving.rest.calls import Call, Turn
 from tapster.serving.rest.connection import NEVER, Connection, StopError, Visit
 from tapster.serving.rest.routes import UNKNOWN, Route
-from tapster.serving.rest.service import DEADLINE_SECONDS, Service, wire_of
+from tapster.serving.rest.service import Service, wire_of
 from tapster.serving.slots import REFUSED
 
 MAX_HEADERS: Final = 256
@@ -204,7 +204,7 @@ class InferenceProtocol(Connection):
     def _examine_framing(self, noted: dict[bytes, bytes]) -> None:
         host = noted.get(b"host")
         if host is None:
-            if self.parser.get_http_version() == "1.1":
+            if self.parser.get_http_version() != "1.0":
                 self._refuse_now(400, "invalid", "the header host is missing")
                 raise StopError
         elif not self._service.knows(host):
@@ -257,7 +257,7 @@ class InferenceProtocol(Connection):
             call.place = endpoint.place
             call.series = service.engine.series(endpoint, holder)
             call.target = service.target(endpoint, route)
-            call.deadline = self.loop.time() + DEADLINE_SECONDS
+            call.deadline = self.loop.time() + endpoint.plan.deadline
             body, self._body = self._body, b""
             wire.read(call, body)
             call.target.model.batcher.submit(call)

@@ -14,7 +14,6 @@ from tapster.serving.rest.routes import Route, Routes
 from tapster.serving.rest.wires import Wire
 from tapster.serving.slots import Region, Slots
 
-DEADLINE_SECONDS: Final = 30.0
 _LOOPBACK: Final = frozenset({b"127.0.0.1", b"localhost", b"[::1]"})
 
 

@@ -1,0 +1,175 @@
+"""The agent against a control plane that is real HTTP: pulling, reporting, its death."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import pytest
+
+from tapster.contract.plan import ServingPlan, UsageBatch
+from tests.serving import packages
+from tests.serving.conftest import AGENT_KEY, KEY, Plane, endpoint, grant, wait_for
+from tests.serving.test_engine import BODY, INFER
+
+
+@dataclass
+class Control:
+    """A control plane in a few lines: it gives its plan out and keeps the last report."""
+
+    plan: ServingPlan = ServingPlan(number=1)
+    reports: list[UsageBatch] = field(default_factory=list)
+    refusals: int = 0
+
+    def start(self, port: int = 0) -> int:
+        control = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                query = parse_qs(urlsplit(self.path).query)
+                until = time.monotonic() + float(query["wait"][0])
+                if not self.allowed():
+                    return
+                while control.plan.number <= int(query["after"][0]):
+                    if time.monotonic() > until or control.closing:
+                        self.answer(204, b"")
+                        return
+                    time.sleep(0.01)
+                self.answer(200, msgspec.json.encode(control.plan))
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.allowed():
+                    control.reports.append(msgspec.json.decode(body, type=UsageBatch))
+                    self.answer(200, b"{}")
+
+            def allowed(self) -> bool:
+                if self.headers["Authorization"] == f"Bearer {AGENT_KEY.decode()}":
+                    return True
+                control.refusals += 1
+                self.answer(401, b"{}")
+                return False
+
+            def answer(self, status: int, body: bytes) -> None:
+                with suppress(OSError):
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.closing = False
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+        self.thread.start()
+        return int(self.server.server_address[1])
+
+    def stop(self) -> None:
+        self.closing = True
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def newest(self) -> UsageBatch | None:
+        return self.reports[-1] if self.reports else None
+
+
+@pytest.fixture
+def control() -> Iterator[Control]:
+    made = Control()
+    yield made
+    if made.server.fileno() != -1:
+        made.stop()
+
+
+def test_a_plan_comes_down_and_usage_goes_up(
+    new_plane: Callable[..., Plane], control: Control
+) -> None:
+    port = control.start()
+    plane = new_plane(port=port, workers=2)
+    package = packages.regressor(plane.home, 1.0)
+    for index in (0, 1):
+        plane.start(index)
+    wait_for(lambda: plane.call("GET", "/v2/health/ready", key=None).status == 200, "readiness")
+    control.plan = ServingPlan(2, (), (package,), (grant(KEY),))
+
+    def all_at(number: int) -> bool:
+        newest = control.newest()
+        return (
+            newest is not None
+            and [w.worker for w in newest.workers] == [0, 1]
+            and all(
+                w.plan == number and [p.state for p in w.packages] == ["ready"]
+                for w in newest.workers
+            )
+        )
+
+    wait_for(lambda: all_at(2), "both workers to be ready for plan 2")
+    control.plan = ServingPlan(3, (endpoint("sum", package),), (package,), (grant(KEY),))
+    wait_for(lambda: all_at(3), "both workers to apply plan 3")
+    assert {worker.pid for worker in control.reports[-1].workers} == {
+        process.pid for process in plane.workers.values()
+    }
+    for _ in range(7):
+        assert plane.call("POST", INFER, BODY).status == 200
+    assert plane.call("POST", INFER, b"{").status == 400
+
+    def metered() -> bool:
+        newest = control.newest()
+        return newest is not None and [
+            (u.endpoint, u.key, u.requests, u.rows, u.errors) for u in newest.usage
+        ] == [("ep-default-sum", f"id-{KEY}", 8, 7, 1)]
+
+    wait_for(metered, "the usage to be reported")
+
+    # The control plane dies: nobody notices; a worker that is killed comes back without it.
+    control.stop()
+    for index in (0, 1):
+        plane.workers[index].kill()
+        plane.workers[index].wait()
+        assert plane.call("POST", INFER, BODY).status == 200 if index == 0 else True
+        plane.start(index)
+        plane.applied(3, index)
+    assert plane.call("POST", INFER, BODY).status == 200
+
+    # It returns, with other numbers: whoever is the agent now finds out.
+    control.plan = ServingPlan(1, (endpoint("sum", package),), (package,), (grant("new"),))
+    control.reports.clear()
+    control.start(port)
+    wait_for(lambda: plane.call("POST", INFER, BODY, key="new").status == 200, "the new plan")
+    wait_for(lambda: all_at(1), "the new plan to be reported")
+    assert control.refusals == 0
+
+
+def test_a_refused_agent_serves_on(new_plane: Callable[..., Plane], control: Control) -> None:
+    port = control.start()
+    plane = new_plane(port=port)
+    package = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", package), packages=(package,))
+    (plane.home / "agent.key").write_bytes(b"another")
+    plane.start()
+    wait_for(lambda: control.refusals > 1, "a refusal")
+    assert control.reports == []
+    assert plane.call("GET", "/v2/health/live", key=None).status == 200
+    (plane.home / "agent.key").write_bytes(AGENT_KEY)
+    control.plan = ServingPlan(9, (endpoint("sum", package),), (package,), (grant(KEY),))
+    wait_for(lambda: plane.call("POST", INFER, BODY).status == 200, "the plan")
+
+
+def test_the_plan_is_saved_for_its_owner_only(
+    new_plane: Callable[..., Plane], control: Control
+) -> None:
+    plane = new_plane(port=control.start())
+    plane.start()
+    path = plane.home / "run" / "plan.json"
+    wait_for(path.exists, "the plan to be saved")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert json.loads(path.read_bytes())["plan"]["number"] == 1

@@ -1,0 +1,318 @@
+"""Plans made true: switching under load, refused packages, restarts, shutdown, deadlines."""
+
+import json
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from tapster.contract.plan import PackageRef
+from tests.serving import packages
+from tests.serving.conftest import KEY, Plane, endpoint, grant, read_all, request, wait_for
+
+BODY = b'{"inputs":[{"name":"numeric","shape":[1,3],"datatype":"FP32","data":[1,2,3]}]}'
+INFER = "/v2/models/sum/infer"
+
+
+@dataclass
+class Load:
+    """Clients that call without pause, and check every answer."""
+
+    plane: Plane
+    clients: int = 8
+    depth: int = 4
+    seen: Counter[tuple[int, str, float]] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    reconnect: bool = False
+
+    def __enter__(self) -> "Load":
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(self.clients)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def count(self) -> int:
+        return sum(self.seen.values())
+
+    def more(self, requests: int) -> None:
+        """Wait for so many further answers."""
+        target = self.count + requests
+        wait_for(lambda: self.failures or self.count >= target, "answers under load")
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._converse()
+            except OSError as error:
+                if not self.reconnect:
+                    self.failures.append(repr(error))
+                    return
+
+    def _converse(self) -> None:
+        with ExitStack() as stack:
+            line = stack.enter_context(self.plane.connect())
+            file = stack.enter_context(line.makefile("rb"))
+            while not self._stop.is_set():
+                line.sendall(request(INFER, BODY) * self.depth)
+                for _ in range(self.depth):
+                    status = int((file.readline() or _gone()).split()[1])
+                    length = 0
+                    while (header := file.readline() or _gone()) != b"\r\n":
+                        if header.startswith(b"content-length:"):
+                            length = int(header.split(b":")[1])
+                    body = file.read(length)
+                    answer = json.loads(body if len(body) == length else _gone())
+                    if status != 200:
+                        self.failures.append(f"{status} {answer}")
+                        return
+                    value = answer["outputs"][0]["data"][0]
+                    self.seen[status, answer["model_version"], value] += 1
+
+
+def _gone() -> bytes:
+    raise ConnectionResetError
+
+
+def made(plane: Plane, count: int) -> list[PackageRef]:
+    return [packages.regressor(plane.home, float(number + 1)) for number in range(count)]
+
+
+def test_switching_loses_and_mixes_up_nothing(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    refs = made(plane, 4)
+    plane.plan(endpoint("sum", refs[0], 1), packages=(refs[0],))
+    plane.start()
+    plane.applied()
+    with Load(plane) as load:
+        load.more(200)
+        for number in range(1, 8):
+            old, new = refs[(number - 1) % 4], refs[number % 4]
+            plane.plan(endpoint("sum", old, number), packages=(old, new))
+            state = plane.applied()
+            assert {p.digest: p.state for p in state.packages} == {
+                old.digest: "ready",
+                new.digest: "ready",
+            }
+            plane.plan(endpoint("sum", new, number + 1), packages=(new,))
+            plane.applied()
+            load.more(200)
+    assert load.failures == []
+    wanted = {(200, str(n + 1), 6.0 + refs_bias(n % 4)) for n in range(8)}
+    assert set(load.seen) == wanted
+
+
+def refs_bias(index: int) -> float:
+    return index + 1.0
+
+
+def test_a_bad_package_never_takes_traffic(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    good = packages.regressor(plane.home, 1.0)
+    other = packages.regressor(plane.home, 2.0)
+    spoiled = packages.regressor(plane.home, 3.0, spoil=True)
+    flipped = packages.regressor(plane.home, 4.0)
+    gone = PackageRef(digest="0" * 64, key=f"default/packages/{'0' * 64}")
+    path = plane.home / "blobs" / flipped.key / "model.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    plane.plan(endpoint("sum", good), packages=(good,))
+    plane.start()
+    plane.applied()
+    with Load(plane, clients=2) as load:
+        for bad, words in ((spoiled, "recorded answers"), (flipped, "altered"), (gone, "gone")):
+            plane.plan(endpoint("sum", good), packages=(good, bad))
+            state = {p.digest: p for p in plane.applied().packages}
+            assert state[bad.digest].state == "failed"
+            assert words in state[bad.digest].error
+            assert str(plane.home) not in state[bad.digest].error
+            plane.plan(endpoint("sum", bad, 2), packages=(good, bad))
+            plane.applied()
+            load.more(20)
+        plane.plan(endpoint("sum", other, 3), packages=(other,))
+        plane.applied()
+        load.more(20)
+    assert load.failures == []
+    assert set(load.seen) == {(200, "1", 7.0), (200, "3", 8.0)}
+
+
+def test_an_endpoint_without_a_model_says_so(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    spoiled = packages.regressor(plane.home, 1.0, spoil=True)
+    plane.plan(endpoint("sum", spoiled), packages=(spoiled,))
+    plane.start()
+    plane.applied()
+    answer = plane.call("POST", INFER, BODY)
+    assert answer.status == 503
+    assert answer.headers["retry-after"] == "1"
+    assert plane.call("GET", "/v2/models/sum/ready").status == 503
+
+
+def test_keys_follow_the_plan_on_open_connections(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    package = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", package), packages=(package,), keys=(grant(KEY), grant("b")))
+    plane.start()
+    plane.applied()
+    with plane.connect() as line:
+        line.sendall(request(INFER, BODY, key="b"))
+        assert b" 200 " in line.recv(10_000)
+        plane.plan(endpoint("sum", package), packages=(package,), keys=(grant(KEY),))
+        plane.applied()
+        line.sendall(request(INFER, BODY, key="b"))
+        assert b" 401 " in line.recv(10_000)
+
+
+def test_a_plan_that_is_not_ours_is_ignored(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    package = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", package), packages=(package,))
+    path = plane.home / "run" / "plan.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(path.read_bytes().replace(b'"name":"sum"', b'"name":"mum"'))
+    plane.start()
+    wait_for(lambda: plane.call("GET", "/v2/health/live", key=None).status == 200, "life")
+    assert plane.call("GET", "/v2/health/ready", key=None).status == 503
+    assert plane.call("POST", "/v2/models/mum/infer", BODY).status == 401
+    plane.plan(endpoint("sum", package), packages=(package,))
+    plane.applied()
+    assert plane.call("GET", "/v2/health/ready", key=None).status == 200
+
+
+def test_a_killed_worker_is_missed_by_nobody_but_its_own(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane(workers=2)
+    package = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", package), packages=(package,))
+    for index in (0, 1):
+        plane.start(index)
+        plane.applied(index=index)
+    with Load(plane, clients=4, reconnect=True) as load:
+        for index in (0, 1, 0):
+            load.more(100)
+            plane.workers[index].kill()
+            plane.workers[index].wait()
+            plane.start(index)
+            plane.applied(index=index)
+    assert load.failures == []
+    assert set(load.seen) == {(200, "1", 7.0)}
+    line = next(
+        line
+        for line in plane.call("GET", "/metrics").body.decode().splitlines()
+        if line.startswith('tapster_requests_total{tenant="default",endpoint="sum",code="2xx"}')
+    )
+    # What was counted but not read when a worker died, is the only difference there may be.
+    assert load.count <= int(line.split()[-1]) <= load.count + 3 * 4 * load.depth + 16
+
+
+def test_counters_survive_a_kill(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    package = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", package), packages=(package,))
+    for _ in range(3):
+        plane.start()
+        plane.applied()
+        for _ in range(5):
+            assert plane.call("POST", INFER, BODY).status == 200
+        assert plane.call("POST", INFER, b"{").status == 400
+        plane.workers[0].kill()
+        plane.workers[0].wait()
+    plane.start()
+    plane.applied()
+    text = plane.call("GET", "/metrics").body.decode()
+    labels = 'tenant="default",endpoint="sum"'
+    assert f'tapster_requests_total{{{labels},code="2xx"}} 15\n' in text
+    assert f'tapster_requests_total{{{labels},code="4xx"}} 3\n' in text
+    assert f"tapster_rows_total{{{labels}}} 15\n" in text
+    assert f"tapster_request_duration_seconds_count{{{labels}}} 18\n" in text
+    assert 'tapster_worker_restarts_total{worker="0"} 3\n' in text
+
+
+def test_termination_finishes_what_was_asked(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    package = packages.heavy(plane.home)
+    plane.plan(endpoint("slow", package), packages=(package,))
+    worker = plane.start()
+    plane.applied()
+    with plane.connect() as line:
+        line.sendall(request("/v2/models/slow/infer", slow_body(100)))
+        wait_for(lambda: gauge(plane, "tapster_in_flight_requests") >= 1, "the call to run")
+        worker.send_signal(signal.SIGTERM)
+        head = line.recv(100)
+        assert b" 200 " in head
+    assert worker.wait(20) == 0
+
+
+def test_what_takes_too_long_is_stopped(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    slow, quick = packages.heavy(plane.home), packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("slow", slow, deadline=0.3), endpoint("sum", quick), packages=(slow, quick))
+    plane.start()
+    plane.applied()
+    with ThreadPoolExecutor(6) as pool:
+        calls = [
+            pool.submit(plane.call, "POST", "/v2/models/slow/infer", slow_body(1500))
+            for _ in range(5)
+        ]
+        with Load(plane, clients=1) as load:
+            answers = [call.result() for call in calls]
+    assert load.failures == []
+    assert load.count > 10
+    assert {answer.status for answer in answers} == {504}
+    assert gauge(plane, "tapster_queued_requests") == 0
+    assert plane.call("POST", "/v2/models/slow/infer", slow_body(1)).status == 200
+
+
+def test_a_full_queue_is_refused(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    package = packages.heavy(plane.home)
+    plane.plan(endpoint("slow", package, deadline=2.0), packages=(package,))
+    plane.start()
+    plane.applied()
+    one = request("/v2/models/slow/infer", slow_body(1))
+    statuses: Counter[int] = Counter()
+    lines = [plane.connect() for _ in range(12)]
+    lines[0].sendall(request("/v2/models/slow/infer", slow_body(1500)))
+    wait_for(lambda: gauge(plane, "tapster_in_flight_requests") >= 1, "the call to run")
+
+    def send(line: socket.socket) -> None:
+        line.sendall(one * 119)
+        line.shutdown(socket.SHUT_WR)
+        answers = read_all(line)
+        with lock:
+            statuses.update(int(each[:3]) for each in answers.split(b"HTTP/1.1 ")[1:])
+
+    lock = threading.Lock()
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(send, lines[1:]))
+    for line in lines:
+        line.close()
+    assert sum(statuses.values()) == 11 * 119
+    assert set(statuses) <= {200, 503, 504}
+    assert statuses[503] >= 11 * 119 - 1024 - 200
+    assert statuses[503] > 0
+
+
+def slow_body(rows: int) -> bytes:
+    numbers = ",".join(["0.5"] * (1000 * rows))
+    return (
+        f'{{"inputs":[{{"name":"numeric","shape":[{rows},1000],"datatype":"FP32",'
+        f'"data":[{numbers}]}}]}}'
+    ).encode()
+
+
+def gauge(plane: Plane, name: str) -> float:
+    text = plane.call("GET", "/metrics").body.decode()
+    return sum(
+        float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name}{{")
+    )
