@@ -62,7 +62,14 @@ class NumberSketch:
 
     def rank(self, value: float) -> float:
         """The share of values at most `value` (0..1); NaN when every value was missing."""
-        return float(self._kll.get_rank(value, True))
+        return float("nan") if self._kll.is_empty() else float(self._kll.get_rank(value, True))
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """Exactly the least and the greatest value; NaN when every value was missing."""
+        if self._kll.is_empty():
+            return float("nan"), float("nan")
+        return float(self._kll.get_min_value()), float(self._kll.get_max_value())
 
     @property
     def rank_error(self) -> float:
