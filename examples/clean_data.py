@@ -49,7 +49,9 @@ def main() -> None:
         print(f"{split.rows[0]} rows to train on, {split.rows[2]} to test on")
         job = client.train(ref, "price", "house-price", algorithm="ridge", split="by-chance")
         model = client.model_of(client.wait(job))
-        print(f"R2 {model.metrics['r2']['value']:.3f}, trained on {client.data_lineage(ref)}")
+        print(f"R2 {model.metrics['r2']['value']:.3f}")
+        parent = client.data_lineage(ref)["parents"][0]
+        print(f"{ref} was made from {parent['dataset']}@{parent['version']} by the recipe")
 
 
 if __name__ == "__main__":

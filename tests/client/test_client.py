@@ -1,8 +1,6 @@
 """The SDK against a real server."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +12,6 @@ import tapster
 from tapster.client.transport import read_run
 from tapster.contract.control import Job
 from tests.conftest import Server
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
@@ -100,23 +96,3 @@ def test_a_home_that_cannot_be_made_is_the_servers_own_words(tmp_path: Path) -> 
     assert caught.value.code == "unavailable"
     assert "cannot be written" in caught.value.message
     assert "TAPSTER_HOME" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("script", "told"),
-    [
-        ("quickstart.py", "accuracy"),
-        ("call_over_http.py", "probabilities"),
-        ("compare_models.py", "RMSE"),
-    ],
-)
-def test_examples_run(server: Server, script: str, told: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / script)],
-        env={**os.environ, "TAPSTER_HOME": str(server.home)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert told in done.stdout
