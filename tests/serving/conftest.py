@@ -26,7 +26,6 @@ from tapster.contract.plan import (
     Variant,
     WorkerState,
 )
-from tapster.core.settings import Settings
 from tapster.serving import planfile
 
 KEY = "tap_test-key"

@@ -139,7 +139,7 @@ def heavy(home: Path, size: int = 1000, layers: int = 60) -> PackageRef:
     return _put(home, "other", nodes, constants, signature, inputs)
 
 
-def _put(
+def _put(  # noqa: PLR0917
     home: Path,
     task: Any,
     nodes: list[Any],

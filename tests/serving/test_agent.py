@@ -22,7 +22,7 @@ from tests.serving.test_engine import BODY, INFER
 class Control:
     """A control plane in a few lines: it gives its plan out and keeps the last report."""
 
-    plan: ServingPlan = ServingPlan(number=1)
+    plan: ServingPlan = field(default_factory=lambda: ServingPlan(number=1))
     reports: list[UsageBatch] = field(default_factory=list)
     refusals: int = 0
 

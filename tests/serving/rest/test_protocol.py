@@ -11,8 +11,8 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.serving.conftest import KEY, Plane, endpoint, read_all, request, wait_for
 from tests.serving import packages
+from tests.serving.conftest import KEY, Plane, endpoint, read_all, request, wait_for
 
 INFER = "/v2/models/sum/infer"
 GOOD = b'{"inputs":[{"name":"numeric","shape":[1,3],"datatype":"FP32","data":[1,2,3]}]}'
@@ -21,7 +21,8 @@ AUTH = f"Host: x\r\nAuthorization: Bearer {KEY}\r\n"
 
 def body_of(*values: float) -> bytes:
     data = ",".join(map(str, values))
-    return f'{{"inputs":[{{"name":"numeric","shape":[1,3],"datatype":"FP32","data":[{data}]}}]}}'.encode()
+    tensor = f'{{"name":"numeric","shape":[1,3],"datatype":"FP32","data":[{data}]}}'
+    return f'{{"inputs":[{tensor}]}}'.encode()
 
 
 def responses(data: bytes) -> list[tuple[int, bytes]]:
@@ -239,7 +240,7 @@ def test_clients_that_vanish_leave_nothing_behind(plane: Plane) -> None:
     process = psutil.Process(plane.workers[0].pid)
 
     def settled(limit: int) -> bool:
-        return process.num_fds() <= limit
+        return int(process.num_fds()) <= limit
 
     before = process.num_fds()
     data = request(INFER, GOOD)

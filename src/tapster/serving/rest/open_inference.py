@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.inference import NUMPY_TYPE
+from tapster.contract.inference import NUMPY_TYPE, Array
 from tapster.serving.batcher import Answer
 from tapster.serving.engine import Endpoint, Target
 from tapster.serving.model import Model
@@ -156,32 +156,20 @@ def _read_plain(call: Request, model: Model, body: bytes | bytearray) -> bool:
         request = _NUMERIC.decode(body) if model.numeric else _PLAIN.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
-    quotes = _CALL_QUOTES
-    rows = -1
+    quotes = _CALL_QUOTES if request.id is UNSET else _CALL_QUOTES + 4
+    rows = 0
     inputs = {}
     for given in request.inputs:
-        spec = model.inputs.get(given.name)
-        shape = given.shape
-        if spec is None or spec[0] != given.datatype or len(shape) != 2 or len(spec[1]) != 2:
+        array = _exact(model, given)
+        if array is None or (rows and rows != len(array)):
             return False
-        if given.parameters is not UNSET or shape[1] != spec[1][1] or spec[1][0] != -1:
-            return False
-        data = given.data
-        if rows not in (-1, shape[0]) or shape[0] < 1 or shape[0] * shape[1] != len(data):
-            return False
-        rows = shape[0]
+        rows = len(array)
+        inputs[given.name] = array
         quotes += _TENSOR_QUOTES
-        if spec[0] == "BYTES":
-            if set(map(type, data)) != {str}:
-                return False
-            quotes += 2 * len(data)
-        elif not _within(data, FLOAT_LIMITS[spec[0]], model.numeric):
-            return False
-        inputs[given.name] = np.array(data, dtype=NUMPY_TYPE[spec[0]]).reshape(shape)
-    if len(inputs) != len(model.inputs) or len(inputs) != len(request.inputs):
+        if given.datatype == "BYTES":
+            quotes += 2 * len(given.data)
+    if not len(model.inputs) == len(inputs) == len(request.inputs):
         return False
-    if request.id is not UNSET:
-        quotes += 4
     if request.outputs is not UNSET or request.parameters is not UNSET:
         quotes = -1
     accounted(body, quotes)
@@ -190,10 +178,30 @@ def _read_plain(call: Request, model: Model, body: bytes | bytearray) -> bool:
     return True
 
 
-def _within(data: list[Any], limit: float, numeric: bool) -> bool:
-    if not numeric and set(map(type, data)) != {float}:
-        return False
-    return -limit <= min(data) and max(data) <= limit
+def _exact(model: Model, given: _Tensor[Any]) -> Array | None:
+    """The array of a tensor that is just as the model takes it, else None."""
+    spec = model.inputs.get(given.name)
+    shape, data = given.shape, given.data
+    if (
+        spec is None
+        or spec[0] != given.datatype
+        or len(shape) != 2
+        or len(spec[1]) != 2
+        or spec[1] != (-1, shape[1])
+        or shape[0] < 1
+        or shape[0] * shape[1] != len(data)
+        or given.parameters is not UNSET
+    ):
+        return None
+    datatype = spec[0]
+    if datatype == "BYTES":
+        fits = set(map(type, data)) == {str}
+    else:
+        limit = FLOAT_LIMITS[datatype]
+        fits = (model.numeric or set(map(type, data)) == {float}) and (
+            -limit <= min(data) and max(data) <= limit
+        )
+    return np.array(data, dtype=NUMPY_TYPE[datatype]).reshape(shape) if fits else None
 
 
 def _options(call: Request, request: "_Call[Any]", model: Model) -> None:

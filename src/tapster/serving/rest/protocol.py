@@ -306,7 +306,8 @@ class InferenceProtocol(Connection):
         if chunked or b"expect" in self._noted or len(length) > 9 or int(length) > SMALL_BODY:
             self._refuse_now(status, code, message, hint, allow=allow)
             raise StopError
-        self._refusal = self._spell(status, code, message, hint, self._keep_alive, allow)
+        error = TapsterError(code, message, hint=hint)
+        self._refusal = self._spell(status, error, self._keep_alive, allow)
 
     def _refuse_now(
         self, status: int, code: Code, message: str, hint: str = "", *, allow: str = ""
@@ -314,7 +315,8 @@ class InferenceProtocol(Connection):
         """Refuse this request and hear no more from this connection."""
         self._deaf = True
         self._message = True
-        self._line.append(Turn(False, self._spell(status, code, message, hint, False, allow)))
+        error = TapsterError(code, message, hint=hint)
+        self._line.append(Turn(False, self._spell(status, error, False, allow)))
         self.advance()
 
     def _too_large(self) -> None:
@@ -324,9 +326,7 @@ class InferenceProtocol(Connection):
         )
         raise StopError
 
-    def _spell(
-        self, status: int, code: Code, message: str, hint: str, keep_alive: bool, allow: str
-    ) -> bytes:
-        body = wire_of(self._route).refuse(TapsterError(code, message, hint=hint))
+    def _spell(self, status: int, error: TapsterError, keep_alive: bool, allow: str) -> bytes:
+        body = wire_of(self._route).refuse(error)
         response = self._service.heads.respond(status, body, keep_alive, allow)
         return response[: len(response) - len(body)] if self._method == b"HEAD" else response

@@ -44,7 +44,7 @@ _OBJECTS: Final = msgspec.json.Decoder(_Objects)
 def read(call: Request, body: bytes | bytearray) -> None:
     """See Wire."""
     model = call.target.model
-    if model.columns and _read_objects(call, model, body):
+    if model.columns and body.count(b"{") > 1 and _read_objects(call, model, body):
         return
     request = decode(_DECODER, body)
     accounted(body, 2)

@@ -1,0 +1,164 @@
+"""Batches: one culprit, order, the budget of a turn, whatever the batch, the same answer."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tapster.contract.errors import TapsterError
+from tapster.contract.inference import Array
+from tapster.contract.manifest import Signature, TensorSpec
+from tapster.serving.batcher import Answer, Batcher, Budget, Cost
+from tapster.serving.slots import BATCH_BUCKETS, BATCH_SUM, Region, Slots
+
+
+class Double:
+    """A LoadedModel that doubles; refuses batches with a negative, and can take its time."""
+
+    signature = Signature(
+        inputs=(TensorSpec("x", "FP32", (-1, 1)),), outputs=(TensorSpec("y", "FP32", (-1, 1)),)
+    )
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.sizes: list[int] = []
+        self.closed = False
+        self.seconds = seconds
+
+    def run(
+        self, inputs: dict[str, Array], outputs: Sequence[str], deadline: float | None = None
+    ) -> list[Array]:
+        rows = inputs["x"]
+        self.sizes.append(len(rows))
+        until = time.monotonic() + self.seconds
+        while time.monotonic() < until:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TapsterError("deadline", "too late")
+        if (rows < 0).any():
+            raise TapsterError("invalid", "negative")
+        if (rows == 13).any():
+            raise ZeroDivisionError
+        return [rows * 2]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Asked:
+    """Work that keeps what it was told."""
+
+    def __init__(self, *values: float, deadline: float = 1e12) -> None:
+        self.inputs: dict[str, Array] = {"x": np.array(values, np.float32).reshape(-1, 1)}
+        self.rows = len(values)
+        self.deadline = deadline
+        self.done = False
+        self.body = b""
+        self.error: BaseException | None = None
+
+    def render(self, answer: Answer, first: int) -> bytes:
+        values, width, _ = answer.columns[0]
+        return repr(values[first * width : (first + self.rows) * width]).encode()
+
+    def succeed(self, body: bytes) -> None:
+        self.done, self.body = True, body
+
+    def fail(self, error: BaseException) -> None:
+        self.done, self.error = True, error
+
+
+def run(
+    tmp_path: Path,
+    model: Double,
+    work: list[Asked],
+    *,
+    inline: bool = True,
+    together: bool = True,
+    budget: float = 1.0,
+    then: Callable[[Batcher, float], object] = lambda batcher, now: None,
+) -> Region:
+    slots = Slots(tmp_path / "slots")
+    region = slots.region(0)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        batcher = Batcher(
+            model, Budget(loop, budget), region, Cost(1e-6, 1e-6), inline=inline, together=together
+        )
+        for each in work:
+            batcher.submit(each)
+        until = time.monotonic() + 20
+        while not all(each.done for each in work):
+            assert time.monotonic() < until
+            then(batcher, loop.time())
+            await asyncio.sleep(0.001)
+        closed = asyncio.Event()
+        batcher.close(closed.set)
+        await asyncio.wait_for(closed.wait(), 10)
+
+    asyncio.run(main())
+    assert model.closed
+    return region
+
+
+def test_a_turn_is_a_batch_and_order_is_kept(tmp_path: Path) -> None:
+    for inline in (True, False):
+        model = Double()
+        work = [Asked(*range(number, number + 1 + number % 3)) for number in range(100, 200)]
+        region = run(tmp_path, model, work, inline=inline)
+        assert model.sizes == [sum(each.rows for each in work)]
+        for number, each in enumerate(work, 100):
+            wanted = [2.0 * value for value in range(number, number + 1 + number % 3)]
+            assert each.body == repr(wanted).encode()
+    assert region.words[region.offset + BATCH_SUM] == 2 * sum(each.rows for each in work)
+    assert region.words[region.offset + BATCH_BUCKETS + 8] == 2  # 129 .. 256 rows
+
+
+def test_only_the_culprit_sees_the_error(tmp_path: Path) -> None:
+    for inline in (True, False):
+        work = [Asked(number) for number in (1, 2, -3, 4, 13, 6)]
+        run(tmp_path, Double(), work, inline=inline)
+        assert [each.body for each in work] == [b"[2.0]", b"[4.0]", b"", b"[8.0]", b"", b"[12.0]"]
+        assert isinstance(work[2].error, TapsterError)
+        assert isinstance(work[4].error, ZeroDivisionError)
+
+
+def test_large_requests_run_in_batches_of_bounded_size(tmp_path: Path) -> None:
+    model = Double()
+    run(tmp_path, model, [Asked(*[1.0] * 600), Asked(*[1.0] * 600), Asked(*[1.0] * 3000)])
+    assert model.sizes == [600, 600, 3000]
+
+
+def test_what_cannot_be_batched_runs_alone(tmp_path: Path) -> None:
+    model = Double()
+    run(tmp_path, model, [Asked(1), Asked(2), Asked(3)], together=False)
+    assert model.sizes == [1, 1, 1]
+
+
+def test_work_of_callers_who_left_is_not_run(tmp_path: Path) -> None:
+    model = Double()
+    work = [Asked(1), Asked(2), Asked(3)]
+    work[1].done = True
+    run(tmp_path, model, work)
+    assert model.sizes == [2]
+    assert work[1].body == b""
+
+
+def test_beyond_the_budget_work_leaves_the_loop(tmp_path: Path) -> None:
+    model = Double(seconds=0.05)
+    ticks = []
+    work = [Asked(number) for number in range(3)]
+    run(tmp_path, model, work, budget=1e-9, then=lambda batcher, now: ticks.append(now))
+    assert len(ticks) > 5
+    assert [each.body for each in work] == [b"[0.0]", b"[2.0]", b"[4.0]"]
+
+
+def test_what_expires_is_told_so_and_never_run(tmp_path: Path) -> None:
+    model = Double(seconds=0.3)
+    now = time.monotonic()
+    work = [Asked(1, deadline=now + 0.1), Asked(2, deadline=now + 0.05)]
+    run(tmp_path, model, work, inline=False, together=False, then=Batcher.expire)
+    assert model.sizes == [1]
+    for each in work:
+        assert isinstance(each.error, TapsterError)
+        assert each.error.code == "deadline"

@@ -1,0 +1,95 @@
+"""Keys: what admits, what does not, and that all refusals look alike."""
+
+import hashlib
+import time
+
+import pytest
+
+from tapster.contract.plan import KeyGrant
+from tapster.serving.gate import METRICS, PREDICT, Gate
+from tests.serving.conftest import Plane, grant
+from tests.serving.rest.test_protocol import GOOD, INFER
+
+
+def test_a_key_is_known_by_its_digest() -> None:
+    gate = Gate(no_auth=False)
+    gate.apply(
+        [grant("good", "predict"), grant("all", "*"), grant("late", expires=time.time() - 1)]
+    )
+    good = gate.admit(b"Bearer good")
+    assert good is not None
+    assert (good.may(PREDICT), good.may(METRICS)) == (True, False)
+    everything = gate.admit(b"bearer all")
+    assert everything is not None
+    assert everything.may(METRICS)
+    for header in (
+        b"", b"good", b"Bearer", b"Bearer ", b"Basic good", b"Bearer Good", b"Bearer late",
+        b"Bearer good good", b"Bearer " + b"x" * 1_000_000, b"Bearer \xff\x00",
+        b"Bearer ' OR 1=1--", b"Bearer " + hashlib.sha256(b"good").hexdigest().encode(),
+    ):  # fmt: skip
+        assert gate.admit(header) is None
+
+
+def test_a_change_of_keys_is_a_new_generation() -> None:
+    gate = Gate(no_auth=False)
+    gate.apply([grant("a"), grant("b", "predict")])
+    before = gate.generation
+    kept = gate.admit(b"Bearer a")
+    gate.apply([grant("a"), grant("b", "metrics:read")])
+    assert gate.generation > before
+    assert gate.admit(b"Bearer a") is kept
+    changed = gate.admit(b"Bearer b")
+    assert changed is not None
+    assert not changed.may(PREDICT)
+    gate.apply([])
+    assert gate.admit(b"Bearer a") is None
+
+
+def test_a_grant_expires_while_it_is_held() -> None:
+    gate = Gate(no_auth=False)
+    digest = hashlib.sha256(b"k").hexdigest()
+    gate.apply([KeyGrant("id", digest, "default", ("*",), time.time() + 0.05)])
+    assert gate.admit(b"Bearer k") is not None
+    until = time.monotonic() + 5
+    while gate.admit(b"Bearer k") is not None:
+        assert time.monotonic() < until
+
+
+@pytest.mark.parametrize(
+    ("key", "status"),
+    [
+        (None, 401),
+        ("", 401),
+        ("wrong", 401),
+        ("expired", 401),
+        ("' OR 1=1--", 401),
+        ("x" * 60_000, 401),
+        ("reader", 403),
+        ("watcher", 403),
+    ],
+)
+def test_refusals_look_alike(plane: Plane, key: str | None, status: int) -> None:
+    reference = plane.call("POST", INFER, GOOD, key="wrong")
+    for path in (INFER, "/v2/models/nothing/infer", "/v1/models/sum:predict"):
+        answer = plane.call("POST", path, GOOD, key=key)
+        assert answer.status == status
+        assert answer.body == reference.body
+    for path in ("/v2", "/v1/models", "/v2/models/sum", "/nothing"):
+        assert plane.call("GET", path, key=key).status == status
+
+
+def test_rights_are_apart(plane: Plane) -> None:
+    assert plane.call("POST", INFER, GOOD, key="caller").status == 200
+    assert plane.call("GET", "/metrics", key="caller").status == 403
+    assert plane.call("GET", "/metrics", key="watcher").status == 200
+
+
+def test_tenants_do_not_see_each_other(plane: Plane) -> None:
+    theirs = "/v2/models/theirs/infer"
+    assert plane.call("POST", theirs, GOOD, key="theirs").json()["outputs"][0]["data"] == [8.0]
+    mine = plane.call("POST", theirs, GOOD)
+    assert mine.status == 404
+    nowhere = plane.call("POST", theirs.replace("theirs", "nowhere"), GOOD)
+    assert mine.body == nowhere.body.replace(b"nowhere", b"theirs")
+    assert plane.call("POST", INFER, GOOD, key="theirs").status == 404
+    assert plane.call("GET", "/v1/models", key="theirs").json()["models"] == ["theirs"]
