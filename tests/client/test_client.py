@@ -1,7 +1,7 @@
 """The SDK against a real server."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -46,6 +46,41 @@ def test_a_folder_becomes_one_dataset(client: tapster.Client, tmp_path: Path) ->
     assert (made.rows, made.columns[0]["type"]) == (2, "number")
     assert sent[-1] == (16, 16)
     assert seen[-1].status == "succeeded"
+
+
+def test_a_job_is_waited_for_across_a_death_of_the_control_process(
+    new_server: Callable[..., Server],
+) -> None:
+    server = new_server()
+    killed: list[int] = []
+
+    def watch(job: Job) -> None:
+        if job.status == "running" and not killed:
+            (control,) = server.children("tapster.app")
+            control.kill()
+            killed.append(control.pid)
+
+    table = pl.DataFrame({"x": list(range(100)), "y": [n / 2 for n in range(100)]})
+    with tapster.connect(server.url, key=server.key) as client:
+        client.data_add("numbers", table)
+        job = client.train("numbers", "y", "numbers", algorithm="ridge")
+        ended = client.wait(job, watch)
+        assert (ended.status, len(killed)) == ("succeeded", 1)
+        assert [version.version for version in client.models_versions("numbers")] == [1]
+
+
+def test_many_rows_are_asked_for_in_several_requests(client: tapster.Client) -> None:
+    numbers = [float(n % 11) for n in range(300)]
+    client.data_add("doubles", pl.DataFrame({"x": numbers, "y": [2 * n for n in numbers]}))
+    client.wait(client.train("doubles", "y", "doubles", algorithm="ols", task="regression"))
+    client.deploy("doubles")
+    rows = pl.DataFrame({"x": [n / 500 for n in range(4500)]})
+    answers = client.predict("doubles", rows)
+    assert len(answers) == 4500
+    assert all(abs(a["prediction"] - n / 250) < 1e-3 for n, a in enumerate(answers))
+    with pytest.raises(tapster.TapsterError) as caught:
+        client.predict("doubles", [])
+    assert caught.value.code == "invalid"
 
 
 def test_a_failed_job_raises_its_own_reason(client: tapster.Client, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Lines:
         state = (job.status, job.phase, int(job.progress * 4))
         if state != self._last:
             self._last = state
-            phase = f" {job.phase}" if job.phase else ""
+            phase = f" {job.phase}" if job.phase not in {"", job.status} else ""
             message = f": {job.message}" if job.message else ""
             say(f"{self._title}: {job.status}{phase} {job.progress:.0%}{message}")
 

@@ -33,6 +33,7 @@ from tapster.contract.errors import TapsterError
 Answer = dict[str, Any]
 T = TypeVar("T")
 POLL_SECONDS: Final = 20
+ROWS_A_REQUEST: Final = 2000
 
 
 def connect(
@@ -382,9 +383,12 @@ class Client:
         Each answer is {"prediction": ...} and, for classifiers, {"probabilities": {label: p}}.
         """
         path = f"/v1/endpoints/{spell(endpoint)}/predict"
-        body = {"rows": from_frame(rows)}
-        answer = self._transport.call(dict, "POST", path, body, at=self.rest_url)
-        return list(answer["predictions"])
+        asked, answers = from_frame(rows), []
+        for start in range(0, max(len(asked), 1), ROWS_A_REQUEST):
+            body = {"rows": asked[start : start + ROWS_A_REQUEST]}
+            answer = self._transport.call(Answer, "POST", path, body, at=self.rest_url)
+            answers += answer["predictions"]
+        return answers
 
     # -- plumbing
 
