@@ -24,12 +24,12 @@ TENANT = "default"
 class Installation:
     """Real parts in a folder, with the verbs that tests need."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, database_url: str = "") -> None:
         home.mkdir()
         self.home = home
         self.parts = Parts(
             settings=load({}, home=home),
-            db=Database(f"sqlite:///{home / 'tapster.db'}"),
+            db=Database(database_url or f"sqlite:///{home / 'tapster.db'}"),
             blobs=LocalBlobs(home / "blobs"),
             signer=Signer.of(home / "signing.key"),
             uploads=Uploads(home / "uploads"),

@@ -386,3 +386,13 @@ def test_an_upload_holds_one_file(here: Installation) -> None:
     one, two = write(here, "a.onnx", classifier()), write(here, "b.onnx", classifier())
     assert refused(here, one, two).code == "invalid"
     assert refused(here).code == "invalid"
+
+
+def test_too_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tapster.runtimes.package.MAX_FILES", 10)
+    headers = b"".join(member(f"f{n}").tobuf(tarfile.USTAR_FORMAT) for n in range(11))
+    (tmp_path / "x").write_bytes(headers + bytes(1024))
+    (tmp_path / "inside").mkdir()
+    with pytest.raises(TapsterError, match="too many files"):
+        unpack(tmp_path / "x", tmp_path / "inside")
+    assert len(list((tmp_path / "inside").iterdir())) == 10

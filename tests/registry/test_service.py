@@ -1,5 +1,6 @@
 """Versions, aliases, descriptions, lineage, deletion, trust."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -281,3 +282,24 @@ def test_two_registrations_at_once_get_two_numbers(here: Installation) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(add, range(12))) == list(range(1, 13))
+
+
+def test_the_verbs_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
+    """The same SQL on the database that a team grows into, in a tenant of its own."""
+    here = Installation(tmp_path / "pg", database_url=postgres_url)
+    try:
+        one = here.add("m", tenant="pg", created=5.0, lineage=Lineage(dataset="d"))
+        two = here.add("m", tenant="pg", lineage=Lineage(parent=one.digest))
+        assert here.add("m", tenant="pg", created=5.0, lineage=Lineage(dataset="d")) == one
+        with here.parts.db.write() as tx:
+            assert service.set_alias(tx, "pg", "m@1", "champion").aliases == ["champion"]
+            assert service.describe(tx, "pg", "m@1", "é", {"a": "b"}).tags == {"a": "b"}
+            assert service.lineage(tx, "pg", "m@1")["children"] == ["m@2"]
+            assert [v.version for v in service.listing(tx, "pg")] == [2]
+            assert [v.version for v in service.listing(tx, "pg", "d")] == [1]
+            assert trust.trust(tx, "pg", "berlin", KEY)["name"] == "berlin"
+            freed = service.delete(tx, "pg", "m", unused)
+            assert freed == sorted(packages.key_of("pg", v.digest) for v in (one, two))
+            assert service.aliases(tx, "pg", "m") == {}
+    finally:
+        here.parts.db.close()
