@@ -112,7 +112,7 @@ def write_csv(home: Path) -> tuple[Any, Any, Path]:
 
 
 def _train(story: Story, client: Client, seconds: float) -> ModelVersion:
-    with story.step(f"Train and compare the algorithms ({seconds:.0f} s at most)"):
+    with story.step(f"Train and compare the algorithms ({seconds:.0f} s to search)"):
         job = client.train(DATASET, TARGET, MODEL, time_limit=seconds)
         with shown("train", evaluations.live) as bar:
             ended = client.wait(job, bar.job)

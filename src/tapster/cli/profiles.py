@@ -1,14 +1,16 @@
 """A dataset's profile for people: one line a column, bars for distributions, warnings."""
 
+import shutil
 from typing import Any, Final
 
-from tapster.cli.output import inert
+from tapster.cli.output import PIPE_WIDTH, inert
 from tapster.cli.tables import dataset, split, table, text
 from tapster.contract.control import DatasetVersion, Split
 
 BARS: Final = " ▁▂▃▄▅▆▇█"
 WIDTH: Final = 20
 SHOWN: Final = 60
+NARROW: Final = 110  # columns of a terminal on which the long form does not fit
 HEADERS: Final = ("COLUMN", "TYPE", "MISSING", "DISTINCT", "MIN", "MEDIAN", "MAX", "VALUES")
 
 
@@ -26,9 +28,10 @@ def view(version: DatasetVersion, profile: dict[str, Any], splits: list[Split]) 
     from rich.console import Group
 
     columns, rows = profile.get("columns", []), max(profile.get("rows", 0), 1)
+    wide = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns >= NARROW
     parts: list[Any] = [
         dataset(version),
-        table(HEADERS, (_line(column, rows) for column in columns[:SHOWN])),
+        table(HEADERS, (_line(column, rows, wide) for column in columns[:SHOWN]), HEADERS[-1]),
     ]
     if len(columns) > SHOWN:
         parts.append(f"and {len(columns) - SHOWN:,} further columns: see --json")
@@ -40,7 +43,7 @@ def view(version: DatasetVersion, profile: dict[str, Any], splits: list[Split]) 
     return Group(*parts, *(split(each) for each in splits))
 
 
-def _line(column: dict[str, Any], rows: int) -> list[Any]:
+def _line(column: dict[str, Any], rows: int, wide: bool) -> list[Any]:
     median = (column.get("quantiles") or {}).get("0.5")
     return [
         column["name"],
@@ -48,7 +51,7 @@ def _line(column: dict[str, Any], rows: int) -> list[Any]:
         f"{column['missing'] / rows:.1%}" if column["missing"] else "",
         column["distinct"],
         *(_short(value) for value in (column.get("min"), median, column.get("max"))),
-        _values(column, rows),
+        _values(column, rows, wide),
     ]
 
 
@@ -56,13 +59,15 @@ def _short(value: Any) -> str:
     return "" if value is None else text(value)[:19]
 
 
-def _values(column: dict[str, Any], rows: int) -> str:
+def _values(column: dict[str, Any], rows: int, wide: bool) -> str:
     """A histogram for numbers and dates, shares of the most frequent values for the rest."""
     histogram = column.get("histogram")
     if histogram:
-        return bars(histogram["counts"])
+        return bars(histogram["counts"], WIDTH if wide else WIDTH // 2)
     classes = column.get("classes", [])
-    return ", ".join(f"{text(c['value'])[:16]} {c['count'] / rows:.0%}" for c in classes[:4])
+    return ", ".join(
+        f"{text(c['value'])[:16]} {c['count'] / rows:.0%}" for c in classes[: 4 if wide else 1]
+    )
 
 
 def _notes(profile: dict[str, Any]) -> list[str]:

@@ -9,8 +9,11 @@ from tapster.cli.output import inert
 from tapster.contract.control import DatasetVersion, Endpoint, Job, ModelVersion, Split
 
 
-def table(headers: Iterable[str], lines: Iterable[Iterable[Any]]) -> Any:
-    """A table; numbers to the right, anything else to the left, nothing obeyed."""
+def table(headers: Iterable[str], lines: Iterable[Iterable[Any]], whole: str = "") -> Any:
+    """A table; numbers to the right, anything else to the left, nothing obeyed.
+
+    Cells are folded where the terminal is narrow, but not those of the column `whole`.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -20,7 +23,11 @@ def table(headers: Iterable[str], lines: Iterable[Iterable[Any]]) -> Any:
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(names))
     for at, header in enumerate(names):
         numeric = bool(body) and all(_is_number(line[at]) for line in body)
-        made.add_column(header, justify="right" if numeric else "left", overflow="fold")
+        justify: Any = "right" if numeric else "left"
+        fixed = numeric or header == whole
+        made.add_column(
+            header, justify=justify, overflow="fold", no_wrap=fixed, min_width=len(header)
+        )
     for line in body:
         made.add_row(
             *(cell if isinstance(cell, Text) else Text(inert(text(cell))) for cell in line)
