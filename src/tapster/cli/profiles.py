@@ -31,7 +31,7 @@ def view(version: DatasetVersion, profile: dict[str, Any], splits: list[Split]) 
     wide = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns >= NARROW
     parts: list[Any] = [
         dataset(version),
-        table(HEADERS, (_line(column, rows, wide) for column in columns[:SHOWN]), HEADERS[-1]),
+        table(HEADERS, (_line(column, rows, wide) for column in columns[:SHOWN]), HEADERS[1:]),
     ]
     if len(columns) > SHOWN:
         parts.append(f"and {len(columns) - SHOWN:,} further columns: see --json")

@@ -64,7 +64,7 @@ class Bar:
         from rich.console import Group
 
         self.seen = job
-        note = inert(" ".join(part for part in (job.phase or job.status, job.message) if part))
+        note = inert(job.message or job.phase or job.status)
         self._progress.update(self._task, completed=job.progress, note=note)
         below = self._extra(job) if self._extra is not None else None
         self._live.update(self._progress if below is None else Group(self._progress, below))

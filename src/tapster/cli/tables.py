@@ -9,10 +9,10 @@ from tapster.cli.output import inert
 from tapster.contract.control import DatasetVersion, Endpoint, Job, ModelVersion, Split
 
 
-def table(headers: Iterable[str], lines: Iterable[Iterable[Any]], whole: str = "") -> Any:
+def table(headers: Iterable[str], lines: Iterable[Iterable[Any]], whole: Iterable[str] = ()) -> Any:
     """A table; numbers to the right, anything else to the left, nothing obeyed.
 
-    Cells are folded where the terminal is narrow, but not those of the column `whole`.
+    Cells are folded where the terminal is narrow, but not those of the columns `whole`.
     """
     from rich import box
     from rich.table import Table
@@ -24,7 +24,7 @@ def table(headers: Iterable[str], lines: Iterable[Iterable[Any]], whole: str = "
     for at, header in enumerate(names):
         numeric = bool(body) and all(_is_number(line[at]) for line in body)
         justify: Any = "right" if numeric else "left"
-        fixed = numeric or header == whole
+        fixed = numeric or header in whole
         made.add_column(
             header, justify=justify, overflow="fold", no_wrap=fixed, min_width=len(header)
         )
