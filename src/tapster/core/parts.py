@@ -1,6 +1,7 @@
 """What the composition root hands to every slice."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
 from tapster.core.blobs import LocalBlobs
 from tapster.core.crypto import Signer
@@ -18,3 +19,6 @@ class Parts:
     blobs: LocalBlobs
     signer: Signer
     uploads: Uploads
+    # Held from storing a blob to the commit of its row, and from a row's deletion to its blob's:
+    # else a deletion could take the blob that another row has just begun to name.
+    storage: threading.Lock = field(default_factory=threading.Lock)

@@ -143,4 +143,5 @@ def _writing(router: APIRouter, parts: Parts) -> None:
     @router.delete("/{ref}")
     def delete_dataset(ref: str, who: _Writer) -> Freed:
         """Remove a version, or all of a bare NAME, and free its storage."""
-        return Freed(service.delete(parts, who.tenant, ref))
+        with parts.storage:
+            return Freed(service.delete(parts, who.tenant, ref))

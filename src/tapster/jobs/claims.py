@@ -184,10 +184,11 @@ class ClaimLoop:
         self, handler: Handler, job: Job, token: int, result: dict[str, Any], out: Path
     ) -> None:
         self._beat(job, token, {})
-        result = handler.publish(self._parts, job, result, out)
-        with self._parts.db.write() as tx:
-            if not service.succeed(tx, job, token, handler.apply(tx, job, result)):
-                raise LostLeaseError
+        with self._parts.storage:
+            result = handler.publish(self._parts, job, result, out)
+            with self._parts.db.write() as tx:
+                if not service.succeed(tx, job, token, handler.apply(tx, job, result)):
+                    raise LostLeaseError
 
     def _fail(self, job: Job, token: int, error: TapsterError) -> None:
         with self._parts.db.write() as tx:

@@ -136,9 +136,10 @@ def _models(parts: Parts, in_use: InUse) -> APIRouter:
     @router.delete("/{ref}")
     def delete_model(who: _Writer, ref: str) -> Freed:
         """Delete a version, or a whole model by its bare name, and free the storage."""
-        with parts.db.write() as tx:
-            unused = service.delete(tx, who.tenant, ref, in_use)
-        return Freed(sum(parts.blobs.delete(key) for key in unused))
+        with parts.storage:
+            with parts.db.write() as tx:
+                unused = service.delete(tx, who.tenant, ref, in_use)
+            return Freed(sum(parts.blobs.delete(key) for key in unused))
 
     return router
 
