@@ -1,5 +1,6 @@
 """A training job's task, its data made ready, and what it has to say along the way."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from tapster.training.targets import Target
 
 # A column no dataset can have: control characters are refused at import.
 _PART: Final = "\0part"
+# Below so many cells threads wait for one another longer than they work.
+SINGLE_THREADED: Final = 200_000
 
 
 @dataclass
@@ -24,7 +27,6 @@ class Assignment:
 
     task: dict[str, Any]
     context: JobContext
-    threads: int
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -75,7 +77,9 @@ def read(work: Assignment) -> Table:
     else:
         train, test = targets.hold_out(target, work.seed)
         validation = np.empty(0, np.intp)
-    problem = Problem(target.task, target.classes, work.seed, work.threads)
+    cells = len(encoded) * len(columns)
+    threads = len(os.sched_getaffinity(0)) if cells > SINGLE_THREADED else 1
+    problem = Problem(target.task, target.classes, work.seed, threads)
     return Table(columns, encoded, target, problem, train, validation, test)
 
 

@@ -22,7 +22,8 @@ CACHED_BYTES = 256 << 20
 class Candidate:
     """An algorithm with parameters. `scores` are one a fold, in the metric's own unit.
 
-    `state` is waiting, scored, pruned (clearly worse, so stopped), skipped or failed.
+    `state` is waiting, scored, pruned (clearly worse, so stopped), skipped or failed. A finalist
+    was scored on further folds and stands above those that were not.
     """
 
     algorithm: str
@@ -31,6 +32,7 @@ class Candidate:
     state: str = "waiting"
     reason: str = ""
     seconds: float = 0.0
+    finalist: bool = False
 
     @property
     def value(self) -> float:

@@ -9,7 +9,7 @@ from tapster.training import trainers
 from tapster.training.assignment import Assignment, Table
 from tapster.training.candidates import Fold, Judge, folds_of
 from tapster.training.search import NAIVE, Plan, Search
-from tapster.training.vocabulary import DEFAULT, metrics_of
+from tapster.training.vocabulary import DEFAULT, DEFAULT_SECONDS, metrics_of
 
 SEARCHED_ROWS: Final = 30_000
 SMALL: Final = 5_000
@@ -22,7 +22,10 @@ def compare(work: Assignment, table: Table) -> Search:
     algorithms = _algorithms(work, table)
     folds, repeats = _folds(work, table)
     judge = Judge(table.features, table.target, folds, metric, table.problem)
-    plan = Plan(algorithms, work.task["search"] or "tpe", _trials(work), work.task["time_limit"])
+    trials, seconds = _trials(work), work.task["time_limit"]
+    if trials is None and seconds is None:
+        seconds = DEFAULT_SECONDS
+    plan = Plan(algorithms, work.task["search"] or "tpe", trials, seconds)
 
     def report(share: float, message: str, board: list[dict[str, Any]]) -> None:
         work.context.progress(0.05 + 0.8 * share, "searching", message, leaderboard=board)

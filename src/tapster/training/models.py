@@ -115,7 +115,9 @@ def to_onnx(model: Model, numeric: int, text: int) -> bytes:
     first = graph.input("numeric", numeric, text=False) if numeric else ""
     second = graph.input("text", text, text=True) if text else ""
     features = model.preprocessor.emit(graph, first, second)
-    scores = trainer.emit(graph, model.estimator, features, model.task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converters' own use of what others deprecate
+        scores = trainer.emit(graph, model.estimator, features, model.task)
     proto = _labelled(graph, model, scores) if model.classes else _number(graph, model, scores)
     data: bytes = proto.SerializeToString(deterministic=True)
     return data

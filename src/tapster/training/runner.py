@@ -42,10 +42,12 @@ DEFAULTS: Final[dict[str, Any]] = {
 
 def run(task: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """See jobs.context.Runner. The package is left in `context.output("package")`."""
-    work = Assignment({**DEFAULTS, **task}, context, threads=len(os.sched_getaffinity(0)))
+    # Read when OpenMP is loaded, later: threads that spin while waiting starve those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    work = Assignment({**DEFAULTS, **task}, context)
     context.progress(0.01, "reading", "reading the data")
-    with threadpool_limits(limits=work.threads):
-        table = assignment.read(work)
+    table = assignment.read(work)
+    with threadpool_limits(limits=table.problem.threads):
         search = compare(work, table)
         winner = promote(work, table, search)
         context.progress(0.95, "evaluating", "measuring on held-out rows")

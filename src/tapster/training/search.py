@@ -60,9 +60,12 @@ class Search:
             self._tune()
 
     def ranking(self) -> list[Candidate]:
-        """Candidates that were scored on every fold they were given, best first."""
+        """Candidates that were scored on every fold they were given, best first.
+
+        Finalists come first: the others' means are those of fewer folds, and luckier.
+        """
         scored = [c for c in self.candidates if c.state == "scored"]
-        return sorted(scored, key=self.judge.gain, reverse=True)
+        return sorted(scored, key=lambda c: (c.finalist, self.judge.gain(c)), reverse=True)
 
     def leaderboard(self) -> list[dict[str, Any]]:
         """The best line of each algorithm, best first; then those that were not scored."""
@@ -86,6 +89,7 @@ class Search:
                 break
             self._say(0.8 + 0.1 * fold / len(more.folds), "comparing the best again")
             for candidate in finalists:
+                candidate.finalist = True
                 try:
                     more.score(candidate, fold)
                 except Exception as error:

@@ -20,11 +20,10 @@ from tapster.registry import packages
 from tapster.registry import service as registry
 from tapster.training import trainers
 from tapster.training.recipes import refuse_values
-from tapster.training.vocabulary import EVERY_METRIC, metrics_of, spelled
+from tapster.training.vocabulary import DEFAULT_SECONDS, EVERY_METRIC, metrics_of, spelled
 
 SEARCHES: Final = ("grid", "random", "tpe")
 DEVICES: Final = ("auto", "cpu")
-DEFAULT_SECONDS: Final = 60.0
 KIND: Final = "train"
 
 

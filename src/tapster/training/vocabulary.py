@@ -14,6 +14,7 @@ CLASSIFICATION: Final = (
     "brier",
 )
 REGRESSION: Final = ("mae", "rmse", "r2", "mape")
+DEFAULT_SECONDS: Final = 60.0
 EVERY_METRIC: Final = (*CLASSIFICATION, *REGRESSION)
 LOWER_IS_BETTER: Final = frozenset({"log_loss", "brier", "mae", "rmse", "mape"})
 DEFAULT: Final = {"binary": "log_loss", "multiclass": "log_loss", "regression": "rmse"}

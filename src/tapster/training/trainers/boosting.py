@@ -3,9 +3,8 @@
 import re
 from typing import Any, Final
 
-import numpy as np
-
 from tapster.training.trainers import EVERY, Needs, Setting, Space
+from tapster.training.trainers.thresholds import floor
 
 ONNXMLTOOLS_OPSET: Final = 15
 
@@ -143,16 +142,12 @@ def floored(text: str) -> str:
     float32, which may be a data value above.
     """
 
-    def floor(line: re.Match[str]) -> str:
-        wide = np.array(line[2].split(), np.float64)
-        single = wide.astype(np.float32)
-        above = single.astype(np.float64) > wide
-        single[above] = np.nextafter(single[above], np.float32(-np.inf))
-        return line[1] + " ".join(f"{value:.17g}" for value in single.astype(np.float64))
+    def spelled(line: re.Match[str]) -> str:
+        return line[1] + " ".join(f"{value:.17g}" for value in floor(line[2].split()))
 
     # `tree_sizes` counts bytes that have changed; without it LightGBM parses tree by tree.
     text = re.sub(r"^tree_sizes=.*\n", "", text, flags=re.MULTILINE)
-    return re.sub(r"^(threshold=)(.+)$", floor, text, flags=re.MULTILINE)
+    return re.sub(r"^(threshold=)(.+)$", spelled, text, flags=re.MULTILINE)
 
 
 def _inputs(estimator: Any) -> list[tuple[str, Any]]:

@@ -1,9 +1,12 @@
 """Tree ensembles of scikit-learn."""
 
+import copy
+import itertools
 from typing import Any
 
 from tapster.training.trainers import EVERY, Needs, Setting, Space
 from tapster.training.trainers.sklearn_graphs import emit_sklearn
+from tapster.training.trainers.thresholds import floor
 
 
 class RandomForest:
@@ -98,5 +101,8 @@ class HistGradientBoosting:
         )
 
     def emit(self, graph: Any, estimator: Any, features: str, task: str) -> str:
-        """See Trainer."""
-        return emit_sklearn(graph, estimator, features, task)
+        """Thresholds are floored to float32 first: ONNX would round some above a data value."""
+        rounded = copy.deepcopy(estimator)
+        for predictor in itertools.chain.from_iterable(rounded._predictors):
+            predictor.nodes["num_threshold"] = floor(predictor.nodes["num_threshold"])
+        return emit_sklearn(graph, rounded, features, task)
