@@ -1,5 +1,6 @@
 """The whole command line against a real server: each answer one JSON document, each error one."""
 
+import csv
 import io
 import json
 import random
@@ -160,6 +161,31 @@ def test_versions_are_compared_named_rolled_back_moved_and_deleted(
     code, freed = call("models", "delete", "copied")
     assert (code, freed) == (0, {"freed": 0})
     assert "freed" in show("models", "delete", "fruit@2")
+
+
+def test_odd_column_names_work_inert_and_exact(call: Call, show: Any, tmp_path: Path) -> None:
+    draw = random.Random(2)
+    names = ["'; DROP TABLE jobs--", '<b onload="x">', "🍎 ñ", 'a"b,c', "[bold red]x[/]"]
+    rows = [[draw.random() for _ in names] for _ in range(60)]
+    with (tmp_path / "odd.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*names, "{target}"])
+        writer.writerows([*row, 2 * row[0] - row[3]] for row in rows)
+    code, made = call("data", "add", "odd", tmp_path / "odd.csv")
+    assert [column["name"] for column in made["columns"]] == [*names, "{target}"]
+    shown = show("data", "show", "odd")
+    assert all(name in shown for name in names)
+    words = ("train", "odd", "--target", "{target}", "--model", "odd", "--algorithm", "ols")
+    assert call(*words, "--follow")[0] == 0
+    assert all(name in show("models", "show", "odd") for name in names)
+    assert call("deploy", "odd")[0] == 0
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([names, *rows[:5]])
+    _, found = call("predict", "odd", "--file", tmp_path / "rows.csv")
+    expected = [2 * row[0] - row[3] for row in rows[:5]]
+    assert [answer["prediction"] for answer in found["predictions"]] == pytest.approx(
+        expected, abs=1e-4
+    )
 
 
 def test_data_is_cleaned_split_and_deleted(call: Call, show: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from tapster.cli.tables import facts, model, size, table, text, when
 from tapster.contract.control import Job, ModelVersion
 
 MATRIX_LIMIT: Final = 12
+RELATED: Final = ("parents", "children", "same_data")
 
 
 def live(job: Job) -> Any:
@@ -102,15 +103,20 @@ def view(version: ModelVersion, evaluation: dict[str, Any], lineage: dict[str, A
     parts: list[Any] = [
         model(version),
         facts(_about(version)),
-        facts({key: value for key, value in version.lineage.items() if key != "environment"}),
+        facts(_origin(version.lineage)),
     ]
     if version.metrics:
         parts.append(metrics(version.metrics))
     if confused := evaluation.get("confusion"):
         parts.append(confusion(confused["labels"], confused["counts"]))
-    if lineage:
-        parts.append(facts(lineage))
-    return Group(*parts)
+    related = {name: " ".join(lineage.get(name, [])) for name in RELATED}
+    return Group(*parts, facts(related)) if any(related.values()) else Group(*parts)
+
+
+def _origin(lineage: dict[str, Any]) -> dict[str, Any]:
+    """Where a version came from; of an import, what is known of that."""
+    hidden = {"environment"} if lineage.get("dataset") else {"dataset_version", "seed"}
+    return {name: value for name, value in lineage.items() if name not in hidden}
 
 
 def _about(version: ModelVersion) -> dict[str, Any]:

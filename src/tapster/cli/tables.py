@@ -22,7 +22,8 @@ def table(headers: Iterable[str], lines: Iterable[Iterable[Any]], whole: Iterabl
     names = list(headers)
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(names))
     for at, header in enumerate(names):
-        numeric = bool(body) and all(_is_number(line[at]) for line in body)
+        cells = [line[at] for line in body if line[at] is not None]
+        numeric = bool(cells) and all(map(_is_number, cells))
         justify: Any = "right" if numeric else "left"
         fixed = numeric or header in whole
         made.add_column(
@@ -235,14 +236,14 @@ def calls(endpoint_name: str, rest_url: str) -> str:
 
 
 def predictions(answers: list[dict[str, Any]]) -> Any:
-    """Predictions, most probable labels first."""
-    return table(
-        ["ROW", "PREDICTION", "PROBABILITIES"],
-        (
-            [at, answer.get("prediction", answer), _likely(answer.get("probabilities") or {})]
-            for at, answer in enumerate(answers, 1)
-        ),
-    )
+    """Predictions; of a classifier with the most probable labels first."""
+    headers = ["ROW", "PREDICTION", "PROBABILITIES"]
+    lines = [
+        [at, answer.get("prediction", answer), _likely(answer.get("probabilities") or {})]
+        for at, answer in enumerate(answers, 1)
+    ]
+    width = 3 if any(line[2] for line in lines) else 2
+    return table(headers[:width], (line[:width] for line in lines))
 
 
 def _likely(probabilities: dict[str, float]) -> str:
