@@ -71,7 +71,7 @@ def _live(tx: Connection, version: int) -> Endpoint:
 
 def _versions(endpoint: Endpoint) -> tuple[int | None, ...]:
     held = (endpoint.serving, endpoint.pending, endpoint.previous)
-    return tuple(one and one["version"] for one in held)
+    return tuple(None if one is None else one["version"] for one in held)
 
 
 def test_traffic_moves_only_when_every_worker_is_ready(tx: Connection) -> None:
