@@ -236,6 +236,10 @@ class Region:
         words[endpoint + LATENCY_SUM] += elapsed
         words[endpoint + LATENCY_BUCKETS + bisect_left(LATENCY_BOUNDS, elapsed)] += 1
 
+    def refused(self) -> None:
+        """Count a request that was refused before it reached an endpoint."""
+        self.words[self.offset + WORKER_WORDS + CLIENT_ERRORS] += 1
+
     def batch(self, rows: int) -> None:
         """Count one batch that ran."""
         words, offset = self.words, self.offset

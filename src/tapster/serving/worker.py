@@ -10,6 +10,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -32,7 +33,7 @@ from tapster.serving.gate import Gate
 from tapster.serving.rest.application import Application
 from tapster.serving.rest.protocol import InferenceProtocol
 from tapster.serving.rest.service import Service
-from tapster.serving.slots import CONNECTIONS, IN_FLIGHT, PLAN, QUEUED, READY, Slots
+from tapster.serving.slots import CONNECTIONS, IN_FLIGHT, PLAN, QUEUED, READY, WORKERS, Slots
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +210,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.parent:
         die_with_parent(options.parent)
+    if not 0 <= options.index < WORKERS:
+        parser.error(f"a machine has at most {WORKERS} workers")
+    _allow_many_connections()
     settings = load()
     logging.basicConfig(
         stream=sys.stderr,
@@ -229,6 +233,13 @@ def main(arguments: list[str] | None = None) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _allow_many_connections() -> None:
+    """Raise the soft limit of open files to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def test_not_a_number_goes_both_ways(plane: Plane) -> None:
         (numeric([[1, 2], [3]], [1, 3]), "nested otherwise"),
         (numeric([1, 2, 3, 4], [1, 4]), "must have shape [n, 3], not [1, 4]"),
         (numeric([1, 2, 3], name="Numeric"), "'Numeric'"),
-        ({"inputs": []}, "missing"),
+        ({"inputs": []}, "input 'numeric' is missing"),
         ({"inputs": numeric([1, 2, 3])["inputs"] * 2}, "same name"),
         ({"inputs": 5}, "expected `array`"),
         ({}, "missing required field"),
@@ -224,6 +224,24 @@ GOOD = b'{"inputs":[{"name":"numeric","shape":[1,3],"datatype":"FP32","data":[1,
 def test_malformed_bodies_are_refused(plane: Plane, body: bytes) -> None:
     refused(plane.call("POST", INFER, body))
     assert plane.call("POST", INFER, GOOD).status == 200
+
+
+def test_large_calls_are_like_small_ones(plane: Plane) -> None:
+    rows = 70_000
+    values = [number % 97 / 8 for number in range(3 * rows)]
+    body = json.dumps(numeric(values, [rows, 3]))
+    assert len(body) > 1 << 20
+    answer = plane.call("POST", INFER, body.encode())
+    assert answer.status == 200
+    sums = [sum(values[start : start + 3]) + 1 for start in range(0, 3 * rows, 3)]
+    assert answer.json()["outputs"][0]["data"] == sums
+    assert plane.call("POST", INFER, body.replace(", ", " ,\n ").encode()).body == answer.body
+    nested = [values[start : start + 3] for start in range(0, 3 * rows, 3)]
+    again = plane.call("POST", INFER, numeric(nested, [rows, 3]))
+    assert again.body == answer.body
+    for bad, words in (("null", "null"), ('"1"', "strings"), ("1e999", "range"), ("x", "JSON")):
+        refused(plane.call("POST", INFER, body.replace("0.125", bad, 1).encode()), words)
+    refused(plane.call("POST", INFER, body.replace("0.125", "0.125, 1", 1).encode()), "values")
 
 
 def test_what_a_model_is(plane: Plane) -> None:

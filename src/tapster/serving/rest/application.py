@@ -6,9 +6,9 @@ scope's `state`. Every answer is made at once, in memory.
 
 import logging
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Any, Final
 
-from tapster import __version__
 from tapster.contract.errors import TapsterError
 from tapster.serving import metrics
 from tapster.serving.gate import Pass
@@ -30,6 +30,7 @@ class Application:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._version = version("tapster")
         self._kinds: dict[str, Callable[[Route, Pass], Any]] = {
             "v2.server": self._server,
             "v2.model": self._model,
@@ -76,7 +77,7 @@ class Application:
     def _server(self, route: Route, holder: Pass) -> Message:
         return {
             "name": "tapster",
-            "version": __version__,
+            "version": self._version,
             "extensions": open_inference.EXTENSIONS,
         }
 

@@ -327,6 +327,8 @@ class InferenceProtocol(Connection):
         raise StopError
 
     def _spell(self, status: int, error: TapsterError, keep_alive: bool, allow: str) -> bytes:
+        if status not in {UNAUTHENTICATED, FORBIDDEN}:
+            self._service.region.refused()
         body = wire_of(self._route).refuse(error)
         response = self._service.heads.respond(status, body, keep_alive, allow)
         return response[: len(response) - len(body)] if self._method == b"HEAD" else response

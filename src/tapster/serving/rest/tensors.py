@@ -97,7 +97,8 @@ def _check_names(model: Model, arrays: Mapping[str, Any]) -> None:
     missing = [name for name in model.inputs if name not in arrays]
     extra = [name for name in arrays if name not in model.inputs]
     if missing:
-        raise _unfit(model, f"input {shown(missing[0])} is missing", missing[0])
+        instead = f"; there is no {shown(extra[0])}" if extra else ""
+        raise _unfit(model, f"input {shown(missing[0])} is missing{instead}", missing[0])
     if extra:
         raise _unfit(model, f"the model has no input {shown(extra[0])}", extra[0])
 

@@ -211,7 +211,8 @@ def _from_columns(model: Model, given: Any) -> tuple[Inputs, int]:
                 "the model has several inputs, so `inputs` must be an object", field="inputs"
             )
         given = {next(iter(model.inputs)): given}
-    if model.columns and not given.keys() & model.inputs.keys():
+    tensors, columns = given.keys() & model.inputs.keys(), given.keys() & model.columns.keys()
+    if model.columns and given.keys() != model.inputs.keys() and (columns or not tensors):
         inputs = model.encoder.columns(given)
         return inputs, rows_of(inputs)
     arrays = {}
