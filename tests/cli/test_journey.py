@@ -171,7 +171,7 @@ def test_odd_column_names_work_inert_and_exact(call: Call, show: Any, tmp_path: 
         writer = csv.writer(file)
         writer.writerow([*names, "{target}"])
         writer.writerows([*row, 2 * row[0] - row[3]] for row in rows)
-    code, made = call("data", "add", "odd", tmp_path / "odd.csv")
+    _, made = call("data", "add", "odd", tmp_path / "odd.csv")
     assert [column["name"] for column in made["columns"]] == [*names, "{target}"]
     shown = show("data", "show", "odd")
     assert all(name in shown for name in names)
