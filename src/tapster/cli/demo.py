@@ -153,10 +153,10 @@ def _three_wires(story: Story, client: Client, truth: wires.Recorded, manifest: 
 def _speed(
     story: Story, client: Client, manifest: Manifest, source: Any, row: dict[str, float]
 ) -> None:
-    with story.step("Race it against the same algorithm, pickled, behind FastAPI"):
+    with story.step("Race it against scikit-learn of the same family, pickled, behind FastAPI"):
         pickled = story.home / "peer.pickle"
         table, target = source
-        peer.refit(manifest.lineage, table, target, pickled)
+        peer.refit(manifest.lineage.algorithm, table, target, pickled)
         body, url = {"rows": [row]}, f"{client.rest_url}/v1/endpoints/{ENDPOINT}/predict"
         with peer.running(pickled) as rival:
             ours, theirs = peer.Caller(url, body, client.address.key), peer.Caller(rival, body)

@@ -1,4 +1,4 @@
-"""What the demo measures against: the same algorithm as a pickled pipeline behind FastAPI.
+"""What the demo measures against: a pickled scikit-learn pipeline behind FastAPI.
 
 `python -m tapster.cli.peer PICKLE DESCRIPTOR` serves it; the rest runs in the demo itself.
 """
@@ -10,33 +10,48 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
-
-from tapster.contract.manifest import Lineage
 
 WARM_UP: Final = 30
 START_TIMEOUT: Final = 60.0
 _LENGTH: Final = b"content-length:"
 
 
-def refit(lineage: Lineage, table: Any, target: Any, path: Path) -> None:
-    """Fit a plain scikit-learn pipeline with the winner's algorithm and parameters; pickle it."""
+def refit(algorithm: str, table: Any, target: Any, path: Path) -> None:
+    """Fit the usual scikit-learn pipeline around the winner's family of algorithm; pickle it."""
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from tapster.training import trainers
+    steps = [SimpleImputer(strategy="median"), StandardScaler(), _estimator(algorithm)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a default fit has not quite converged, say
+        path.write_bytes(pickle.dumps(make_pipeline(*steps).fit(table, target)))
 
-    trainer = trainers.get(lineage.algorithm)
-    before = [SimpleImputer(strategy="median")] if trainer.needs.missing == "impute" else []
-    before += [StandardScaler()] if trainer.needs.scale else []
-    setting = trainers.Setting("binary", len(table[0]), 0, 1)
-    pipeline = make_pipeline(*before, trainer.build(lineage.parameters, setting))
-    path.write_bytes(pickle.dumps(pipeline.fit(table, target)))
+
+def _estimator(algorithm: str) -> Any:
+    """scikit-learn's own, as it comes; both boosting libraries are of its boosting's family."""
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.svm import SVC, LinearSVC
+
+    families: dict[str, Callable[[], Any]] = {
+        "logistic": LogisticRegression,
+        "linear-svm": lambda: CalibratedClassifierCV(LinearSVC(), ensemble=False),
+        "rbf-svm": lambda: CalibratedClassifierCV(SVC(), ensemble=False),
+        "random-forest": RandomForestClassifier,
+        "mlp": MLPClassifier,
+        "knn": KNeighborsClassifier,
+    }
+    return families.get(algorithm, HistGradientBoostingClassifier)()
 
 
 @contextmanager
