@@ -1,6 +1,9 @@
 """The SDK against a real server."""
 
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,6 +125,26 @@ def test_connect_starts_a_server_and_stops_it(
     assert read_run(home) is None
     with pytest.raises(ProcessLookupError):
         os.kill(running["pid"], 0)
+
+
+def test_a_server_outlives_the_thread_that_asked_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TAPSTER_URL", raising=False)
+    made: list[tapster.Client] = []
+    thread = threading.Thread(target=lambda: made.append(tapster.connect(home=tmp_path / "home")))
+    thread.start()
+    thread.join()
+    with made[0] as client:
+        assert client.info()["tenant"] == "default"
+
+
+def test_a_server_ends_with_a_program_that_forgot_to_close(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    code = f"import tapster; print(tapster.connect(home={str(home)!r}).info()['tenant'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "default"), done.stderr
+    assert not (home / "run.json").exists()
 
 
 def test_a_home_that_cannot_be_made_is_the_servers_own_words(tmp_path: Path) -> None:

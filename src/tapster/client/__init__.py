@@ -213,7 +213,7 @@ class Client:
 
     def algorithms(self) -> list[Answer]:
         """What `train(algorithm=...)` can be, and for which tasks."""
-        return self._call(list[Answer], "GET", "/training/algorithms")
+        return list(self._call(Answer, "GET", "/training/algorithms")["algorithms"])
 
     def jobs(self, status: str = "", limit: int = 0) -> list[Job]:
         """Jobs, newest first."""

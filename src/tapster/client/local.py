@@ -1,9 +1,10 @@
 """A server of one's own: the supervisor as a child on free ports, stopped with its owner."""
 
+import atexit
 import os
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import IO, Final
@@ -11,25 +12,20 @@ from typing import IO, Final
 from tapster.client.transport import Address, Transport, on_home, read_run
 from tapster.contract.errors import TapsterError
 
-START_TIMEOUT: Final = 60.0
-STOP_TIMEOUT: Final = 20.0
+START_TIMEOUT: Final = 120.0
+STOP_TIMEOUT: Final = 40.0
 
 
 class LocalServer:
-    """The supervisor as a child process; it ends when the thread that made this does."""
+    """The supervisor as a child process: stopped with its owner, killed should that die."""
 
     def __init__(self, home: Path) -> None:
+        import tempfile
+
         self._home = home
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
-        ports = {"TAPSTER_PORT": "0", "TAPSTER_REST_PORT": "0", "TAPSTER_HOST": "127.0.0.1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tapster.supervisor", str(os.getpid())],
-            env={**os.environ, "TAPSTER_HOME": str(home), **ports},
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in the owner's terminal is the owner's to handle
-        )
+        self._process = _start(home, self._log)
+        atexit.register(self.stop)
 
     def wait_ready(self) -> Address:
         """Where it answers. Raises TapsterError with the server's own words if it gave up."""
@@ -52,6 +48,7 @@ class LocalServer:
 
     def stop(self) -> None:
         """Ask it to end, and make it if it does not."""
+        atexit.unregister(self.stop)
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -76,6 +73,41 @@ class LocalServer:
             f"{told} ({notes[-1][:200]})" if notes else told,
             hint=hints[-1] if hints else "look for the reason with: tapster doctor",
         )
+
+
+def _start(home: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the supervisor from a thread that lives as long as it does.
+
+    It ends with the thread that started it (PR_SET_PDEATHSIG of prctl(2) is about threads), and
+    `connect` may be called from one that is about to end.
+    """
+    ports = {"TAPSTER_PORT": "0", "TAPSTER_REST_PORT": "0", "TAPSTER_HOST": "127.0.0.1"}
+    made: list[subprocess.Popen[bytes] | BaseException] = []
+    ready = threading.Event()
+
+    def attend() -> None:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tapster.supervisor", str(os.getpid())],
+                env={**os.environ, "TAPSTER_HOME": str(home), **ports},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the owner's terminal is the owner's to handle
+            )
+        except BaseException as error:
+            made.append(error)
+            ready.set()
+            return
+        made.append(process)
+        ready.set()
+        process.wait()
+
+    threading.Thread(target=attend, name="tapster server", daemon=True).start()
+    ready.wait()
+    if isinstance(made[0], BaseException):
+        raise made[0]
+    return made[0]
 
 
 def settled(home: Path) -> Address | None:
