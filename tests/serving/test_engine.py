@@ -245,12 +245,12 @@ def test_termination_finishes_what_was_asked(new_plane: Callable[..., Plane]) ->
     worker = plane.start()
     plane.applied()
     with plane.connect() as line:
-        line.sendall(request("/v2/models/slow/infer", slow_body(100)))
+        line.sendall(request("/v2/models/slow/infer", slow_body(600)))
         wait_for(lambda: gauge(plane, "tapster_in_flight_requests") >= 1, "the call to run")
         worker.send_signal(signal.SIGTERM)
         head = line.recv(100)
         assert b" 200 " in head
-    assert worker.wait(20) == 0
+    assert worker.wait(60) == 0
 
 
 def test_what_takes_too_long_is_stopped(new_plane: Callable[..., Plane]) -> None:

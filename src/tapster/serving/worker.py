@@ -89,6 +89,7 @@ class Worker:
         self._agent = agent.Agent(settings, slots)
         self._stamp: object = None
         self._refused: object = None
+        self._beaten = self._loop.time()
         self._published: WorkerState | None = None
         self._publishing = False
         config = Config(
@@ -135,10 +136,14 @@ class Worker:
         region.beat()
         service.heads.renew()
         now = self._loop.time()
+        # After a turn that took long, what clients sent meanwhile has not been read yet.
+        prompt = now - self._beaten < 2 * BEAT_SECONDS
+        self._beaten = now
         waiting = 0
         connections: Any = list(self._server.server_state.connections)
         for connection in connections:
-            connection.check(now)
+            if prompt:
+                connection.check(now)
             waiting += connection.in_flight
         region.set(CONNECTIONS, len(connections))
         region.set(IN_FLIGHT, waiting)

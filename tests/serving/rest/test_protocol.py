@@ -255,7 +255,7 @@ def test_clients_that_vanish_leave_nothing_behind(plane: Plane) -> None:
 
 @pytest.fixture
 def impatient(new_plane: Callable[..., Plane]) -> Plane:
-    plane = new_plane(receive_timeout=0.6, keep_alive=1.5, max_body=30_000_000)
+    plane = new_plane(receive_timeout=1.0, keep_alive=2.0, max_body=30_000_000)
     package = packages.regressor(plane.home, 1.0)
     plane.plan(endpoint("sum", package), packages=(package,))
     plane.start()
@@ -293,7 +293,7 @@ def test_idle_connections_are_kept_then_closed(impatient: Plane) -> None:
     with impatient.connect() as line:
         line.sendall(request(INFER, GOOD))
         assert b" 200 " in line.recv(10_000)
-        time.sleep(0.9)  # longer than the deadline of a request, shorter than the keep-alive
+        time.sleep(1.4)  # longer than the deadline of a request, shorter than the keep-alive
         line.sendall(request(INFER, GOOD))
         assert b" 200 " in line.recv(10_000)
         assert read_all(line) == b""
