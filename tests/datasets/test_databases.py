@@ -21,9 +21,17 @@ ODD = 'odd "table"; --'
 def shop(tmp_path: Path) -> Path:
     path = tmp_path / "shop.db"
     with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE orders (id INTEGER, price REAL, note TEXT, day TEXT, mixed)")
+        connection.execute(
+            "CREATE TABLE orders (id INTEGER, price REAL, note TEXT, day TEXT, mixed)"
+        )
         rows = [
-            (i, i / 2, f"note {i}" if i % 3 else "", f"2024-01-{i % 28 + 1:02}", i if i % 2 else "x")
+            (
+                i,
+                i / 2,
+                f"note {i}" if i % 3 else "",
+                f"2024-01-{i % 28 + 1:02}",
+                i if i % 2 else "x",
+            )
             for i in range(1000)
         ]
         connection.executemany("INSERT INTO orders VALUES (?, ?, ?, ?, ?)", rows)
@@ -124,7 +132,7 @@ def pg(postgresql: str) -> str:
     with psycopg.connect(postgresql, autocommit=True) as connection:
         connection.execute("DROP SCHEMA IF EXISTS s CASCADE; DROP TABLE IF EXISTS orders")
         connection.execute(
-            'CREATE TABLE orders (id bigint, price numeric(10, 2), ok boolean, day date, '
+            "CREATE TABLE orders (id bigint, price numeric(10, 2), ok boolean, day date, "
             'at timestamptz, "<b>""x""</b>" text, doc text)'
         )
         connection.execute(
@@ -223,9 +231,7 @@ def _bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_objects_of_s3(
-    desk: Desk, s3: str, monkeypatch: pytest.MonkeyPatch, put: Any
-) -> None:
+def test_objects_of_s3(desk: Desk, s3: str, monkeypatch: pytest.MonkeyPatch, put: Any) -> None:
     client = _bucket(s3, monkeypatch)
     path = put("a b.csv", "x,y\n1,a\n2,b\n")
     client.upload_file(str(path), "tapster-data", "in/a b.csv")

@@ -219,7 +219,7 @@ def _value(step: dict[str, Any], key: str, parameter: Parameter, number: int) ->
     }[parameter.kind]
     if not fits or (parameter.choices and value not in parameter.choices):
         close = difflib.get_close_matches(str(value), parameter.choices, n=1)
-        hint = f"did you mean {close[0]}?" if close else _wanted(parameter)
+        hint = (f"did you mean {close[0]}? " if close else "") + _wanted(parameter)
         raise refuse(number, f"({step['op']}) has {key} {shown(str(value))}", hint, key)
     return value
 
@@ -314,9 +314,8 @@ def after(step: dict[str, Any], names: list[str], number: int) -> list[str] | No
     used += list(step["names"]) if op == "rename" else []
     for name in used:
         if name not in names:
-            error = unknown_column(name, names, f"recipe.steps[{number - 1}]")
-            error.message = f"step {number} ({op}): {error.message}"
-            raise error
+            found = unknown_column(name, names)
+            raise refuse(number, f"({op}): {found.message}", found.hint, "columns")
     if op == "rename":
         return check_names([step["names"].get(name, name) for name in names], f"step {number}")
     if op == "drop_columns":

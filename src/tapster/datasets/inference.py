@@ -43,11 +43,12 @@ def infer(
     kinds = {safe: _stored_kind(dtype) for safe, dtype in schema.items()}
     kinds |= declared
     free = [safe for safe in loose if safe not in declared]
-    sample = table.select(free).head(max(100, min(SAMPLE_ROWS, SAMPLE_CELLS // max(1, len(free)))))
-    frame = sample.collect()
+    limit = max(100, min(SAMPLE_ROWS, SAMPLE_CELLS // max(1, len(free))))
+    frame = table.select(free).head(limit).collect()
     chains = {safe: _chain(frame[safe], any_type=loose[safe]) for safe in free}
     chains |= {safe: [kind] for safe, kind in declared.items()}
-    if table.select(pl.len()).collect(engine="streaming").item() == frame.height and free:
+    # Counting the rows instead would map the whole file into memory.
+    if free and frame.height < limit:
         settled = {safe: chain[:1] for safe, chain in chains.items() if chain != _UNKNOWN}
         chains = {safe: settled.get(safe, []) for safe in chains}
         asked = {safe: chains[safe] for safe in declared}

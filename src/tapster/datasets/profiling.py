@@ -2,8 +2,8 @@
 
 Counts, extremes, means and missing values are exact. Quantiles, and what follows from them, come
 from a random sample of rows when a table has more than the sample (standard error of a quantile's
-rank: 0.5 / sqrt(sample)); distinct values of long tables from HyperLogLog; duplicate rows of very
-long ones from a fixed share of the hash space. `profile["sampled"]` says which it was.
+rank: 0.5 / sqrt(sample)); distinct values of long tables from their k smallest hashes; duplicate
+rows of very long ones from a fixed share of the hash space. `profile["sampled"]` says which it was.
 """
 
 from pathlib import Path
@@ -47,7 +47,10 @@ def profile(path: Path, advance: Advance) -> dict[str, Any]:
     advance(0.0, "counting")
     counts = _counts(frame, kinds, rows)
     advance(0.3, "looking for duplicate rows")
-    sample, duplicates = _sample(frame, rows, len(safe), advance)
+    distinct = {c: Distinct(len(safe)) for c in safe} if rows > EXACT_ROWS else {}
+    sample, duplicates = _sample(frame, rows, distinct, advance)
+    for column, sketch in distinct.items():
+        counts[column]["distinct"] = sketch.count()
     columns = []
     for position, (column, kind) in enumerate(kinds.items()):
         column_profile = {"name": names[position], "type": kind, **counts[column]}
@@ -67,6 +70,34 @@ def profile(path: Path, advance: Advance) -> dict[str, Any]:
         "warnings": warnings_found.find(columns, rows, duplicates),
         "sampled": {"rows": sample.height, "quantiles": sample.height < rows},
     }
+
+
+class Distinct:
+    """How many different values a column has: exact up to k, then from its k smallest hashes.
+
+    The estimate (k - 1) / (the k-th smallest hash as a fraction of the hash space) has a standard
+    error of 1 / sqrt(k - 2) of itself: Bar-Yossef et al. 2002, Beyer et al. 2007.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._keep = max(1_024, min(16_384, 16_000_000 // columns))
+        self._smallest = np.empty(0, np.uint64)
+        self._bound = np.iinfo(np.uint64).max
+
+    def add(self, values: pl.Series) -> None:
+        """See a batch of values; missing ones do not count."""
+        hashes = values.drop_nulls().hash(seed=0).to_numpy()
+        hashes = hashes[hashes <= self._bound]
+        if hashes.size:
+            self._smallest = np.unique(np.concatenate([self._smallest, hashes]))[: self._keep]
+            if self._smallest.size == self._keep:
+                self._bound = self._smallest[-1]
+
+    def count(self) -> int:
+        """The number of different values seen, or its estimate."""
+        if self._smallest.size < self._keep:
+            return int(self._smallest.size)
+        return round((self._keep - 1) * 2.0**64 / float(self._bound))
 
 
 def _kinds(frame: pl.LazyFrame) -> dict[str, str]:
@@ -108,10 +139,9 @@ def _counts(frame: pl.LazyFrame, kinds: dict[str, str], rows: int) -> dict[str, 
 
 def _measures(name: str, kind: str, rows: int) -> dict[str, pl.Expr]:
     column = pl.col(name)
-    distinct = column.drop_nulls().n_unique()
-    if rows > EXACT_ROWS:
-        distinct = column.approx_n_unique() - (column.null_count() > 0).cast(pl.UInt32)
-    found = {"missing": column.null_count(), "distinct": distinct}
+    found = {"missing": column.null_count()}
+    if rows <= EXACT_ROWS:
+        found["distinct"] = column.drop_nulls().n_unique()
     if kind in {"integer", "number"}:
         number = column.cast(pl.Float64)
         found |= {
@@ -137,9 +167,13 @@ def _measures(name: str, kind: str, rows: int) -> dict[str, pl.Expr]:
 
 
 def _sample(
-    frame: pl.LazyFrame, rows: int, columns: int, advance: Advance
+    frame: pl.LazyFrame, rows: int, distinct: dict[str, Distinct], advance: Advance
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """A random sample of rows, in order, and the number of rows that repeat an earlier one."""
+    """A random sample of rows, in order, and the number of rows that repeat an earlier one.
+
+    Every value is shown to `distinct` on the way.
+    """
+    columns = len(frame.collect_schema())
     wanted = min(rows, SAMPLE_ROWS, max(1_000, SAMPLE_CELLS // columns))
     share = max(1, -(-rows // HASHES))
     chosen = np.sort(np.random.default_rng(0).choice(rows, wanted, replace=False))
@@ -153,6 +187,8 @@ def _sample(
             picked.append(batch[chosen[low:high] - done])
         hashed = batch.hash_rows(seed=0).to_numpy()
         hashes.append(hashed if share == 1 else hashed[hashed % share == 0])
+        for column, sketch in distinct.items():
+            sketch.add(batch[column])
         done += batch.height
         advance(0.3 + 0.3 * done / rows, f"{done:,} of {rows:,} rows")
     every = np.concatenate(hashes)
@@ -165,7 +201,7 @@ def _sample(
 def _shape(
     every: pl.LazyFrame | None, values: pl.Series, known: dict[str, Any], rows: int
 ) -> dict[str, Any]:
-    """The distribution of a column: of its sample, but classes of `every` row where they are few."""
+    """A column's distribution: of its sample, but classes of `every` row where they are few."""
     found: dict[str, Any] = {}
     kind = known["type"]
     if kind in {"integer", "number"}:
@@ -188,27 +224,34 @@ def _numbers(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
     values = values[np.isfinite(values)]
     if not values.size:
         return {}
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _spread(values)
+
+
+def _spread(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
     points = np.quantile(values, QUANTILES)
     quantiles = {f"{q:g}": plain(point) for q, point in zip(QUANTILES, points, strict=True)}
     lower, median, upper = np.quantile(values, (0.25, 0.5, 0.75))
     fence = 1.5 * (upper - lower)
     mad = float(np.median(np.abs(values - median)))
-    found: dict[str, Any] = {
-        "quantiles": quantiles,
-        "histogram": histogram(values),
-        "outliers": {"iqr": {"low": plain(lower - fence), "high": plain(upper + fence)}},
-    }
+    fences = {"iqr": (lower - fence, upper + fence)}
     # With a MAD of zero (over half the values are one) the robust z is not defined.
     if mad > 0:
         reach = 3.5 * mad / 0.6745
-        found["outliers"]["robust_z"] = {
-            "low": plain(median - reach),
-            "high": plain(median + reach),
-        }
-    with np.errstate(over="ignore", invalid="ignore"):
-        deviation = float(values.std())
-        if deviation > 0:
-            found["skewness"] = plain(((values - values.mean()) ** 3).mean() / deviation**3)
+        fences["robust_z"] = (median - reach, median + reach)
+    outliers = {
+        method: {"low": float(low), "high": float(high)}
+        for method, (low, high) in fences.items()
+        if np.isfinite(low) and np.isfinite(high)
+    }
+    found: dict[str, Any] = {
+        "quantiles": quantiles,
+        "histogram": histogram(values),
+        "outliers": outliers,
+    }
+    deviation = values.std()
+    if deviation > 0:
+        found["skewness"] = plain((((values - values.mean()) / deviation) ** 3).mean())
     return found
 
 
