@@ -36,7 +36,7 @@ def train(
     split: Annotated[str | None, typer.Option(help="A recorded split to use.")] = None,
     seed: Annotated[int | None, typer.Option(help="Repeats a run exactly.")] = None,
     priority: Annotated[int | None, typer.Option(help="Higher runs earlier.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto or cpu.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show progress until it ends.")] = False,
     as_json: Json = False,
 ) -> None:
