@@ -1,5 +1,6 @@
 """Write docs/reference from the code: `python docs/generate.py [FOLDER]`; a test compares."""
 
+import inspect
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ def pages() -> dict[str, str]:
     return {
         "cli.md": _page("Command line", _commands()),
         "api.md": _page("Control API", _routes()),
+        "sdk.md": _page("Python SDK", _methods()),
+        "algorithms.md": _page("Algorithms and metrics", _algorithms()),
+        "recipes.md": _page("Recipe steps", _operations()),
         "settings.md": _page("Settings", _settings()),
         "errors.md": _page("Errors", _errors()),
     }
@@ -79,6 +83,133 @@ def _routes() -> Iterator[str]:
             right = "".join(rights[method.upper(), path])
             text = _cell(operation.get("description") or operation.get("summary", ""))
             yield f"| `{method.upper()} {path}` | {f'`{right}`' if right else 'none'} | {text} |"
+
+
+def _methods() -> Iterator[str]:
+    import tapster
+    from tapster.client import Client
+    from tapster.contract import control
+    from tapster.contract.errors import TapsterError
+
+    yield "Every refusal raises `TapsterError` (`code`, `message`, `hint`, `field`)."
+    yield from ["", f"## `tapster.connect{_signature(tapster.connect)}`", ""]
+    yield from [inspect.getdoc(tapster.connect) or "", "", "## `tapster.client.Client`", ""]
+    yield from [inspect.getdoc(Client) or "", ""]
+    for name, member in vars(Client).items():
+        if name.startswith("_"):
+            continue
+        heading = name if isinstance(member, property) else f"{name}{_signature(member)}"
+        yield from [f"### `{heading}`", "", inspect.getdoc(member) or "", ""]
+    yield from ["## What they return", "", "Frozen dataclasses of `tapster.contract.control`.", ""]
+    for noun in (control.DatasetVersion, control.Split, control.Job, control.ModelVersion,
+                 control.Endpoint):  # fmt: skip
+        yield from [f"### `{noun.__name__}`", "", inspect.getdoc(noun) or "", ""]
+        yield from [", ".join(f"`{item.name}`" for item in fields(noun)) + ".", ""]
+    yield from ["## `TapsterError`", "", inspect.getdoc(TapsterError) or ""]
+
+
+def _signature(function: Any) -> str:
+    shape = inspect.signature(function)
+    kept = [p.replace(annotation=p.empty) for p in shape.parameters.values() if p.name != "self"]
+    return str(shape.replace(parameters=kept, return_annotation=shape.empty))
+
+
+class _Recorder:
+    """A search space that writes down what it was asked for. See trainers.Space."""
+
+    def __init__(self) -> None:
+        self.ranges: dict[str, str] = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        self.ranges[name] = f"{low:g} to {high:g}{' (log)' if log else ''}"
+        return low
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        self.ranges[name] = f"{low} to {high}{' (log)' if log else ''}"
+        return low
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        self.ranges[name] = " or ".join(map(str, choices))
+        return choices[0]
+
+
+def _algorithms() -> Iterator[str]:
+    from tapster.training import trainers
+
+    yield "What `tapster train --algorithm` takes besides `auto`. An underscore may be written for"
+    yield "a hyphen. Defaults are those for 1,000 rows; `needs` names an extra of the package."
+    for name in trainers.names():
+        trainer = trainers.get(name)
+        yield from ["", f"## `{name}`", "", (inspect.getdoc(trainer) or "").split("\n\n")[0], ""]
+        tasks = [task for task in trainers.TASKS if task in trainer.tasks]
+        yield f"- tasks: {', '.join(tasks)}"
+        holes = "imputed with the median and flagged" if trainer.needs.missing == "impute" else ""
+        yield f"- missing numbers: {holes or 'a branch of their own'}"
+        if trainer.largest < 1 << 60:
+            yield f"- left out of `auto` above {trainer.largest:,} rows to train on"
+        if trainer.requires:
+            yield f"- needs: {', '.join(trainer.requires)} (`pip install 'tapster[boost]'`)"
+        recorder = _Recorder()
+        trainer.space(recorder, tasks[0])
+        defaults = trainer.defaults(tasks[0], 1000)
+        for parameter, values in recorder.ranges.items():
+            first = f"; default {defaults[parameter]}" if parameter in defaults else ""
+            yield f"- `{parameter}`: {values}{first}"
+    yield from _metrics()
+
+
+def _metrics() -> Iterator[str]:
+    from tapster.training.vocabulary import DEFAULT, EVERY_METRIC, LOWER_IS_BETTER, metrics_of
+
+    yield from [
+        "",
+        "## Metrics",
+        "",
+        "| metric | tasks | better | default of |",
+        "|---|---|---|---|",
+    ]
+    for metric in EVERY_METRIC:
+        tasks = ", ".join(task for task in DEFAULT if metric in metrics_of(task))
+        better = "lower" if metric in LOWER_IS_BETTER else "higher"
+        default = ", ".join(task for task, chosen in DEFAULT.items() if chosen == metric)
+        yield f"| `{metric}` | {tasks} | {better} | {default} |"
+
+
+def _operations() -> Iterator[str]:
+    from tapster.datasets import declarations, recipes
+
+    yield "The steps of a recipe, for `tapster data clean` and `tapster train --recipe`."
+    columns = {
+        "optional": "optional; every column it fits when left out",
+        "required": "required",
+    }
+    for name, operation in declarations.OPERATIONS.items():
+        about = inspect.getdoc(recipes._OPERATIONS[name]) or ""
+        yield from ["", f"## `{name}`", "", about, ""]
+        if operation.columns in columns:
+            yield f"- `columns`: {columns[operation.columns]}"
+        for key, parameter in operation.parameters.items():
+            yield f"- `{key}`: {_parameter(parameter)}"
+
+
+def _parameter(parameter: Any) -> str:
+    kinds = {
+        "flag": "true or false",
+        "count": "2 to 10,000",
+        "number": "a number",
+        "list": "a list",
+        "map": "an object",
+        "value": "a value",
+        "text": "a text",
+    }
+    values = " or ".join(parameter.choices) or kinds[parameter.kind]
+    if parameter.required:
+        return f"{values}; required"
+    default = parameter.default
+    if isinstance(default, list):
+        default = ", ".join(default)
+    spelled = str(default).lower() if isinstance(default, bool) else default
+    return f"{values}; default {spelled}" if default not in (None, "") else values
 
 
 def _settings() -> Iterator[str]:

@@ -36,7 +36,7 @@ class Ols:
 
 
 class Ridge(Ols):
-    """Least squares with an L2 penalty; `alpha` is a share of the number of rows."""
+    """Least squares with an L2 penalty of weight `alpha`."""
 
     name = "ridge"
 
@@ -111,7 +111,7 @@ class Logistic:
 
     def defaults(self, task: str, rows: int) -> dict[str, Any]:
         """A mild L2 penalty."""
-        return {"c": 1.0, "penalty": "l2"}
+        return {"c": 0.3, "penalty": "l2"}
 
     def space(self, draw: Space, task: str) -> dict[str, Any]:
         """See Trainer."""
