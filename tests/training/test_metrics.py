@@ -76,7 +76,9 @@ def test_intervals_hold_the_value_and_repeat() -> None:
     assert report == metrics.report("binary", target, scores, seed=5)
     for entry in report.values():
         low, value, high = entry["low"], entry["value"], entry["high"]
-        assert low is not None and value is not None and high is not None
+        assert low is not None
+        assert value is not None
+        assert high is not None
         assert low < value < high
 
 
@@ -93,7 +95,8 @@ def test_an_interval_of_the_mean_has_the_width_that_theory_gives() -> None:
     generator = np.random.default_rng(2)
     target, scores = generator.normal(0, 1, 400), np.zeros(400, np.float32)
     entry = metrics.report("regression", target, scores, 0)["mae"]
-    assert entry["low"] is not None and entry["high"] is not None
+    assert entry["low"] is not None
+    assert entry["high"] is not None
     expected = 2 * 1.96 * np.abs(target).std() / 20
     assert entry["high"] - entry["low"] == pytest.approx(expected, rel=0.1)
 

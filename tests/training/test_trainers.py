@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tapster.contract.manifest import Column
 from tapster.runtimes.operators import vet
 from tapster.testing import mixed_table
 from tapster.training import features, goldens, models, targets, trainers
@@ -19,7 +20,7 @@ EVERY = [
 ]
 
 
-def encoded(task: str, rows: int = 240) -> tuple[Features, targets.Target, list[features.Column]]:
+def encoded(task: str, rows: int = 240) -> tuple[Features, targets.Target, list[Column]]:
     frame = mixed_table(rows, 3, task)  # type: ignore[arg-type]
     target = targets.read(frame["target"], task, [])
     columns = features.columns_of(frame.drop("target"), [])
@@ -64,9 +65,7 @@ def test_onnx_answers_as_the_trainer_does(name: str, task: str) -> None:
         ("mlp", "multiclass", {"layers": "64-64", "optimizer": "sgd", "alpha": 0.1, "rate": 0.003}),
     ],
 )
-def test_other_parameters_convert_too(
-    name: str, task: str, parameters: dict[str, object]
-) -> None:
+def test_other_parameters_convert_too(name: str, task: str, parameters: dict[str, object]) -> None:
     (model,) = trained(name, task, parameters)
     assert differences(model, task) == []
 

@@ -61,6 +61,11 @@ def columns_of(frame: pl.DataFrame, warnings: list[str]) -> tuple[Column, ...]:
     return tuple(columns)
 
 
+def anonymous(series: pl.Series) -> pl.Series:
+    """The series under a harmless name: polars reads one like "^.*$" as a pattern."""
+    return series.alias("values")
+
+
 def kind_of(dtype: pl.DataType) -> ColumnKind | None:
     """How values of a polars type travel; None for types that a row cannot carry."""
     if dtype.is_numeric():
@@ -78,8 +83,10 @@ def kind_of(dtype: pl.DataType) -> ColumnKind | None:
 def encode(frame: pl.DataFrame, columns: tuple[Column, ...], warnings: list[str]) -> Features:
     """The table's features. Raises TapsterError(unprocessable) for infinities."""
     rows = frame.height
-    numeric = [_numbers(frame[c.name], c, warnings) for c in columns if c.tensor == "numeric"]
-    text = [_text(frame[c.name]) for c in columns if c.tensor == "text"]
+    numeric = [
+        _numbers(anonymous(frame[c.name]), c, warnings) for c in columns if c.tensor == "numeric"
+    ]
+    text = [_text(anonymous(frame[c.name])) for c in columns if c.tensor == "text"]
     _say_what_is_useless(frame, columns, warnings)
     return Features(
         np.column_stack(numeric) if numeric else np.empty((rows, 0), np.float32),
@@ -126,7 +133,7 @@ def _say_what_is_useless(
     frame: pl.DataFrame, columns: tuple[Column, ...], warnings: list[str]
 ) -> None:
     for column in columns:
-        series = frame[column.name]
+        series = anonymous(frame[column.name])
         if series.null_count() == frame.height:
             warnings.append(f"column {column.name!r} has no values; the model learns nothing of it")
         elif series.n_unique() == 1:

@@ -8,7 +8,7 @@ from tapster.contract.control import Job, Principal
 from tapster.core.parts import Parts
 from tapster.tenancy.access import need
 from tapster.training import service
-from tapster.training.service import Request
+from tapster.training.service import TrainingRequest
 
 
 def routes(parts: Parts) -> APIRouter:
@@ -17,7 +17,7 @@ def routes(parts: Parts) -> APIRouter:
 
     @router.post("", status_code=202)
     def start_training(
-        who: Annotated[Principal, Depends(need("training:write"))], request: Request
+        who: Annotated[Principal, Depends(need("training:write"))], request: TrainingRequest
     ) -> Job:
         """Train and compare models; the winner becomes the model's next version."""
         with parts.db.write() as tx:

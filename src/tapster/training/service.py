@@ -28,7 +28,7 @@ KIND: Final = "train"
 
 
 @dataclass
-class Request:
+class TrainingRequest:
     """What to train. None and "" mean: choose for me.
 
     Without `trials` a search lasts `time_limit` seconds (60 unless given); with `trials` it has
@@ -54,12 +54,13 @@ class Request:
     device: str = "auto"
 
 
-def submit(tx: Connection, tenant: str, request: Request) -> Job:
+def submit(tx: Connection, tenant: str, request: TrainingRequest) -> Job:
     """Queue a training job. Raises TapsterError for everything that is cheap to know now."""
     spec = checked(request)
     version = datasets.resolve(tx, tenant, request.dataset)
     if request.recipe:
         declarations.check(request.recipe, version.columns)
+        refuse_values(request.recipe)
     _check_target(version, request.target)
     if request.split:
         datasets.find_split(tx, tenant, request.dataset, request.split)
@@ -67,7 +68,7 @@ def submit(tx: Connection, tenant: str, request: Request) -> Job:
     return jobs.submit(tx, tenant, kind=KIND, spec=spec, priority=request.priority)
 
 
-def checked(request: Request) -> dict[str, Any]:
+def checked(request: TrainingRequest) -> dict[str, Any]:
     """The request as a job's spec, in our spelling. Raises TapsterError(invalid)."""
     spec = asdict(request)
     spec["algorithm"] = one_of(
@@ -89,8 +90,6 @@ def checked(request: Request) -> dict[str, Any]:
             hint="clean first (`tapster data clean`), then split the new version",
             field="split",
         )
-    if request.recipe:
-        refuse_values(request.recipe)
     if request.time_limit is None and request.trials is None:
         spec["time_limit"] = DEFAULT_SECONDS
     return spec
@@ -181,7 +180,7 @@ def _check_target(version: DatasetVersion, target: str) -> None:
     )
 
 
-def _check_numbers(request: Request) -> None:
+def _check_numbers(request: TrainingRequest) -> None:
     bounds: list[tuple[str, float | None, float, float]] = [
         ("trials", request.trials, 0, 100_000),
         ("cv", request.cv, 2, 100),

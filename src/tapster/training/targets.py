@@ -8,7 +8,7 @@ import polars as pl
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
-from tapster.training.features import Index, refuse_infinities
+from tapster.training.features import Index, anonymous, refuse_infinities
 from tapster.training.models import Classes, TaskName
 
 MOST_CLASSES: Final = 1000
@@ -34,9 +34,10 @@ def drop_missing(frame: pl.DataFrame, name: str, warnings: list[str]) -> pl.Data
             hint=f"choose one of: {', '.join(frame.columns[:20])}",
             field="target",
         )
-    present = frame[name].is_not_null()
-    if frame.schema[name].is_float():
-        present &= frame[name].is_not_nan()
+    values = anonymous(frame[name])
+    present = values.is_not_null()
+    if values.dtype.is_float():
+        present &= values.is_not_nan()
     gone = frame.height - int(present.sum())
     if gone == frame.height:
         raise _useless(name, "has no values", "choose another column to predict")
@@ -47,7 +48,8 @@ def drop_missing(frame: pl.DataFrame, name: str, warnings: list[str]) -> pl.Data
 
 def read(series: pl.Series, task: str, warnings: list[str]) -> Target:
     """Read the target; `task` may be `auto`. Raises TapsterError(unprocessable)."""
-    name, dtype = series.name, series.dtype
+    name, series = series.name, anonymous(series)
+    dtype = series.dtype
     if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Categorical, pl.Enum)):
         raise _useless(name, f"has type {dtype}", "predict numbers, booleans or text")
     distinct = series.n_unique()
@@ -57,17 +59,17 @@ def read(series: pl.Series, task: str, warnings: list[str]) -> Target:
         )
     chosen = task if task != "auto" else detect(series)
     if chosen == "regression":
-        return _numbers(series)
+        return _numbers(name, series)
     if task == "auto" and dtype.is_numeric() and distinct > 2:
         warnings.append(
             f"{name!r} has {distinct} distinct whole numbers and was taken for classes;"
             " train with task regression to predict a quantity"
         )
-    return _classes(series, chosen, distinct)
+    return _classes(name, series, chosen)
 
 
 def detect(series: pl.Series) -> str:
-    """Text and booleans are classes; so are few distinct whole numbers, or two numbers."""
+    """Text and booleans are classes; so are few distinct whole numbers, or two of them."""
     distinct = series.n_unique()
     if series.dtype.is_numeric():
         few = distinct <= min(20, max(2.0, len(series) ** 0.5))
@@ -77,23 +79,23 @@ def detect(series: pl.Series) -> str:
     return "binary" if distinct == 2 else "multiclass"
 
 
-def _numbers(series: pl.Series) -> Target:
+def _numbers(name: str, series: pl.Series) -> Target:
     if not series.dtype.is_numeric():
         raise _useless(
-            series.name,
+            name,
             f"has type {series.dtype}, and a regression predicts numbers",
             "train with task auto, or turn the column into numbers with `tapster data clean`",
         )
     values = series.cast(pl.Float64).to_numpy()
-    refuse_infinities(values, series.name)
-    return Target(series.name, "regression", [], values)
+    refuse_infinities(values, name)
+    return Target(name, "regression", [], values)
 
 
-def _classes(series: pl.Series, task: str, distinct: int) -> Target:
-    name = series.name
+def _classes(name: str, series: pl.Series, task: str) -> Target:
+    distinct = series.n_unique()
     if task == "binary" and distinct != 2:
         raise _useless(name, f"has {distinct} classes, not two", "train with task multiclass")
-    plain = _plain(series)
+    plain = _plain(name, series)
     classes, values, counts = np.unique(plain.to_numpy(), return_inverse=True, return_counts=True)
     if distinct > MOST_CLASSES:
         raise _useless(
@@ -114,7 +116,7 @@ def _classes(series: pl.Series, task: str, distinct: int) -> Target:
     return Target(name, kind, classes.tolist(), values.astype(np.int64).reshape(-1))
 
 
-def _plain(series: pl.Series) -> pl.Series:
+def _plain(name: str, series: pl.Series) -> pl.Series:
     """Labels as str, bool, int64 or (only where they are not whole) float32."""
     dtype = series.dtype
     if dtype == pl.Boolean:
@@ -122,7 +124,7 @@ def _plain(series: pl.Series) -> pl.Series:
     if not dtype.is_numeric():
         return series.cast(pl.String)
     wide = series.cast(pl.Float64)
-    refuse_infinities(wide.to_numpy(), series.name)
+    refuse_infinities(wide.to_numpy(), name)
     if dtype.is_integer() or bool((wide == wide.round()).all()):
         return series.cast(pl.Int64)
     return series.cast(pl.Float32)

@@ -19,14 +19,14 @@ class Mlp:
 
     def defaults(self, task: str, rows: int) -> dict[str, Any]:
         """One layer, Adam."""
-        return {"layers": "64", "optimizer": "adam", "alpha": 0.01, "rate": 0.003}
+        return {"layers": "64", "optimizer": "adam", "alpha": 1.0, "rate": 0.003}
 
     def space(self, draw: Space, task: str) -> dict[str, Any]:
         """See Trainer."""
         return {
             "layers": draw.suggest_categorical("layers", list(SHAPES)),
             "optimizer": draw.suggest_categorical("optimizer", ["adam", "sgd"]),
-            "alpha": draw.suggest_float("alpha", 1e-4, 3.0, log=True),
+            "alpha": draw.suggest_float("alpha", 1e-4, 10.0, log=True),
             "rate": draw.suggest_float("rate", 5e-4, 0.02, log=True),
         }
 
