@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,7 @@ ODD = 'odd "table"; --'
 def shop(tmp_path: Path) -> Path:
     path = tmp_path / "shop.db"
     with sqlite3.connect(path) as connection:
-        connection.execute(
-            "CREATE TABLE orders (id INTEGER, price REAL, note TEXT, day TEXT, mixed)"
-        )
+        connection.execute("CREATE TABLE orders (id INT, price REAL, note TEXT, day TEXT, mixed)")
         rows = [
             (
                 i,
@@ -214,11 +213,12 @@ def test_a_password_is_forgotten_once_its_job_ended(desk: Desk, pg: str) -> None
     assert "application_name" not in json.dumps(source)
 
 
-def _bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import boto3
 
     for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL": s3,
         "AWS_ACCESS_KEY_ID": "k",
         "AWS_SECRET_ACCESS_KEY": "s",
         "AWS_REGION": "us-east-1",
@@ -227,15 +227,15 @@ def _bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv(name, value)
     client = boto3.client("s3")
     client.create_bucket(Bucket="tapster-data")
-    return client
+    yield client
+    client.close()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_objects_of_s3(desk: Desk, s3: str, monkeypatch: pytest.MonkeyPatch, put: Any) -> None:
-    client = _bucket(s3, monkeypatch)
+def test_objects_of_s3(desk: Desk, bucket: Any, monkeypatch: pytest.MonkeyPatch, put: Any) -> None:
     path = put("a b.csv", "x,y\n1,a\n2,b\n")
-    client.upload_file(str(path), "tapster-data", "in/a b.csv")
-    client.put_object(Bucket="tapster-data", Key="in/b.csv", Body=b"x,y\n3,c\n")
+    bucket.upload_file(str(path), "tapster-data", "in/a b.csv")
+    bucket.put_object(Bucket="tapster-data", Key="in/b.csv", Body=b"x,y\n3,c\n")
     one = desk.add("t", url="s3://tapster-data/in/a b.csv")
     assert desk.add("t", path)["version"] == one["version"] == 1
     desk.add("t", url="s3://tapster-data/in/")

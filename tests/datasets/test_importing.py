@@ -100,9 +100,7 @@ def test_odd_names_are_exact_everywhere(form: str, desk: Desk, tmp_path: Path) -
     rows = {name: [i, i + 1, None, i + 1] for i, name in enumerate(ODD_NAMES)}
     table = pl.DataFrame(rows)
     path = tmp_path / f"t.{form}"
-    {"csv": table.write_csv, "parquet": table.write_parquet, "jsonl": table.write_ndjson}[form](
-        path
-    )
+    getattr(table, {"jsonl": "write_ndjson"}.get(form, f"write_{form}"))(path)
     desk.add("t", path)
     assert desk.frame("t").equals(table)
     assert [c["name"] for c in desk.profile("t")["columns"]] == ODD_NAMES

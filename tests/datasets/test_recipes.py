@@ -206,7 +206,8 @@ def test_a_recipe_is_a_list_of_steps(recipe: Any) -> None:
 
 def test_a_recipe_makes_the_next_version_with_its_lineage(desk: Desk, put: Any) -> None:
     desk.add("t", put("a.csv", "x,y\n1,a\n1,a\n,b\n4,b\n"))
-    steps = [{"op": "drop_duplicates"}, {"op": "fill_missing", "columns": ["x"]}]
+    fill = {"op": "fill_missing", "columns": ["x"]}
+    steps: list[dict[str, Any]] = [{"op": "drop_duplicates"}, fill]
     first = desk.clean("t@1", *steps)
     assert (first["version"], desk.clean("t@1", *steps)["version"]) == (2, 2)
     assert desk.frame("t@2").rows() == [(1, "a"), (2, "b"), (4, "b")]

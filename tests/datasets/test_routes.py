@@ -1,6 +1,7 @@
 """Datasets over HTTP, against a running installation."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -42,8 +43,10 @@ class Api:
 
 
 @pytest.fixture(scope="module")
-def api(server: Server) -> Api:
-    return Api(server)
+def api(server: Server) -> Iterator[Api]:
+    opened = Api(server)
+    yield opened
+    opened.http.close()
 
 
 def test_the_life_of_a_dataset(api: Api) -> None:
