@@ -27,6 +27,13 @@ GZIP = b"\x1f\x8b\x08\x00" + bytes(40)
         ("a.csv", b"x,y\n1,2\n3,4,5\n", "line 3 of a.csv has 3 fields; the header has 2"),
         ("a.csv", b'x,y\n"1\n1",2\n"3",4,5\n', "line 4 of a.csv has 3 fields"),
         ("a.csv", b'x,y\n1,2\n"3\n', "quotation mark opened in line 3 of a.csv is never closed"),
+        (
+            "a.csv",
+            b'x,y\n1,2\n5" pipe,2\n3" rod,4\n',
+            "line 3 of a.csv has a quotation mark inside",
+        ),
+        ("a.jsonl", b'\xef\xbb\xbf{"a": 1}', "line 1 of a.jsonl begins with a byte order mark"),
+        ("a.json", b'[{"a": 1}]', "line 1 of a.json begins a JSON list"),
         ("a.csv", b"x,y\n1,caf\xe9\n", "byte 0xE9 in line 2 .byte 9."),
         ("a.csv", "x\n1\n".encode("utf-16"), "UTF-16"),
         ("a.csv", b"x\n1\x002\n", "is binary|NUL byte"),

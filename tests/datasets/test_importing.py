@@ -212,6 +212,11 @@ def test_json_lines_take_late_keys_and_mixed_values(desk: Desk, put: Any) -> Non
     assert desk.frame("t").rows()[-2:] == [(2.5, dt.date(2024, 5, 6), "true"), (None, None, "x")]
 
 
+def test_json_lines_take_huge_numbers(desk: Desk, put: Any) -> None:
+    desk.add("t", put("a.jsonl", '{"a": 1}\n{"a": 12345678901234567890}\n'))
+    assert desk.frame("t")["a"].to_list() == [1.0, 12345678901234567890.0]
+
+
 def test_infinities_are_made_missing_when_asked(desk: Desk, put: Any) -> None:
     path = put("a.csv", "x\n1.5\ninf\n-Infinity\n")
     with pytest.raises(TapsterError, match="'x' holds an infinity in row 2") as caught:

@@ -150,10 +150,11 @@ def diagnose(files: list[File], form: str) -> TapsterError:
         return TapsterError("internal", "the rows that were read could not be stored")
     form = form or _format(files[0])
     for file in files if form in {"csv", "tsv"} else []:
-        shape = scanning.scan_delimited(
-            file.path, file.name, "\t" if form == "tsv" else "", lambda _: None
-        )
         try:
+            shape = scanning.scan_delimited(
+                file.path, file.name, "\t" if form == "tsv" else "", lambda _: None
+            )
+            scanning.find_stray_quote(file.path, file.name, shape)
             scanning.find_ragged(file.path, file.name, shape)
         except TapsterError as error:
             return error

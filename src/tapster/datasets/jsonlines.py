@@ -1,5 +1,6 @@
 """Opens JSON Lines. A first pass reads every line, so no late key or type comes as a surprise."""
 
+import codecs
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from tapster.datasets.scanning import read_text
 from tapster.datasets.tables import Table, safe_names
 
 _KINDS: Final[dict[type, str]] = {bool: "boolean", int: "integer", float: "number", str: "text"}
+_LIMIT: Final = 1 << 63
 
 
 def open_lines(
@@ -72,6 +74,11 @@ class _Lines:
 
     def _take(self, line: bytes) -> None:
         self._line += 1
+        if self._line == 1:
+            if line.startswith(codecs.BOM_UTF8):
+                raise self._refuse("begins with a byte order mark, which JSON forbids")
+            if line.lstrip().startswith(b"["):
+                raise self._refuse("begins a JSON list")
         if not line.strip():
             return
         try:
@@ -88,6 +95,8 @@ class _Lines:
                 kinds = seen[key] = set()
                 check_count(len(seen), self._file)
             kind = type(value)
+            if kind is int and not -_LIMIT <= value < _LIMIT:
+                kind = float
             if kind not in kinds and value is not None:
                 self._check(key, value)
                 kinds.add(kind)

@@ -4,6 +4,7 @@ import codecs
 import csv
 import hashlib
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,6 +236,23 @@ class _Counter:
     def close(self) -> None:
         """No more blocks: a last line without a line end is a line too."""
         self.lines += self._last != b"\n"
+
+
+def find_stray_quote(path: Path, file: str, shape: Shape) -> None:
+    """Raise TapsterError(invalid) naming the first line with a quotation mark inside a value."""
+    quoted = False
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        for number, line in enumerate(stream, 1):
+            fields = [] if quoted else line.rstrip("\r\n").split(shape.separator)
+            plain = itertools.takewhile(lambda field: not field.startswith('"'), fields)
+            if any('"' in field for field in plain):
+                raise TapsterError(
+                    "invalid",
+                    f"line {number:,} of {file} has a quotation mark inside a value",
+                    hint='write it twice and put the whole value in quotation marks: "5"" pipe"',
+                    field=file,
+                )
+            quoted ^= line.count('"') % 2 == 1
 
 
 def find_ragged(path: Path, file: str, shape: Shape) -> None:
