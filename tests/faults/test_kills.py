@@ -137,7 +137,7 @@ def test_nothing_is_lost_halved_or_doubled(
     worker.start()
     killed: dict[str, int] = {}
     for _ in range(KILLS):
-        time.sleep(draw.uniform(0.1, 3.0))
+        time.sleep(draw.uniform(0.2, 6.0))
         name, pid = draw.choice(_victims(server))
         killed[name] = killed.get(name, 0) + 1
         if name == "tree":
