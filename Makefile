@@ -4,13 +4,16 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test soak check bench docs clean
+.PHONY: demo test system soak check bench docs clean
 
 demo: $(VENV)/.demo          ## from a data file to a served model, with the embedded default
 	$(BIN)/tapster demo
 
 test: $(VENV)/.test          ## every test that needs PyPI packages only
 	$(BIN)/python -m pytest
+
+system: $(VENV)/.test        ## the cases that need root or a Debian package
+	$(BIN)/python -m pytest -m 'system and not soak'
 
 check: $(VENV)/.test         ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
