@@ -6,7 +6,7 @@ import pytest
 
 from tapster.contract.errors import TapsterError
 from tapster.core.blobs import folder_size
-from tapster.datasets import service, store
+from tapster.datasets import service
 from tapster.datasets.work import HANDLERS
 from tests.datasets.conftest import TENANT, Desk
 
@@ -88,19 +88,6 @@ def test_a_job_that_is_applied_twice_registers_once(desk: Desk, put: Any) -> Non
     first, again = desk.do(job), desk.do(job)
     assert (first["version"], again["version"]) == (1, 1)
     assert _names(desk) == ["a@1"]
-
-
-def test_a_deletion_leaves_content_that_a_job_is_about_to_register(desk: Desk, put: Any) -> None:
-    desk.add("a", put("1.csv", "x\n1\n"))
-    with desk.parts.db.read() as tx:
-        digest = service.resolve(tx, TENANT, "a").digest
-    job = desk.submit("b", put("1.csv", "x\n1\n"))
-    with desk.parts.db.write() as tx:
-        store.pin(tx, TENANT, service.dataset_key(TENANT, digest), job.id)
-    assert service.delete(desk.parts, TENANT, "a") == 0
-    desk.do(job)
-    assert desk.frame("b").rows() == [(1,)]
-    assert service.delete(desk.parts, TENANT, "b") > 0
 
 
 def test_every_blob_that_a_row_names_is_known(stocked: Desk) -> None:

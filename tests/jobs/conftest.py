@@ -31,7 +31,7 @@ def _load(tx: Connection, job: Job) -> dict[str, Any]:
 
 def _publish(parts: Parts, job: Job, result: dict[str, Any], out: Path) -> dict[str, Any]:
     published = sorted(path.name for path in out.iterdir())
-    return {**result, "published": published}
+    return {**result, "published": published, "locked": parts.storage.locked()}
 
 
 def _apply(tx: Connection, job: Job, result: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Datasets as their owners see them: import, clean, split, show, delete."""
 
 import re
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +45,6 @@ __all__ = [
 ]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_PIN_SECONDS: Final = 3600.0
 
 
 def check_import(spec: dict[str, Any], home: Path) -> dict[str, Any]:
@@ -154,11 +152,11 @@ def delete(parts: Parts, tenant: str, ref: str) -> int:
 
 
 def keys_in_use(tx: Connection, tenant: str) -> set[str]:
-    """Keys of the blobs that a row points at, or is about to."""
+    """Keys of the blobs that a row points at."""
     of_versions, of_splits = store.digests_in_use(tx, tenant)
     keys = {dataset_key(tenant, digest) for digest in of_versions}
     keys |= {split_key(tenant, digest) for digest in of_splits}
-    return keys | store.pinned(tx, tenant, time.time() - _PIN_SECONDS)
+    return keys
 
 
 def blob_keys(tx: Connection) -> set[str]:

@@ -70,16 +70,6 @@ splits = Table(
     Column("created", Float, nullable=False),
 )
 
-# Blobs that a job has stored and is about to register: a deletion leaves them alone.
-pins = Table(
-    "dataset_pins",
-    metadata,
-    Column("tenant", String(64), primary_key=True),
-    Column("key", String(200), primary_key=True),
-    Column("job", String(32), primary_key=True),
-    Column("at", Float, nullable=False),
-)
-
 # URLs with passwords, for as long as their import is not finished; jobs show them masked.
 secrets = Table(
     "dataset_secrets",
@@ -218,23 +208,6 @@ def split_digests(
 def add_split(tx: Connection, tenant: str, **values: Any) -> None:
     """Insert a split."""
     tx.execute(insert(splits).values(tenant=tenant, created=time.time(), **values))
-
-
-def pin(tx: Connection, tenant: str, key: str, job: str) -> None:
-    """Keep a blob from deletion until `unpin`."""
-    unpin(tx, tenant, key, job)
-    tx.execute(insert(pins).values(tenant=tenant, key=key, job=job, at=time.time()))
-
-
-def unpin(tx: Connection, tenant: str, key: str, job: str) -> None:
-    """Let go of a blob."""
-    tx.execute(delete(pins).where(pins.c.tenant == tenant, pins.c.key == key, pins.c.job == job))
-
-
-def pinned(tx: Connection, tenant: str, since: float) -> set[str]:
-    """Keys of blobs that were pinned after `since`."""
-    query = select(pins.c.key).where(pins.c.tenant == tenant, pins.c.at >= since)
-    return set(tx.execute(query).scalars())
 
 
 def keep_secret(tx: Connection, tenant: str, job: str, url: str) -> None:

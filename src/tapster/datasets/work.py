@@ -22,10 +22,8 @@ def load_import(tx: Connection, job: Job) -> dict[str, Any]:
 
 
 def publish_import(parts: Parts, job: Job, result: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Store the new version's files, pinned until `apply` has its row."""
+    """Store the new version's files."""
     key = dataset_key(job.tenant, result["digest"])
-    with parts.db.write() as tx:
-        store.pin(tx, job.tenant, key, job.id)
     return {**result, "bytes": parts.blobs.put(key, out / "dataset")}
 
 
@@ -49,7 +47,6 @@ def _register(
             job=job.id,
             **{k: result[k] for k in ("digest", "rows", "bytes", "columns", "source")},
         )
-    store.unpin(tx, job.tenant, dataset_key(job.tenant, digest), job.id)
     return {
         "dataset": name,
         "version": known.version if known else number,
@@ -91,8 +88,6 @@ def load_split(tx: Connection, job: Job) -> dict[str, Any]:
 def publish_split(parts: Parts, job: Job, result: dict[str, Any], out: Path) -> dict[str, Any]:
     """Store the split's file."""
     key = split_key(job.tenant, result["digest"])
-    with parts.db.write() as tx:
-        store.pin(tx, job.tenant, key, job.id)
     return {**result, "bytes": parts.blobs.put(key, out / "split")}
 
 
@@ -103,7 +98,6 @@ def apply_split(tx: Connection, job: Job, result: dict[str, Any]) -> dict[str, A
     if not check_split_free(tx, job.tenant, job.spec):
         values = {field: job.spec[field] for field in fields}
         store.add_split(tx, job.tenant, digest=result["digest"], rows=result["rows"], **values)
-    store.unpin(tx, job.tenant, split_key(job.tenant, result["digest"]), job.id)
     return {**{field: job.spec[field] for field in fields}, "rows": result["rows"]}
 
 

@@ -47,13 +47,6 @@ def upgrade() -> None:
         sa.Column("created", sa.Float, nullable=False),
     )
     op.create_table(
-        "dataset_pins",
-        sa.Column("tenant", sa.String(64), primary_key=True),
-        sa.Column("key", sa.String(200), primary_key=True),
-        sa.Column("job", sa.String(32), primary_key=True),
-        sa.Column("at", sa.Float, nullable=False),
-    )
-    op.create_table(
         "dataset_secrets",
         sa.Column("tenant", sa.String(64), primary_key=True),
         sa.Column("job", sa.String(32), primary_key=True),
