@@ -35,20 +35,24 @@ class Answer:
 
     `columns` holds (values, values a row, shape) for each output of the signature; the values of
     row i are `values[i * width : (i + 1) * width]`. `alone` says that the batch is one request.
-    `finite` says that no float is NaN or infinite.
+    `finite` says that no float is NaN or infinite. `singly` says that every request is one row;
+    then `spelled` is where a wire keeps what it has written for all rows, under its name.
     """
 
-    __slots__ = ("alone", "columns", "finite")
+    __slots__ = ("alone", "columns", "finite", "rows", "singly", "spelled")
 
-    def __init__(self, outputs: Sequence[Array], rows: int, alone: bool) -> None:
-        self.alone = alone
+    def __init__(self, outputs: Sequence[Array], rows: int, requests: int) -> None:
+        self.rows = rows
+        self.alone = requests == 1
+        self.singly = requests == rows
+        self.spelled: dict[str, list[bytes]] = {}
         self.columns = [
             (output.ravel().tolist(), output.size // rows, output.shape) for output in outputs
         ]
         self.finite = all(
             bool(np.isfinite(output).all()) for output in outputs if output.dtype.kind == "f"
         )
-        if not alone and any(shape[:1] != (rows,) for _, _, shape in self.columns):
+        if not self.alone and any(shape[:1] != (rows,) for _, _, shape in self.columns):
             raise TapsterError("internal", "the model did not answer row by row")
 
 
@@ -285,7 +289,7 @@ class Batcher:
         if len(batch) > 1:
             inputs = {name: np.concatenate([w.inputs[name] for w in batch]) for name in inputs}
             rows = sum(work.rows for work in batch)
-        answer = Answer(self._loaded.run(inputs, self._outputs, deadline), rows, len(batch) == 1)
+        answer = Answer(self._loaded.run(inputs, self._outputs, deadline), rows, len(batch))
         bodies: list[Outcome] = []
         start = 0
         for work in batch:

@@ -102,6 +102,8 @@ class Engine:
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         self.other = region.endpoint(0)
         self.applied = -1
+        # Grows whenever what `find` and `series` answered before may no longer hold.
+        self.generation = 0
         self._loop.call_later(EXPIRY_SECONDS, self._expire)
 
     def find(self, tenant: str, name: str) -> Endpoint | None:
@@ -200,6 +202,7 @@ class Engine:
             elif any(model is not None and model.state == LOADING for model in models):
                 settled = False
         self._endpoints = keep
+        self.generation += 1
         self._retire(plan)
         if settled and self.applied != plan.number:
             self.applied = plan.number

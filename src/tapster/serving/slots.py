@@ -191,6 +191,9 @@ class Region:
     def __init__(self, words: "memoryview[int]", offset: int) -> None:
         self.words = words
         self.offset = offset
+        # Where a request is counted that has found no endpoint, or no key.
+        self.nowhere = self.endpoint(0)
+        self.nobody = self.series(0)
 
     def start(self, pid: int) -> None:
         """A worker takes the region over: totals stay, gauges begin at nothing."""

@@ -72,8 +72,8 @@ class Call(Turn):
         self.heads = heads
         self.wire = wire
         self.began = time.perf_counter_ns()
-        self.place = region.endpoint(0)
-        self.series = region.series(0)
+        self.place = region.nowhere
+        self.series = region.nobody
         self.deadline = 0.0
         self.done = False
         self.inputs: dict[str, Array] = {}

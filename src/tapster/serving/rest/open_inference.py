@@ -5,6 +5,9 @@ tensor a column, named as in the model's metadata. NaN, Infinity and -Infinity a
 understood as these bare words, as Python's json module and Triton do.
 """
 
+import struct
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -78,6 +81,7 @@ _NUMERIC: Final = msgspec.json.Decoder(_Call[float])
 _PLAIN: Final = msgspec.json.Decoder(_Call[float | str])
 _ANY: Final = msgspec.json.Decoder(_Call[Any])
 # Quotation marks of a call's and of a tensor's keys and strings, without those of its data.
+MAX_PACKED: Final = 1024
 _CALL_QUOTES: Final = 2
 _TENSOR_QUOTES: Final = 12
 
@@ -106,6 +110,12 @@ def read(call: Request, body: bytes | bytearray) -> None:
 def write(call: Request, answer: Answer, first: int) -> bytes:
     """See Wire."""
     heads = _heads(call.target.model)
+    if answer.singly and answer.finite and call.chosen is None:
+        rows_spelled = answer.spelled.get("v2")
+        if rows_spelled is None:
+            rows_spelled = answer.spelled["v2"] = _spell_rows(heads, answer)
+        if rows_spelled:
+            return b"%b%b%b" % (call.target.prefix, call.tag, rows_spelled[first])
     chosen = range(len(heads)) if call.chosen is None else call.chosen
     rows = call.rows
     outputs = []
@@ -118,6 +128,19 @@ def write(call: Request, answer: Answer, first: int) -> bytes:
         data = spell(values, answer.finite)
         outputs.append(b'%b%b],"data":%b}' % (heads[index], sizes.encode(), data))
     return b'%b%b"outputs":[%b]}' % (call.target.prefix, call.tag, b",".join(outputs))
+
+
+def _spell_rows(heads: list[bytes], answer: Answer) -> list[bytes]:
+    """The outputs of each row, for requests of one row; nothing if they do not come by row."""
+    outputs = []
+    for head, (values, width, shape) in zip(heads, answer.columns, strict=True):
+        if shape[:1] != (answer.rows,) or not width:
+            return []
+        sizes = ",".join(map(str, (1, *shape[1:])))
+        before = b'%b%b],"data":' % (head, sizes.encode())
+        cells = [encode(values[at : at + width]) for at in range(0, len(values), width)]
+        outputs.append([b"%b%b}" % (before, cell) for cell in cells])
+    return [b'"outputs":[%b]}' % b",".join(row) for row in zip(*outputs, strict=True)]
 
 
 def refuse(error: TapsterError) -> bytes:
@@ -215,6 +238,12 @@ def _exact(model: Model, given: _Tensor[Any]) -> Array | None:
     ):
         return None
     datatype = spec[0]
+    if datatype == "FP32" and 0 < len(data) <= MAX_PACKED:
+        try:
+            packed = _packer(len(data))(*data)
+        except (OverflowError, struct.error):
+            return None
+        return np.frombuffer(packed, np.float32).reshape(shape)
     if datatype == "BYTES":
         fits = set(map(type, data)) == {str}
     else:
@@ -253,6 +282,15 @@ def _pieces(text: bytes) -> Any:
         arrays.append(np.array(_FLOATS.decode(b"[%b]" % inner[start:end]), dtype=np.float64))
         start = end + 1
     return np.concatenate(arrays) if arrays else np.empty(0)
+
+
+@lru_cache(256)
+def _packer(count: int) -> Callable[..., bytes]:
+    """Turns so many numbers into 32-bit floats; refuses strings, and numbers beyond their range.
+
+    On a row or a few this takes a third of the time that numpy takes.
+    """
+    return struct.Struct(f"={count}f").pack
 
 
 def _options(call: Request, request: "_Call[Any]", model: Model) -> None:

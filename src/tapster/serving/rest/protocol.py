@@ -13,10 +13,12 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from tapster.contract.errors import Code, TapsterError
+from tapster.serving.engine import Endpoint
 from tapster.serving.gate import FORBIDDEN, REFUSAL, REFUSAL_HINT, UNAUTHENTICATED, Pass
 from tapster.serving.rest.calls import Call, Turn
-from tapster.serving.rest.connection import NEVER, Connection, StopError, Visit
+from tapster.serving.rest.connection import MAX_LINE, NEVER, Connection, StopError, Visit
 from tapster.serving.rest.routes import UNKNOWN, Route
+from tapster.serving.rest.seen import Seen
 from tapster.serving.rest.service import Service, wire_of
 from tapster.serving.slots import REFUSED
 
@@ -43,6 +45,8 @@ _TYPES: Final = frozenset(
         b"application/x-www-form-urlencoded",
     }
 )
+# With these, the same head may want another answer, or its body has no length.
+_VARYING: Final = frozenset({b"expect", b"transfer-encoding"})
 _UPGRADING: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
@@ -61,7 +65,32 @@ class InferenceProtocol(Connection):
         self._authorization = b""
         self._generation = -1
         self._known: Pass | None = None
+        self._learned: Seen | None = None
         self._begin()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol. A whole request with a head seen before goes past the parser."""
+        if self._message or self._rest or self._deaf or self._finishing or self._service.draining:
+            super().data_received(data)
+            return
+        service = self._service
+        generation = service.gate.generation + service.engine.generation
+        found = service.seen.find(data, generation)
+        if found is None:
+            self._learned = None
+            super().data_received(data)
+            if self._learned is not None and not (self._message or self._deaf):
+                service.seen.learn(data, self._learned, generation)
+            return
+        seen, body = found
+        self._keep_alive = True
+        self.deadline = NEVER
+        call = Call(self, seen.wire, service.region, service.heads, True)
+        call.series = seen.series
+        self._line.append(call)
+        self._answer(call, seen.endpoint, seen.route, body)
+        if len(self._line) >= MAX_LINE:
+            self.flow.pause_reading()
 
     def _without_upgrade(self, rest: bytes | memoryview) -> None:
         """Serve a request that offers an upgrade as if it did not (RFC 9110, 7.8)."""
@@ -254,12 +283,24 @@ class InferenceProtocol(Connection):
         self._line.append(call)
         try:
             endpoint = service.endpoint(holder, route)
-            call.place = endpoint.place
-            call.series = service.engine.series(endpoint, holder)
-            call.target = service.target(endpoint, route)
+        except TapsterError as error:
+            call.fail(error)
+            return
+        call.series = service.engine.series(endpoint, holder)
+        if self._keep_alive and holder.expires is None and not self._noted.keys() & _VARYING:
+            length = int(self._noted.get(b"content-length", b"0"))
+            self._learned = Seen(route, wire, endpoint, call.series, length)
+        body, self._body = self._body, b""
+        self._answer(call, endpoint, route, body)
+
+    def _answer(
+        self, call: Call, endpoint: Endpoint, route: Route, body: bytes | bytearray
+    ) -> None:
+        call.place = endpoint.place
+        try:
+            call.target = self._service.target(endpoint, route)
             call.deadline = self.loop.time() + endpoint.plan.deadline
-            body, self._body = self._body, b""
-            wire.read(call, body)
+            call.wire.read(call, body)
             call.target.model.batcher.submit(call)
         except Exception as error:
             call.fail(error)

@@ -11,6 +11,7 @@ from tapster.serving.rest import open_inference, plain, tf_serving
 from tapster.serving.rest.bodies import shown
 from tapster.serving.rest.heads import Heads
 from tapster.serving.rest.routes import Route, Routes
+from tapster.serving.rest.seen import SeenHeads
 from tapster.serving.rest.wires import Wire
 from tapster.serving.slots import Region, Slots
 
@@ -28,6 +29,7 @@ class Service:
     engine: Engine
     heads: Heads = field(default_factory=Heads)
     routes: Routes = field(default_factory=Routes)
+    seen: SeenHeads = field(default_factory=SeenHeads)
     draining: bool = False
 
     @property
