@@ -28,22 +28,40 @@ PROXYLESS: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Peer:
-    """Something to be measured against; `goal` is how many times its req/s we want."""
+    """Something to be measured against; `goal` is how many times its req/s we want.
+
+    `home` names the virtual environment, where it is not the peer's own.
+    """
 
     name: str
     label: str
     file: str
     goal: float | None = None
+    arguments: tuple[str, ...] = ()
+    home: str = ""
 
     @property
     def python(self) -> Path:
-        """The interpreter of its own environment."""
-        return VENVS / self.name / "bin" / "python"
+        """The interpreter of its environment."""
+        return self.folder / "bin" / "python"
+
+    @property
+    def folder(self) -> Path:
+        """Its virtual environment."""
+        return VENVS / (self.home or self.name)
 
 
 PEERS: Final = (
     Peer("fastapi-sklearn", "FastAPI + pickled scikit-learn", "fastapi_sklearn.py"),
-    Peer("fastapi-onnx", "FastAPI + ONNX Runtime", "fastapi_onnx.py", 10),
+    Peer(
+        "fastapi-onnx-threads",
+        "FastAPI + ONNX Runtime, `def`",
+        "fastapi_onnx.py",
+        10,
+        ("--threads",),
+        "fastapi-onnx",
+    ),
+    Peer("fastapi-onnx", "FastAPI + ONNX Runtime, `async def`", "fastapi_onnx.py", 10),
     Peer("mlserver", "MLServer 1.7.1 + ONNX Runtime", "mlserver_runtime.py", 20),
     Peer("litserve", "LitServe + ONNX Runtime", "litserve_api.py"),
     Peer("bentoml", "BentoML + ONNX Runtime", "bentoml_service.py"),
@@ -75,13 +93,13 @@ def say(text: str) -> None:
 
 def ensure_environment(peer: Peer, constraints: Path) -> str:
     """Make the peer's virtual environment unless it is there; returns why it cannot be, or ""."""
-    home = VENVS / peer.name
+    home = peer.folder
     stamp = home / "tapster-benchmark"
     wanted = [*requirements(HERE / "serving_peers" / peer.file), constraints.read_text()]
     digest = hashlib.sha256("\n".join(wanted).encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return ""
-    say(f"installing {peer.label} into .venvs/{peer.name} ...")
+    say(f"installing {peer.label} into .venvs/{home.name} ...")
     venv.create(home, with_pip=True, symlinks=True)
     done = subprocess.run(
         [peer.python, "-m", "pip", "install", "--quiet", "-c", constraints, *wanted[:-1]],
@@ -113,9 +131,10 @@ def peer_running(peer: Peer, workload: Workload, cpu: int) -> Iterator[Address]:
     log_path = workload.folder / f"{peer.name}.log"
     environment = {name: text for name, text in os.environ.items() if "PYTHON" not in name}
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    script = HERE / "serving_peers" / peer.file
     with log_path.open("wb") as log, on_core(cpu):
         process = subprocess.Popen(
-            [peer.python, HERE / "serving_peers" / peer.file, workload.folder, str(port)],
+            [peer.python, script, workload.folder, str(port), *peer.arguments],
             cwd=workload.folder,
             env=environment,
             stdout=log,
