@@ -1,6 +1,7 @@
-"""For authors of plug-ins and tests: made-up data."""
+"""For authors of plug-ins and tests: made-up data, and the contract of trainers."""
 
-from typing import Literal
+import json
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -78,3 +79,46 @@ def _target(signal: npt.NDArray[np.float64], task: Task) -> pl.Series:
 def hash_of(text: str) -> int:
     """A small number that depends on the text alone (Python's own hash is salted)."""
     return sum((index + 1) * ord(letter) * 31 for index, letter in enumerate(text))
+
+
+def check_trainer(name: str, parameters: dict[str, Any] | None = None) -> None:
+    """Hold the installed trainer `name` to its contract, with its defaults or `parameters`.
+
+    For each of its tasks, on mixed data: parameters are JSON and searched ones have defaults;
+    the same seed fits the same model; ONNX answers as the estimator does, on rows with missing
+    values and unseen categories, with vetted operators only. Raises AssertionError.
+    """
+    from tapster.training import trainers
+    from tapster.training.search import grid_of
+
+    trainer = trainers.get(name)
+    assert trainer.name == name, f"{name} calls itself {trainer.name}"
+    for task in sorted(trainer.tasks):
+        defaults = trainer.defaults(task, 240)
+        assert json.loads(json.dumps(defaults)) == defaults, f"{name}: defaults are not JSON"
+        undefined = set(grid_of(name, task)) - set(defaults)
+        assert not undefined, f"{name}: no default for {undefined}"
+        _check_answers(name, task, defaults if parameters is None else parameters)
+
+
+def _check_answers(name: str, task: str, parameters: dict[str, Any]) -> None:
+    from tapster.runtimes.operators import vet
+    from tapster.training import features, goldens, models, targets
+
+    table = mixed_table(640, 3, task)  # type: ignore[arg-type]
+    target = targets.read(table["target"], task, [])
+    columns = features.columns_of(table.drop("target"), [])
+    every = features.encode(table.drop("target"), columns, [])
+    known, values = every.take(slice(240)), target.values[:240]
+    problem = models.Problem(target.task, target.classes, 0, 1)
+    model, again = (models.fit(name, parameters, problem, known, values) for _ in range(2))
+    same = (model.scores(every) == again.scores(every)).all()
+    assert same, f"{name}: the same seed fits another model"
+
+    graph = models.to_onnx(model, known.numeric.shape[1], known.text.shape[1])
+    assert vet(graph) == [], f"{name}: {vet(graph)}"
+    signature = models.signature_of(model, columns)
+    tolerance = goldens.tolerance_of(model, 0.0 if target.classes else float(values.std()))
+    for rows in (goldens.golden_rows(known, 1), every):
+        found = goldens.check(model, graph, signature, tolerance, rows)
+        assert not found, f"{name}, {task}: {found[0]}"

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tapster.contract.errors import TapsterError
 from tapster.runtimes.onnx import OnnxRuntime
 from tapster.runtimes.package import open_package
 from tapster.runtimes.rows import encode_rows
@@ -123,7 +124,21 @@ def test_dates_are_the_days_that_serving_makes_of_them() -> None:
     table = table.with_columns(pl.col("d").str.to_date(), pl.col("t").str.to_datetime())
     columns = features.columns_of(table, [])
     encoded = features.encode(table, columns, [])
-    signature_rows = [{"d": "1970-01-02", "t": "1970-01-01T12:00:00"}, {"d": None, "t": None}]
     assert [column.kind for column in columns] == ["date", "datetime"]
     np.testing.assert_array_equal(encoded.numeric, [[1.0, 0.5], [np.nan, np.nan]])
-    assert len(signature_rows) == len(encoded)
+
+
+def test_datetimes_of_any_precision_and_zone_are_days_in_utc() -> None:
+    moments = pl.Series("t", ["1970-01-02T06:00:00"]).str.to_datetime()
+    table = pl.DataFrame(
+        [moments.dt.cast_time_unit(unit).alias(unit) for unit in ("ms", "us", "ns")]
+        + [moments.dt.replace_time_zone("Asia/Tokyo").alias("zone")]
+    )
+    encoded = features.encode(table, features.columns_of(table, []), [])
+    np.testing.assert_array_equal(encoded.numeric, [[1.25, 1.25, 1.25, 0.875]])
+
+
+def test_a_year_that_no_text_can_say_is_refused() -> None:
+    table = pl.DataFrame({"d": pl.Series([4_000_000], dtype=pl.Int32).cast(pl.Date)})
+    with pytest.raises(TapsterError, match="column 'd' has a date that cannot be read back"):
+        features.encode(table, features.columns_of(table, []), [])

@@ -96,7 +96,7 @@ def encode(frame: pl.DataFrame, columns: tuple[Column, ...], warnings: list[str]
 
 def _numbers(series: pl.Series, column: Column, warnings: list[str]) -> Floats:
     if column.kind in {"date", "datetime"}:
-        return _days(series, column.kind)
+        return _days(series, column)
     values = series.cast(pl.Float64).to_numpy().astype(np.float64, copy=False)
     refuse_infinities(values, column.name)
     whole = np.nan_to_num(values, nan=0.0)
@@ -119,9 +119,17 @@ def refuse_infinities(values: npt.NDArray[np.float64], name: str) -> None:
         )
 
 
-def _days(series: pl.Series, kind: ColumnKind) -> Floats:
-    text = series.dt.to_string("iso:strict" if kind == "datetime" else "iso")
-    table = {value: days(value, kind) for value in text.unique().drop_nulls()}
+def _days(series: pl.Series, column: Column) -> Floats:
+    text = series.dt.to_string("iso:strict" if column.kind == "datetime" else "iso")
+    try:
+        table = {value: days(value, column.kind) for value in text.unique().drop_nulls()}
+    except ValueError as error:
+        raise TapsterError(
+            "unprocessable",
+            f"column {column.name!r} has a date that cannot be read back: {error}",
+            hint="years go from 1 to 9999; drop such rows with `tapster data clean`",
+            field=column.name,
+        ) from None
     return np.array([table.get(v, np.nan) for v in text], np.float64).astype(np.float32)
 
 

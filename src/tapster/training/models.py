@@ -76,7 +76,7 @@ def fit_matrix(
     """Fit the estimator on rows already preprocessed."""
     (preprocessor, matrix), task = prepared, problem.task
     trainer = trainers.get(algorithm)
-    setting = Setting(task, matrix.shape[1], problem.seed, problem.threads)
+    setting = Setting(task, len(matrix), matrix.shape[1], problem.seed, problem.threads)
     estimator = trainer.build(parameters, setting)
     shift, scale = 0.0, 1.0
     if task == "regression" and trainer.needs.scale:

@@ -205,8 +205,11 @@ def target_encoding(
     block = np.asarray(encoder.fit_transform(column, target), np.float32)
     values = np.column_stack([np.asarray(e, np.float32) for e in encoder.encodings_])
     default = np.atleast_1d(np.asarray(encoder.target_mean_, np.float32))
-    categories = [str(name) for name in encoder.categories_[0]]
-    return Lookup(position, categories, values, default.reshape(1, -1)), block
+    # What was seen once tells nothing, and a column of identifiers would fill the graph.
+    _, counts = np.unique(column[:, 0].astype(str), return_counts=True)
+    kept = counts >= RARE
+    categories = [str(name) for name in encoder.categories_[0][kept]]
+    return Lookup(position, categories, values[kept], default.reshape(1, -1)), block
 
 
 def _varies(numeric: Floats) -> npt.NDArray[np.bool_]:

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import time
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from tapster.contract.manifest import Lineage
 from tapster.jobs.context import JobContext
 from tapster.runtimes import package
-from tapster.training import assignment, evaluation, metrics, models, sketches, targets
+from tapster.training import assignment, evaluation, metrics, models, sketches, targets, trainers
 from tapster.training.assignment import Assignment, Table
 from tapster.training.comparing import compare
 from tapster.training.promotion import Winner, promote
@@ -108,6 +109,8 @@ def _lineage(work: Assignment, winner: Winner) -> Lineage:
     task = work.task
     own_split = {"kind": "held-out fifth", "seed": work.seed}
     libraries = {name: version(name) for name in LIBRARIES}
+    for module in trainers.get(winner.candidate.algorithm).requires:
+        libraries[module] = str(getattr(import_module(module), "__version__", "unknown"))
     return Lineage(
         dataset=task.get("dataset", ""),
         dataset_version=task.get("dataset_version", 0),

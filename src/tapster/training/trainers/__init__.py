@@ -32,9 +32,10 @@ class Needs:
 
 @dataclass(frozen=True)
 class Setting:
-    """What an estimator is built for: the task, the matrix's columns, a seed, threads to use."""
+    """What an estimator is built for: the task, the matrix's size, a seed, threads to use."""
 
     task: str
+    rows: int
     columns: int
     seed: int
     threads: int

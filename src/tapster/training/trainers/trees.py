@@ -40,7 +40,8 @@ class RandomForest:
         make = RandomForestRegressor if setting.task == "regression" else RandomForestClassifier
         return make(
             n_estimators=parameters["trees"],
-            min_samples_leaf=parameters["min_leaf"],
+            # Leaves grow with the data, or the graph would: at most about 3000 a tree.
+            min_samples_leaf=max(parameters["min_leaf"], setting.rows // 3000),
             max_features=parameters["max_features"] or "sqrt",
             max_depth=parameters["max_depth"],
             n_jobs=setting.threads,
