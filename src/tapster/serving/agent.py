@@ -52,6 +52,8 @@ class Agent:
 
     def start(self) -> None:
         """Begin to stand for election."""
+        path = self._folder / "agent.lock"
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         threading.Thread(target=self._stand, name="agent", daemon=True).start()
 
     def stop(self) -> None:
@@ -59,8 +61,6 @@ class Agent:
         self._stop.set()
 
     def _stand(self) -> None:
-        path = self._folder / "agent.lock"
-        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         while not self._stop.is_set():
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

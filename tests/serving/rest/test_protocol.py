@@ -236,13 +236,24 @@ def test_a_half_closed_client_gets_its_answers(plane: Plane) -> None:
         assert [status for status, _ in responses(read_all(line))] == [200, 200, 200]
 
 
+def descriptors(plane: Plane) -> int:
+    """How many files a worker that serves has open without any connection."""
+    assert plane.call("POST", INFER, GOOD).status == 200
+    process = psutil.Process(plane.workers[0].pid)
+    wait_for(
+        lambda: not any(c.status == psutil.CONN_ESTABLISHED for c in process.net_connections()),
+        "connections to be closed",
+    )
+    return int(process.num_fds())
+
+
 def test_clients_that_vanish_leave_nothing_behind(plane: Plane) -> None:
     process = psutil.Process(plane.workers[0].pid)
 
     def settled(limit: int) -> bool:
         return int(process.num_fds()) <= limit
 
-    before = process.num_fds()
+    before = descriptors(plane)
     data = request(INFER, GOOD)
     for number in range(300):
         line = plane.connect()
@@ -303,18 +314,19 @@ def test_a_client_that_does_not_read_is_cut_off(impatient: Plane) -> None:
     rows = 100_000
     data = "[" + ",".join(["0,0,0"] * rows) + "]"
     body = f'{{"inputs":[{{"name":"numeric","shape":[{rows},3],"datatype":"FP32","data":{data}}}]}}'
+    process = psutil.Process(impatient.workers[0].pid)
+    before = descriptors(impatient)
     line = socket.socket()
     line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     line.settimeout(30)
     line.connect(("127.0.0.1", impatient.port))
-    process = psutil.Process(impatient.workers[0].pid)
-    fds = process.num_fds()
+    wait_for(lambda: process.num_fds() > before, "the connection to be accepted")
     for _ in range(12):
         try:
             line.sendall(request(INFER, body.encode()))
         except OSError:
             break
-    wait_for(lambda: process.num_fds() < fds, "the connection to be closed")
+    wait_for(lambda: process.num_fds() <= before, "the connection to be closed")
     line.close()
     assert impatient.call("POST", INFER, GOOD).status == 200
 

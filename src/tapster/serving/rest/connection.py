@@ -97,16 +97,13 @@ class Connection(HttpToolsProtocol):
         return True
 
     def pause_writing(self) -> None:
-        """The client does not read: neither do we, and it has a while to go on."""
+        """The client does not read: neither do we."""
         super().pause_writing()
         self.flow.pause_reading()
-        size = self.transport.get_write_buffer_size()
-        self._stalled = (size, self.loop.time() + self._settings.receive_timeout)
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
         super().resume_writing()
-        self._stalled = (0, NEVER)
         self._read_on()
 
     def shutdown(self) -> None:
@@ -119,19 +116,29 @@ class Connection(HttpToolsProtocol):
 
     def check(self, now: float) -> None:
         """Close a connection whose client has taken too long; called a few times a second."""
-        size, until = self._stalled
-        if until < now:
-            left = self.transport.get_write_buffer_size()
-            if left >= size:
-                self.transport.abort()
-                return
-            self._stalled = (left, now + self._settings.receive_timeout)
-        if self.deadline < now:
+        if self._stuck(now):
+            self.transport.abort()
+        elif self.deadline < now:
             self.deadline = NEVER
             if self._message and not self._line:
                 self._refuse_now(408, "invalid", "the request did not arrive in time")
             elif not self.transport.is_closing():
                 self.transport.close()
+
+    def _stuck(self, now: float) -> bool:
+        """Whether the client has taken nothing of what was written for too long.
+
+        Asked of closing connections too: they close only once everything is written.
+        """
+        left = self.transport.get_write_buffer_size()
+        size, until = self._stalled
+        if left == 0:
+            self._stalled = (0, NEVER)
+        elif until == NEVER or left < size:
+            self._stalled = (left, now + self._settings.receive_timeout)
+        else:
+            self._stalled = (left, until)
+        return self._stalled[1] < now
 
     def _close_idle(self) -> None:
         if not self._line and not self._message and not self.transport.is_closing():
