@@ -1,11 +1,15 @@
 """The guides do what they show, and everything there is has its place in one."""
 
 import importlib
+import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
+from tapster.cli import build
 from tapster.contract.errors import CODES
 from tapster.core import plugins
 from tapster.core.settings import Settings
@@ -25,19 +29,20 @@ GUIDES = (
     "guides/operations.md",
     "plugins.md",
 )
+GOES_ON_FROM = {"guides/serving.md": "guides/training.md"}
 
 
 class Reader:
-    """Somebody who follows pages in one folder, each once, the first page first."""
+    """Somebody who follows pages in one folder, each once."""
 
     def __init__(self, folder: Path, server: Server) -> None:
         self.folder, self.server = folder, server
         self.read_pages: set[str] = set()
 
     def follow(self, page: str) -> int:
-        """Do what a page says, after the first page; how many steps that was."""
+        """Do what a page says, after the page it goes on from; how many steps that was."""
         if page != FIRST:
-            self.follow(FIRST)
+            self.follow(GOES_ON_FROM.get(page, FIRST))
         found = guide_pages.steps((DOCS / page).read_text())
         if page not in self.read_pages:
             self.read_pages.add(page)
@@ -83,6 +88,31 @@ def test_every_command_is_shown_somewhere() -> None:
     ]
     assert len(words) > 25
     assert [command for command in words if command not in text] == []
+
+
+def _commands(command: Any, path: str = "tapster") -> dict[str, set[str]]:
+    """Every command by its words, with its options."""
+    children = getattr(command, "commands", None)
+    if not children:
+        return {path: {name for parameter in command.params for name in parameter.opts}}
+    found = {path: {"--version"}}
+    for name, child in children.items():
+        found |= _commands(child, f"{path} {name}")
+    return found
+
+
+def test_every_command_line_that_is_shown_can_be_typed() -> None:
+    known = _commands(typer.main.get_command(build()))
+    wrong, seen = [], 0
+    for page in [DOCS.parent / "README.md", *DOCS.rglob("*.md")]:
+        for row in re.findall(r"^(?:[$>] )?(tapster .*)$", page.read_text(), re.MULTILINE):
+            words = row.partition("#")[0].split()
+            name = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in known), "")
+            options = {word.partition("=")[0] for word in words if re.match("--[a-z]", word)}
+            seen += 1
+            wrong += [row] if not name or options - known[name] else []
+    assert seen > 60
+    assert wrong == []
 
 
 def test_every_step_of_a_recipe_is_explained() -> None:
