@@ -27,9 +27,11 @@ from tapster.contract.plan import (
     WorkerState,
 )
 from tapster.serving import planfile
+from tests.serving import packages
 
 KEY = "tap_test-key"
 AGENT_KEY = b"agent-key-of-the-test"
+SIGNERS = (packages.SIGNER.public,)
 LIMIT = 30.0
 
 
@@ -99,6 +101,7 @@ class Plane:
             endpoints=endpoints,
             packages=packages,
             keys=keys or (grant(KEY),),
+            signers=SIGNERS,
         )
         planfile.save(self.home / "run", msgspec.json.encode(plan), AGENT_KEY)
         return plan

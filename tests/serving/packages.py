@@ -9,12 +9,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tapster.contract.manifest import Column, Signature, TensorSpec, Tolerance
 from tapster.contract.plan import PackageRef
+from tapster.core.crypto import Signer
 from tapster.runtimes import parity
 from tapster.runtimes.onnx import OnnxRuntime
-from tapster.runtimes.package import PARITY, open_package, seal
+from tapster.runtimes.package import PARITY, open_package, seal, sign
 
 TENANT = "default"
 NUMBERS = ("alpha", "beta", "gamma")
+SIGNER = Signer(bytes(range(32)))
 EXACT = Tolerance(atol=1e-6, rtol=1e-6)
 
 
@@ -168,6 +170,7 @@ def _put(  # noqa: PLR0917
         outputs = {name: array + 1 for name, array in outputs.items()}
     (folder / PARITY).write_bytes(parity.record(inputs, outputs))
     digest = seal(folder, name="made", task=task, signature=signature, tolerance=EXACT)
+    sign(folder, SIGNER)
     target = home / "blobs" / TENANT / "packages" / digest
     target.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(target)

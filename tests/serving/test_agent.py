@@ -14,7 +14,7 @@ import pytest
 
 from tapster.contract.plan import ServingPlan, UsageBatch
 from tests.serving import packages
-from tests.serving.conftest import AGENT_KEY, KEY, Plane, endpoint, grant, wait_for
+from tests.serving.conftest import AGENT_KEY, KEY, SIGNERS, Plane, endpoint, grant, wait_for
 from tests.serving.test_engine import BODY, INFER
 
 
@@ -99,7 +99,7 @@ def test_a_plan_comes_down_and_usage_goes_up(
     for index in (0, 1):
         plane.start(index)
     wait_for(lambda: plane.call("GET", "/v2/health/ready", key=None).status == 200, "readiness")
-    control.plan = ServingPlan(2, (), (package,), (grant(KEY),))
+    control.plan = ServingPlan(2, (), (package,), (grant(KEY),), SIGNERS)
 
     def all_at(number: int) -> bool:
         newest = control.newest()
@@ -113,7 +113,7 @@ def test_a_plan_comes_down_and_usage_goes_up(
         )
 
     wait_for(lambda: all_at(2), "both workers to be ready for plan 2")
-    control.plan = ServingPlan(3, (endpoint("sum", package),), (package,), (grant(KEY),))
+    control.plan = ServingPlan(3, (endpoint("sum", package),), (package,), (grant(KEY),), SIGNERS)
     wait_for(lambda: all_at(3), "both workers to apply plan 3")
     assert {worker.pid for worker in control.reports[-1].workers} == {
         process.pid for process in plane.workers.values()
@@ -141,7 +141,7 @@ def test_a_plan_comes_down_and_usage_goes_up(
     assert plane.call("POST", INFER, BODY).status == 200
 
     # It returns, with other numbers: whoever is the agent now finds out.
-    control.plan = ServingPlan(1, (endpoint("sum", package),), (package,), (grant("new"),))
+    control.plan = ServingPlan(1, (endpoint("sum", package),), (package,), (grant("new"),), SIGNERS)
     control.reports.clear()
     control.start(port)
     wait_for(lambda: plane.call("POST", INFER, BODY, key="new").status == 200, "the new plan")
@@ -160,7 +160,7 @@ def test_a_refused_agent_serves_on(new_plane: Callable[..., Plane], control: Con
     assert control.reports == []
     assert plane.call("GET", "/v2/health/live", key=None).status == 200
     (plane.home / "agent.key").write_bytes(AGENT_KEY)
-    control.plan = ServingPlan(9, (endpoint("sum", package),), (package,), (grant(KEY),))
+    control.plan = ServingPlan(9, (endpoint("sum", package),), (package,), (grant(KEY),), SIGNERS)
     wait_for(lambda: plane.call("POST", INFER, BODY).status == 200, "the plan")
 
 

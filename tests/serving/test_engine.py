@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from tapster.contract.manifest import SIGNATURE
 from tapster.contract.plan import PackageRef
+from tapster.core.crypto import Signer
+from tapster.runtimes.package import sign
 from tests.serving import packages
 from tests.serving.conftest import KEY, Plane, endpoint, grant, read_all, request, wait_for
 
@@ -123,6 +126,17 @@ def test_a_bad_package_never_takes_traffic(new_plane: Callable[..., Plane]) -> N
     spoiled = packages.regressor(plane.home, 3.0, spoil=True)
     flipped = packages.regressor(plane.home, 4.0)
     gone = PackageRef(digest="0" * 64, key=f"default/packages/{'0' * 64}")
+    stranger = packages.regressor(plane.home, 5.0)
+    sign(plane.home / "blobs" / stranger.key, Signer(bytes(32)))
+    unsigned = packages.regressor(plane.home, 6.0)
+    (plane.home / "blobs" / unsigned.key / SIGNATURE).unlink()
+    refused = (
+        (spoiled, "recorded answers"),
+        (flipped, "altered"),
+        (gone, "gone"),
+        (stranger, "not trusted"),
+        (unsigned, "not signed"),
+    )
     path = plane.home / "blobs" / flipped.key / "model.onnx"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -131,7 +145,7 @@ def test_a_bad_package_never_takes_traffic(new_plane: Callable[..., Plane]) -> N
     plane.start()
     plane.applied()
     with Load(plane, clients=2) as load:
-        for bad, words in ((spoiled, "recorded answers"), (flipped, "altered"), (gone, "gone")):
+        for bad, words in refused:
             plane.plan(endpoint("sum", good), packages=(good, bad))
             state = {p.digest: p for p in plane.applied().packages}
             assert state[bad.digest].state == "failed"
@@ -145,6 +159,22 @@ def test_a_bad_package_never_takes_traffic(new_plane: Callable[..., Plane]) -> N
         load.more(20)
     assert load.failures == []
     assert set(load.seen) == {(200, "1", 7.0), (200, "3", 8.0)}
+
+
+def test_a_refused_package_is_tried_again_when_a_newer_plan_names_it(
+    new_plane: Callable[..., Plane],
+) -> None:
+    plane = new_plane()
+    package = packages.regressor(plane.home, 1.0)
+    path = plane.home / "blobs" / package.key / "model.onnx"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    plane.plan(packages=(package,))
+    plane.start()
+    assert plane.applied().packages[0].state == "failed"
+    path.write_bytes(whole)
+    plane.plan(packages=(package,))
+    assert plane.applied().packages[0].state == "ready"
 
 
 def test_an_endpoint_without_a_model_says_so(new_plane: Callable[..., Plane]) -> None:

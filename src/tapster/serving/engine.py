@@ -16,7 +16,7 @@ from tapster.contract.plan import EndpointPlan, PackageRef, PackageState, Servin
 from tapster.core.blobs import BlobStore
 from tapster.serving.batcher import Batcher, Budget
 from tapster.serving.gate import Gate, Pass
-from tapster.serving.model import LOADING, READY, Loaded, Model
+from tapster.serving.model import FAILED, LOADING, READY, Loaded, Model
 from tapster.serving.slots import Region, Slots
 
 log = logging.getLogger(__name__)
@@ -142,22 +142,26 @@ class Engine:
         return place
 
     def apply(self, plan: ServingPlan) -> None:
-        """Take a plan: keys at once, endpoints as their packages become ready."""
+        """Take a plan: keys at once, endpoints as their packages become ready.
+
+        A package that was refused is tried again: a newer plan that still names it means that.
+        """
         self._plan = plan
         self._gate.apply(plan.keys)
         for package in plan.packages:
-            if package.digest not in self._models:
-                self._load(package)
+            known = self._models.get(package.digest)
+            if known is None or known.state == FAILED:
+                self._load(package, plan.signers)
         self._converge()
 
     def settled(self) -> bool:
         """Whether a plan is in force and nothing is being loaded."""
         return self.applied >= 0 and all(m.state != LOADING for m in self._models.values())
 
-    def _load(self, package: PackageRef) -> None:
+    def _load(self, package: PackageRef, signers: tuple[str, ...]) -> None:
         model = Model(package)
         self._models[package.digest] = model
-        future = self._loop.run_in_executor(self._loader, Loaded, package, self._blobs)
+        future = self._loop.run_in_executor(self._loader, Loaded, package, self._blobs, signers)
         future.add_done_callback(lambda done: self._loaded(model, done))
 
     def _loaded(self, model: Model, done: "asyncio.Future[Loaded]") -> None:

@@ -14,7 +14,7 @@ from tapster.contract.plan import PackageRef
 from tapster.core import plugins
 from tapster.core.blobs import BlobStore
 from tapster.runtimes import LoadedModel, Runtime, parity
-from tapster.runtimes.package import PARITY, open_package
+from tapster.runtimes.package import PARITY, check_signature, open_package
 from tapster.runtimes.rows import Encoder
 from tapster.serving.batcher import Batcher, Cost
 
@@ -29,8 +29,10 @@ FLOATS: Final[frozenset[Datatype]] = frozenset({"FP32", "FP64", "FP16"})
 class Loaded:
     """What loading a package gives, made in a thread that may take its time."""
 
-    def __init__(self, package: PackageRef, blobs: BlobStore) -> None:
-        opened = open_package(blobs.get(package.key), package.digest)
+    def __init__(self, package: PackageRef, blobs: BlobStore, signers: tuple[str, ...]) -> None:
+        folder = blobs.get(package.key)
+        opened = open_package(folder, package.digest)
+        check_signature(folder, signers)
         self.manifest: Manifest = opened.manifest
         runtime: Runtime = plugins.load("tapster.runtimes", self.manifest.runtime)()
         self.loaded: LoadedModel = runtime.load(self.manifest, opened.files, threads=1)
