@@ -123,6 +123,13 @@ def _public() -> APIRouter:
         """Whether the control plane answers. Needs no key."""
         return {"status": "ok"}
 
+    @router.get("/metrics", response_class=PlainTextResponse, include_in_schema=False)
+    def metrics(who: Annotated[Principal, Depends(need("metrics:read"))]) -> PlainTextResponse:
+        """The control process's own metrics, for Prometheus."""
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+        return PlainTextResponse(generate_latest().decode(), media_type=CONTENT_TYPE_LATEST)
+
     return router
 
 
@@ -155,13 +162,6 @@ def _server(parts: Parts) -> APIRouter:
             "job_slots": parts.settings.job_slots,
             "workers": parts.settings.workers,
         }
-
-    @router.get("/metrics", response_class=PlainTextResponse, include_in_schema=False)
-    def metrics(who: Annotated[Principal, Depends(need("metrics:read"))]) -> PlainTextResponse:
-        """The control process's own metrics, for Prometheus."""
-        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
-        return PlainTextResponse(generate_latest().decode(), media_type=CONTENT_TYPE_LATEST)
 
     return router
 

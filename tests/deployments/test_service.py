@@ -1,6 +1,7 @@
 """A deployment's two phases, decided by what workers report."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,14 @@ def test_rollback_swaps_and_swaps_back(tx: Connection) -> None:
     assert _versions(service.show(tx, "default", "e")) == (1, None, 2)
 
 
+def test_what_was_deleted_cannot_be_rolled_back_to(tx: Connection) -> None:
+    _live(tx, 1)
+    _live(tx, 2)
+    registry.delete(tx, "default", "m@1", service.in_use)
+    with pytest.raises(TapsterError, match="no version 1"):
+        service.rollback(tx, "default", "e")
+
+
 def test_deploying_while_deploying_is_a_conflict(tx: Connection) -> None:
     service.deploy(tx, "default", "e", "m@1")
     with pytest.raises(TapsterError, match="still switching") as caught:
@@ -191,9 +200,11 @@ def test_unknown_things_are_not_found(tx: Connection) -> None:
 
 def test_deleting_ends_the_traffic_and_frees_the_package(tx: Connection) -> None:
     _live(tx, 1)
-    assert service.in_use(tx, "default", _digest(1)) == ["e"]
+    version = registry.resolve(tx, "default", "m@1")
+    assert service.in_use(tx, "default", version) == ["e"]
+    assert service.in_use(tx, "default", replace(version, model="copy")) == []
     service.delete(tx, "default", "e")
-    assert service.in_use(tx, "default", _digest(1)) == []
+    assert service.in_use(tx, "default", version) == []
     assert service.plan(tx, "key").endpoints == ()
     assert store.everywhere(tx) == []
 

@@ -51,6 +51,8 @@ def rollback(tx: Connection, tenant: str, name: str) -> Endpoint:
         raise TapsterError(
             "conflict", f"endpoint {name} has served nothing before", hint="deploy a version"
         )
+    held = f"{endpoint.previous['model']}@{endpoint.previous['version']}"
+    registry.check_servable(registry.resolve(tx, tenant, held))
     # Pinned: an endpoint rolled back from an alias's version must not follow the alias again.
     return _begin(tx, tenant, name, {**endpoint.previous, "alias": ""})
 
@@ -77,13 +79,14 @@ def delete(tx: Connection, tenant: str, name: str) -> None:
     tenancy.revise(tx, tenant, f"endpoint {name} deleted")
 
 
-def in_use(tx: Connection, tenant: str, digest: str) -> list[str]:
-    """Names of the endpoints that a package is loaded for, or can be rolled back to."""
+def in_use(tx: Connection, tenant: str, version: ModelVersion) -> list[str]:
+    """Names of the endpoints that serve a version or are about to."""
+    named = (version.model, version.version)
     return [
         endpoint.name
         for endpoint in store.listing(tx, tenant)
         for held in (endpoint.serving, endpoint.pending)
-        if held is not None and held["digest"] == digest
+        if held is not None and (held["model"], held["version"]) == named
     ]
 
 

@@ -22,7 +22,7 @@ _ALIAS: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 _TAGS: Final = 100
 _DESCRIPTION: Final = 10_000
 
-InUse = Callable[[Connection, str, str], list[str]]
+InUse = Callable[[Connection, str, ModelVersion], list[str]]
 
 
 def register(
@@ -234,14 +234,14 @@ def delete(tx: Connection, tenant: str, ref: str, in_use: InUse) -> list[str]:
     """Delete a version (NAME@VERSION, NAME:ALIAS) or all of a model (NAME).
 
     Returns the blob keys that no row points at any more: delete those once this transaction has
-    been committed. `in_use(tx, tenant, digest)` names the endpoints that need a package.
+    been committed. `in_use(tx, tenant, version)` names the endpoints that need one.
     Raises TapsterError(conflict), and deletes nothing, when one does.
     """
     _, version, alias = _parse(ref)
     one = bool(version or alias)
     doomed = [resolve(tx, tenant, ref)] if one else versions(tx, tenant, ref)
     for item in doomed:
-        if endpoints := in_use(tx, tenant, item.digest):
+        if endpoints := in_use(tx, tenant, item):
             raise TapsterError(
                 "conflict",
                 f"{item.model}@{item.version} is served by endpoint {', '.join(endpoints[:5])}",

@@ -2,16 +2,18 @@
 
 import time
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Connection
 
 from tapster.contract.control import DEFAULT_TENANT, Principal
 from tapster.contract.plan import KeyGrant
 from tapster.core.blobs import write_atomically
-from tapster.core.crypto import KEY_PREFIX, key_digest, new_id, new_key
+from tapster.core.crypto import KEY_PREFIX, key_digest, new_key
 from tapster.tenancy import store
 
-MAX_KEY = 256
+MAX_KEY: Final = 256
+ADMIN_KEY: Final = "key_admin"
 
 
 def ensure_key_file(path: Path) -> str:
@@ -22,10 +24,11 @@ def ensure_key_file(path: Path) -> str:
 
 
 def ensure_admin(tx: Connection, key: str) -> None:
-    """Make the default tenant and let `key` administer it."""
+    """Make the default tenant and let `key` administer it, instead of any former admin key."""
     store.add_tenant(tx, DEFAULT_TENANT)
     if store.find_key(tx, key_digest(key)) is None:
-        store.add_key(tx, DEFAULT_TENANT, new_id("key"), key_digest(key), ["*"])
+        store.remove_key(tx, DEFAULT_TENANT, ADMIN_KEY)
+        store.add_key(tx, DEFAULT_TENANT, ADMIN_KEY, key_digest(key), ["*"])
         revise(tx, DEFAULT_TENANT, "admin key")
 
 

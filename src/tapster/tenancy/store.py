@@ -11,6 +11,7 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
+    delete,
     func,
     insert,
     select,
@@ -63,6 +64,11 @@ def add_key(tx: Connection, tenant: str, identifier: str, digest: str, rights: l
             id=identifier, tenant=tenant, digest=digest, rights=rights, created=time.time()
         )
     )
+
+
+def remove_key(tx: Connection, tenant: str, identifier: str) -> None:
+    """Delete a key, if it is there."""
+    tx.execute(delete(keys).where(keys.c.tenant == tenant, keys.c.id == identifier))
 
 
 def find_key(tx: Connection, digest: str) -> Any:
