@@ -16,7 +16,7 @@ from tapster.contract.errors import TapsterError
 from tapster.core import plugins, settings
 from tapster.core.blobs import LocalBlobs
 from tapster.core.crypto import Signer
-from tapster.core.db import Database
+from tapster.core.db import Database, Watch
 from tapster.core.parts import Parts
 from tapster.core.processes import die_with_parent
 from tapster.core.settings import Settings
@@ -42,7 +42,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     **training.HANDLERS,
 }
 
-_SETTLE: Final = 0.1
+_SETTLE: Final = 0.05
 
 
 def build(config: Settings) -> FastAPI:
@@ -53,8 +53,11 @@ def build(config: Settings) -> FastAPI:
     executor = plugins.load("tapster.executors", "local")()
 
     async def settle() -> None:
+        watch, heard = Watch(parts.db), -1
         while True:
-            await asyncio.to_thread(_settle, parts, reports)
+            if reports.count != heard or watch.news():
+                heard = reports.count
+                await asyncio.to_thread(_settle, parts, reports)
             await asyncio.sleep(_SETTLE)
 
     return api.build(

@@ -1,6 +1,7 @@
 """Transactions on SQLite and PostgreSQL, and a schema that matches its migrations."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sqlalchemy import inspect, text
 
 import tapster.app  # noqa: F401 - every slice's tables are registered
 from tapster.core.blobs import LocalBlobs
-from tapster.core.db import Database, metadata
+from tapster.core.db import Database, Watch, metadata
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -86,4 +87,22 @@ def test_a_blob_call_inside_a_transaction_raises(tmp_path: Path) -> None:
     db, blobs = Database(f"sqlite:///{tmp_path / 'test.db'}"), LocalBlobs(tmp_path)
     with db.read(), pytest.raises(RuntimeError, match="inside a database transaction"):
         blobs.get("a/b/c")
+    db.close()
+
+
+def test_a_poller_looks_after_a_write_and_now_and_then(tmp_path: Path) -> None:
+    db = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    watch = Watch(db)
+    assert watch.news()
+    assert not watch.news()
+    with db.read() as tx:
+        tx.execute(text("select 1"))
+    assert not watch.news()
+    with db.write() as tx:
+        tx.execute(text("create table t (n integer)"))
+    assert watch.news()
+    end = time.monotonic() + 5
+    while not watch.news():
+        assert time.monotonic() < end
+        time.sleep(0.01)
     db.close()

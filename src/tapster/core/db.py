@@ -5,6 +5,7 @@ lock at `BEGIN IMMEDIATE`: SQLite before 3.51.3 can corrupt a WAL that two conne
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -29,14 +30,17 @@ class Database:
         self.url = url
         self.engine = _engine(url)
         self.sqlite = self.engine.dialect.name == "sqlite"
+        self.writes = 0
         self._writer = threading.Lock()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that may write; commits at the end, rolls back on any exception."""
         if self.sqlite:
-            with self._writer, self._begin("BEGIN IMMEDIATE") as connection:
-                yield connection
+            with self._writer:
+                with self._begin("BEGIN IMMEDIATE") as connection:
+                    yield connection
+                self.writes += 1
         else:
             with self._begin("") as connection:
                 yield connection
@@ -72,6 +76,27 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+class Watch:
+    """Tells a poller whether there may be news, so that an idle process asks the database little.
+
+    SQLite has one owner, so there is news after a write of this process; and, because time passes
+    too, once a second. Other databases have other writers and are asked every time.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._seen = -1
+        self._due = 0.0
+
+    def news(self) -> bool:
+        """Whether to look again."""
+        now, writes = time.monotonic(), self._db.writes
+        if self._db.sqlite and writes == self._seen and now < self._due:
+            return False
+        self._seen, self._due = writes, now + 1.0
+        return True
 
 
 def _engine(url: str) -> Engine:

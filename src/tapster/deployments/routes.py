@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from tapster.contract.control import Endpoint, Principal
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import UsageBatch, WorkerState
+from tapster.core.db import Watch
 from tapster.core.parts import Parts
 from tapster.deployments import service
 from tapster.tenancy import service as tenancy
@@ -35,10 +36,12 @@ class Reports:
 
     def __init__(self) -> None:
         self._latest: dict[str, tuple[float, UsageBatch]] = {}
+        self.count = 0
 
     def put(self, batch: UsageBatch) -> None:
         """Take a report in."""
         self._latest[batch.agent] = (time.monotonic(), batch)
+        self.count += 1
 
     def workers(self) -> list[WorkerState]:
         """Workers that somebody has heard of within the last seconds."""
@@ -125,8 +128,8 @@ def agent_routes(parts: Parts, agent_key: str, reports: Reports) -> APIRouter:
         request: Request, after: int = -1, wait: Annotated[float, Query(ge=0, le=60)] = 0
     ) -> Response:
         """The plan once its number exceeds `after`; 204 when it has not within `wait` seconds."""
-        until = time.monotonic() + wait
-        while await asyncio.to_thread(revision) <= after:
+        until, watch = time.monotonic() + wait, Watch(parts.db)
+        while not watch.news() or await asyncio.to_thread(revision) <= after:
             if time.monotonic() >= until or await request.is_disconnected():
                 return Response(status_code=204)
             await asyncio.sleep(_POLL)

@@ -20,6 +20,7 @@ import psutil
 from tapster.contract.control import Job
 from tapster.contract.errors import TapsterError
 from tapster.core.blobs import storage_error
+from tapster.core.db import Watch
 from tapster.core.parts import Parts
 from tapster.core.telemetry import logger
 from tapster.jobs import service, store
@@ -53,13 +54,14 @@ class ClaimLoop:
         """Recover what a former process left, then claim until cancelled."""
         await asyncio.to_thread(self._recover, True)
         next_recovery = time.monotonic() + LEASE
+        watch = Watch(self._parts.db)
         try:
             while True:
                 if time.monotonic() >= next_recovery:
                     await asyncio.to_thread(self._recover, False)
                     next_recovery = time.monotonic() + LEASE
                 claimed = None
-                if len(self._running) < self._parts.settings.job_slots:
+                if len(self._running) < self._parts.settings.job_slots and watch.news():
                     claimed = await asyncio.to_thread(self._claim)
                 if claimed is None:
                     await asyncio.sleep(_POLL)
@@ -80,7 +82,7 @@ class ClaimLoop:
 
     def _claim(self) -> tuple[Job, int] | None:
         with self._parts.db.read() as tx:  # an idle loop takes no write lock
-            if self._parts.db.sqlite and not store.any_claimable(tx):
+            if not store.any_claimable(tx):
                 return None
         with self._parts.db.write() as tx:
             return store.claim(tx, self._owner, LEASE)
