@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection
 
 from tapster import api
+from tapster.contract.control import ModelVersion
 from tapster.registry import packages, routes
 from tapster.tenancy import service as tenancy
 from tests.registry.conftest import Installation
@@ -20,8 +21,8 @@ from tests.runtimes.graphs import classifier, sealed
 SERVED: set[str] = set()
 
 
-def in_use(tx: Connection, tenant: str, digest: str) -> list[str]:
-    return ["shop"] if digest in SERVED else []
+def in_use(tx: Connection, tenant: str, version: ModelVersion) -> list[str]:
+    return ["shop"] if version.digest in SERVED else []
 
 
 class Http:

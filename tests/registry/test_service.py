@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, inspect
 
+from tapster.contract.control import ModelVersion
 from tapster.contract.errors import TapsterError
 from tapster.contract.manifest import Lineage
 from tapster.core.crypto import Signer
@@ -16,7 +17,7 @@ from tests.registry.conftest import TENANT, Installation
 OWN = ("models", "model_versions", "model_aliases", "trusted_keys")
 
 
-def unused(tx: Connection, tenant: str, digest: str) -> list[str]:
+def unused(tx: Connection, tenant: str, version: ModelVersion) -> list[str]:
     return []
 
 
@@ -199,8 +200,8 @@ def test_a_number_is_never_given_twice(here: Installation) -> None:
 def test_what_an_endpoint_serves_stays_whole(here: Installation) -> None:
     served, other = here.add("m"), here.add("m")
 
-    def in_use(tx: Connection, tenant: str, digest: str) -> list[str]:
-        return ["shop", "lab"] if digest == served.digest else []
+    def in_use(tx: Connection, tenant: str, version: ModelVersion) -> list[str]:
+        return ["shop", "lab"] if version.version == served.version else []
 
     with here.parts.db.write() as tx:
         for ref in ("m@1", "m"):
