@@ -14,7 +14,6 @@ from fastapi import FastAPI
 from tapster import api
 from tapster.contract.errors import TapsterError
 from tapster.core import plugins, settings
-from tapster.core.blobs import LocalBlobs
 from tapster.core.crypto import Signer
 from tapster.core.db import Database, Watch
 from tapster.core.parts import Parts
@@ -50,7 +49,7 @@ def build(config: Settings) -> FastAPI:
     parts = open_parts(config)
     reports = deployment_routes.Reports()
     agent_key = tenancy.ensure_key_file(config.home / "agent.key")
-    executor = plugins.load("tapster.executors", "local")()
+    executor = plugins.load("tapster.executors", config.executor)()
 
     async def settle() -> None:
         watch, heard = Watch(parts.db), -1
@@ -80,7 +79,7 @@ def open_parts(config: Settings) -> Parts:
     parts = Parts(
         settings=config,
         db=Database(config.database_url or f"sqlite:///{config.home / 'tapster.db'}"),
-        blobs=LocalBlobs(config.home / "blobs"),
+        blobs=plugins.load("tapster.blob_stores", config.blob_store)(config.home / "blobs"),
         signer=Signer.of(config.home / "signing.key"),
         uploads=Uploads(config.home / "uploads"),
     )

@@ -1,11 +1,23 @@
-"""For authors of plug-ins and tests: made-up data, and the contract of trainers."""
+"""For authors of plug-ins and tests: made-up data, and the contracts of the four seams.
+
+Each `check_*` holds a plug-in to its protocol with real parts and raises AssertionError.
+"""
 
 import json
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from tapster.contract.errors import TapsterError
+from tapster.core.blobs import BlobStore
+from tapster.jobs.context import JobContext
+from tapster.jobs.executors import Executor
+from tapster.runtimes import Runtime
 
 Task = Literal["binary", "multiclass", "regression"]
 
@@ -122,3 +134,102 @@ def _check_answers(name: str, task: str, parameters: dict[str, Any]) -> None:
     for rows in (goldens.golden_rows(known, 1), every):
         found = goldens.check(model, graph, signature, tolerance, rows)
         assert not found, f"{name}, {task}: {found[0]}"
+
+
+def check_blob_store(store: BlobStore, scratch: Path) -> None:
+    """Hold an empty blob store to its contract; `scratch` is a folder to write in."""
+
+    def folder(name: str, text: str) -> Path:
+        made = scratch / name
+        (made / "inside").mkdir(parents=True)
+        (made / "inside" / "file").write_text(text)
+        return made
+
+    assert list(store.keys()) == []
+    assert store.put("tenant/kind/one", folder("a", "first")) == len("first")
+    assert not (scratch / "a").exists(), "a folder that was put is consumed"
+    store.put("tenant/kind/one", folder("b", "second"))
+    content = store.get("tenant/kind/one") / "inside" / "file"
+    assert content.read_text() == "first", "what is stored does not change"
+    store.put("tenant/kind/two", folder("c", "other"))
+    store.sweep()
+    assert sorted(store.keys()) == ["tenant/kind/one", "tenant/kind/two"]
+    assert store.delete("tenant/kind/one") == len("first")
+    assert store.delete("tenant/kind/one") == 0
+    assert _refusal(lambda: store.get("tenant/kind/one")) == "not_found"
+    assert list(store.keys()) == ["tenant/kind/two"]
+
+
+def check_executor(executor: Executor, scratch: Path) -> None:
+    """Hold an executor to its contract; `scratch` is a folder that its processes see."""
+    folder = _lay_out(scratch / "short" / "1", "tapster.testing:echo", {"word": "hello"})
+    handle = executor.start(folder)
+    _until(lambda: executor.poll(handle).code is not None, "the end of a short job")
+    assert executor.poll(handle).code == 0
+    assert json.loads((folder / "result.json").read_text()) == {"result": {"word": "hello"}}
+    assert "hello" in (folder.parent / "log").read_text(), "what a job prints is its log"
+
+    folder = _lay_out(scratch / "long" / "1", "tapster.testing:linger", {})
+    handle = executor.start(folder)
+    _until((folder / "report").exists, "the start of a long job")
+    _until(lambda: executor.poll(handle).memory > 0, "the memory of a running job")
+    executor.cancel(handle)
+    code = executor.poll(handle).code
+    assert code is not None, "a cancelled job has ended"
+    assert code < 0, f"a cancelled job ended by itself, with {code}"
+    assert not (folder / "result.json").exists()
+
+
+def check_runtime(runtime: Runtime, package: Path, digest: str) -> None:
+    """Hold a runtime to its contract with a package of its own kind."""
+    from tapster.runtimes import parity
+    from tapster.runtimes.package import PARITY, open_package
+
+    opened = open_package(package, digest)
+    assert opened.manifest.runtime == runtime.name
+    assert isinstance(runtime.inline(opened.manifest, opened.files), bool)
+    model = runtime.load(opened.manifest, opened.files, 1)
+    parity.replay(model, opened.files[PARITY], opened.manifest.tolerance)
+    inputs = parity.load(opened.files[PARITY])[0].inputs
+    names = [spec.name for spec in opened.manifest.signature.outputs]
+    assert len(model.run(inputs, names[:1], time.monotonic() + 60)) == 1
+    wrong = {"no such input": np.zeros((1, 1), np.float32)}
+    assert _refusal(lambda: model.run(wrong, names)) == "invalid"
+    model.close()
+
+
+def echo(task: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """A job that prints its task and answers it."""
+    print(task["word"], flush=True)
+    context.progress(0.5, "echoing")
+    return task
+
+
+def linger(task: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """A job that ends when it is made to."""
+    context.progress(0.5, "lingering")
+    while True:
+        time.sleep(0.05)
+
+
+def _lay_out(folder: Path, run: str, task: dict[str, Any]) -> Path:
+    (folder / "out").mkdir(parents=True)
+    order = {"run": run, "task": task, "inputs": {}, "deadline": None}
+    (folder / "task.json").write_text(json.dumps(order))
+    return folder
+
+
+def _refusal(call: Callable[[], object]) -> str:
+    """The code of the TapsterError that a call raises; nothing when it raises none."""
+    try:
+        call()
+    except TapsterError as error:
+        return error.code
+    return ""
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, f"waited too long for {what}"
+        time.sleep(0.02)

@@ -44,6 +44,10 @@ class BlobStore(Protocol):
         """Every key in the store."""
         ...
 
+    def sweep(self) -> None:
+        """Remove what a killed `put` or `delete` left. Only the store's sole user calls this."""
+        ...
+
 
 class LocalBlobs:
     """A BlobStore in a folder of this machine."""
@@ -106,7 +110,7 @@ class LocalBlobs:
                 yield key
 
     def sweep(self) -> None:
-        """Remove what a killed `put` or `delete` left. Only its sole user may call this."""
+        """See BlobStore."""
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _path(self, key: str) -> Path:

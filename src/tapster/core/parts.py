@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass, field
 
-from tapster.core.blobs import LocalBlobs
+from tapster.core.blobs import BlobStore
 from tapster.core.crypto import Signer
 from tapster.core.db import Database
 from tapster.core.settings import Settings
@@ -16,7 +16,7 @@ class Parts:
 
     settings: Settings
     db: Database
-    blobs: LocalBlobs
+    blobs: BlobStore
     signer: Signer
     uploads: Uploads
     # Held from storing a blob to the commit of its row, and from a row's deletion to its blob's:

@@ -26,6 +26,8 @@ class Settings:
     workers: int = _setting(1, "data-plane processes")
     no_auth: bool = _setting(False, "let everybody in; refused on any address but loopback")
     database_url: str = _setting("", "postgresql://... instead of SQLite in the home")
+    blob_store: str = _setting("file", "plug-in that keeps datasets and packages")
+    executor: str = _setting("local", "plug-in that starts job processes")
     job_slots: int = _setting(2, "jobs that run at once on this machine")
     job_memory: int = _setting(0, "bytes a job may use; 0 is 80 % of the machine's memory")
     job_time_limit: float = _setting(24 * 3600.0, "seconds a job may run unless it says otherwise")

@@ -24,7 +24,7 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 
 from tapster.contract.plan import WorkerState
-from tapster.core.blobs import LocalBlobs
+from tapster.core import plugins
 from tapster.core.processes import die_with_parent
 from tapster.core.settings import Settings, load
 from tapster.serving import agent, planfile
@@ -79,7 +79,7 @@ class Worker:
             slots,
             self._region,
             gate,
-            LocalBlobs(settings.home / "blobs"),
+            plugins.load("tapster.blob_stores", settings.blob_store)(settings.home / "blobs"),
             inline_budget=settings.inline_budget,
             changed=self._changed,
             stuck=self._stuck,
