@@ -17,6 +17,7 @@ import numpy as np
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
+from tapster.contract.manifest import Signature
 from tapster.runtimes import LoadedModel
 from tapster.serving.slots import Region
 
@@ -28,6 +29,8 @@ LONGEST_EXILE: Final = 300.0
 LATE: Final = 0.1
 
 Failure = BaseException
+# Arrays by input name; or the 32-bit floats of all rows, where `packed_input` gives their place.
+Inputs = dict[str, Array] | bytes
 
 
 class Answer:
@@ -36,7 +39,7 @@ class Answer:
     `columns` holds (values, values a row, shape) for each output of the signature; the values of
     row i are `values[i * width : (i + 1) * width]`. `alone` says that the batch is one request.
     `finite` says that no float is NaN or infinite. `singly` says that every request is one row;
-    then `spelled` is where a wire keeps what it has written for all rows, under its name.
+    then `spelled` is where a wire keeps what it has written for all rows, under its own key.
     """
 
     __slots__ = ("alone", "columns", "finite", "rows", "singly", "spelled")
@@ -45,7 +48,7 @@ class Answer:
         self.rows = rows
         self.alone = requests == 1
         self.singly = requests == rows
-        self.spelled: dict[str, list[bytes]] = {}
+        self.spelled: dict[object, list[bytes]] = {}
         self.columns = [
             (output.ravel().tolist(), output.size // rows, output.shape) for output in outputs
         ]
@@ -59,7 +62,7 @@ class Answer:
 class Work(Protocol):
     """One request, from its arrival until its answer is given."""
 
-    inputs: dict[str, Array]
+    inputs: Inputs
     rows: int
     deadline: float
     done: bool
@@ -135,6 +138,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._loaded = loaded
         self._outputs = [spec.name for spec in loaded.signature.outputs]
+        self._packed = packed_input(loaded.signature)
         self._ragged = any(-1 in spec.shape[1:] for spec in loaded.signature.inputs)
         self._together = together
         self._budget = budget
@@ -283,12 +287,8 @@ class Batcher:
         return [one for work in batch for one in self._outcomes([work], deadline)]
 
     def _bodies(self, batch: list[Work], deadline: float | None) -> list[Outcome]:
-        first = batch[0]
-        inputs = first.inputs
-        rows = first.rows
-        if len(batch) > 1:
-            inputs = {name: np.concatenate([w.inputs[name] for w in batch]) for name in inputs}
-            rows = sum(work.rows for work in batch)
+        rows = sum([work.rows for work in batch])
+        inputs = self._gathered(batch)
         answer = Answer(self._loaded.run(inputs, self._outputs, deadline), rows, len(batch))
         bodies: list[Outcome] = []
         start = 0
@@ -296,6 +296,23 @@ class Batcher:
             bodies.append(work.render(answer, start))
             start += work.rows
         return bodies
+
+    def _gathered(self, batch: list[Work]) -> dict[str, Array]:
+        """The inputs of a batch, one request's rows after another's."""
+        arrays = [work.inputs for work in batch if not isinstance(work.inputs, bytes)]
+        if self._packed is None or len(arrays) == len(batch):
+            first = arrays[0]
+            if len(arrays) == 1:
+                return first
+            return {name: np.concatenate([each[name] for each in arrays]) for name in first}
+        name, width = self._packed
+        values = b"".join(
+            [
+                given if isinstance(given := work.inputs, bytes) else given[name].tobytes()
+                for work in batch
+            ]
+        )
+        return {name: np.frombuffer(values, np.float32).reshape(-1, width)}
 
     def _settle(self) -> None:
         if self._closing is None or self.busy:
@@ -317,10 +334,20 @@ def _deliver(batch: list[Work], outcomes: list[Outcome]) -> None:
             work.fail(outcome)
 
 
+def packed_input(signature: Signature) -> tuple[str, int] | None:
+    """The name and width of a model's only input, if its rows are so many 32-bit floats."""
+    if len(signature.inputs) == 1:
+        spec = signature.inputs[0]
+        if spec.datatype == "FP32" and len(spec.shape) == 2 and spec.shape[0] < 0 < spec.shape[1]:
+            return spec.name, spec.shape[1]
+    return None
+
+
 def _fits(first: Work, other: Work) -> bool:
-    return all(
-        array.shape[1:] == other.inputs[name].shape[1:] for name, array in first.inputs.items()
-    )
+    if isinstance(first.inputs, bytes) or isinstance(other.inputs, bytes):
+        return True  # packed rows are of one width
+    there = other.inputs
+    return all(array.shape[1:] == there[name].shape[1:] for name, array in first.inputs.items())
 
 
 def _too_late() -> TapsterError:

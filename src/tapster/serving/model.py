@@ -16,7 +16,7 @@ from tapster.core.blobs import BlobStore
 from tapster.runtimes import LoadedModel, Runtime, parity
 from tapster.runtimes.package import PARITY, check_signature, open_package
 from tapster.runtimes.rows import Encoder
-from tapster.serving.batcher import Batcher, Cost
+from tapster.serving.batcher import Batcher, Cost, packed_input
 
 LOADING: Final = "loading"
 READY: Final = "ready"
@@ -91,6 +91,11 @@ class Model:
     def plain(self) -> bool:
         """Whether flat JSON lists of numbers and strings spell all inputs exactly."""
         return all(kind in FLOATS or kind == "BYTES" for kind, _ in self.inputs.values())
+
+    @cached_property
+    def packed(self) -> tuple[str, int] | None:
+        """See `packed_input`."""
+        return packed_input(self.signature)
 
     @cached_property
     def numeric(self) -> bool:

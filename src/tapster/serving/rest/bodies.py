@@ -16,7 +16,9 @@ import msgspec
 from tapster.contract.errors import TapsterError
 
 T = TypeVar("T")
-encode: Final = msgspec.json.Encoder().encode
+_ENCODER: Final = msgspec.json.Encoder()
+encode: Final = _ENCODER.encode
+encode_lines: Final = _ENCODER.encode_lines
 _CONSTANTS: Final = re.compile(rb"NaN|Infinity")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PLACE: Final = re.compile(r" - at `\$\.?(.*)`$")

@@ -5,8 +5,7 @@ import time
 from typing import Final, Protocol
 
 from tapster.contract.errors import HTTP_STATUS, TapsterError
-from tapster.contract.inference import Array
-from tapster.serving.batcher import Answer
+from tapster.serving.batcher import Answer, Inputs
 from tapster.serving.engine import Target
 from tapster.serving.rest.heads import Heads
 from tapster.serving.rest.wires import Wire
@@ -76,7 +75,7 @@ class Call(Turn):
         self.series = region.nobody
         self.deadline = 0.0
         self.done = False
-        self.inputs: dict[str, Array] = {}
+        self.inputs: Inputs = b""
         self.rows = 0
         self.tag = b""
         self.chosen: tuple[int, ...] | None = None

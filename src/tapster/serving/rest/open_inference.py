@@ -24,6 +24,7 @@ from tapster.serving.rest.bodies import (
     check_text,
     decode,
     encode,
+    encode_lines,
     invalid,
     shown,
     spell,
@@ -109,13 +110,15 @@ def read(call: Request, body: bytes | bytearray) -> None:
 
 def write(call: Request, answer: Answer, first: int) -> bytes:
     """See Wire."""
-    heads = _heads(call.target.model)
-    if answer.singly and answer.finite and call.chosen is None:
-        rows_spelled = answer.spelled.get("v2")
-        if rows_spelled is None:
-            rows_spelled = answer.spelled["v2"] = _spell_rows(heads, answer)
-        if rows_spelled:
-            return b"%b%b%b" % (call.target.prefix, call.tag, rows_spelled[first])
+    target = call.target
+    if answer.singly and call.chosen is None:
+        bodies = answer.spelled.get(target)
+        if bodies is None:
+            bodies = answer.spelled[target] = _spell_rows(target, answer)
+        if bodies:
+            body = bodies[first]
+            return target.prefix + call.tag + body[len(target.prefix) :] if call.tag else body
+    heads = _heads(target.model)
     chosen = range(len(heads)) if call.chosen is None else call.chosen
     rows = call.rows
     outputs = []
@@ -127,20 +130,26 @@ def write(call: Request, answer: Answer, first: int) -> bytes:
         sizes = ",".join(map(str, shape))
         data = spell(values, answer.finite)
         outputs.append(b'%b%b],"data":%b}' % (heads[index], sizes.encode(), data))
-    return b'%b%b"outputs":[%b]}' % (call.target.prefix, call.tag, b",".join(outputs))
+    return b'%b%b"outputs":[%b]}' % (target.prefix, call.tag, b",".join(outputs))
 
 
-def _spell_rows(heads: list[bytes], answer: Answer) -> list[bytes]:
-    """The outputs of each row, for requests of one row; nothing if they do not come by row."""
-    outputs = []
-    for head, (values, width, shape) in zip(heads, answer.columns, strict=True):
+def _spell_rows(target: Target, answer: Answer) -> list[bytes]:
+    """A body for each row, for requests of one row; nothing if outputs do not come by row."""
+    if not answer.finite:
+        return []
+    pieces = []
+    columns = []
+    before = b'%b"outputs":[' % target.prefix
+    for head, (values, width, shape) in zip(_heads(target.model), answer.columns, strict=True):
         if shape[:1] != (answer.rows,) or not width:
             return []
         sizes = ",".join(map(str, (1, *shape[1:])))
-        before = b'%b%b],"data":' % (head, sizes.encode())
-        cells = [encode(values[at : at + width]) for at in range(0, len(values), width)]
-        outputs.append([b"%b%b}" % (before, cell) for cell in cells])
-    return [b'"outputs":[%b]}' % b",".join(row) for row in zip(*outputs, strict=True)]
+        pieces.append(b'%b%b%b],"data":' % (before, head, sizes.encode()))
+        cells = [values[at : at + width] for at in range(0, len(values), width)]
+        columns.append(encode_lines(cells).splitlines())
+        before = b"},"
+    template = b"%b".join([piece.replace(b"%", b"%%") for piece in (*pieces, b"}]}")])
+    return [template % row for row in zip(*columns, strict=True)]
 
 
 def refuse(error: TapsterError) -> bytes:
@@ -200,29 +209,63 @@ def _read_plain(call: Request, model: Model, body: bytes | bytearray) -> bool:
         request = _decoded(model, body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
-    quotes = _CALL_QUOTES if request.id is UNSET else _CALL_QUOTES + 4
-    rows = 0
-    inputs = {}
-    for given in request.inputs:
-        array = _exact(model, given)
-        if array is None or (rows and rows != len(array)):
-            return False
-        rows = len(array)
-        inputs[given.name] = array
-        quotes += _TENSOR_QUOTES
-        if given.datatype == "BYTES":
-            quotes += 2 * len(given.data)
-    if not len(model.inputs) == len(inputs) == len(request.inputs):
+    packed = _packed(model.packed, request.inputs) if model.packed else None
+    found = packed or _exact(model, request.inputs)
+    if found is None:
         return False
+    call.inputs, call.rows, quotes = found
+    if request.id is not UNSET:
+        quotes += 4
     if request.outputs is not UNSET or request.parameters is not UNSET:
         quotes = -1
     accounted(body, quotes)
-    _options(call, request, model)
-    call.inputs, call.rows = inputs, rows
+    if request.id or request.outputs:
+        _options(call, request, model)
     return True
 
 
-def _exact(model: Model, given: _Tensor[Any]) -> Array | None:
+def _packed(place: tuple[str, int], given: list[_Tensor[Any]]) -> tuple[bytes, int, int] | None:
+    """The rows of a model's only input as bytes, how many, and the call's quotation marks."""
+    name, width = place
+    first = given[0] if len(given) == 1 else None
+    if first is None or first.name != name or first.datatype != "FP32":
+        return None
+    data = first.data
+    count = len(data)
+    rows = count // width
+    if (
+        first.shape != [rows, width]
+        or rows * width != count
+        or not 0 < count <= MAX_PACKED
+        or first.parameters is not UNSET
+    ):
+        return None
+    try:
+        return _packer(count)(*data), rows, _CALL_QUOTES + _TENSOR_QUOTES
+    except (OverflowError, struct.error):
+        return None
+
+
+def _exact(model: Model, given: list[_Tensor[Any]]) -> tuple[dict[str, Array], int, int] | None:
+    """Tensors that are just as the model takes them, their rows, and quotation marks."""
+    quotes = _CALL_QUOTES
+    rows = 0
+    inputs = {}
+    for one in given:
+        array = _exact_array(model, one)
+        if array is None or (rows and rows != len(array)):
+            return None
+        rows = len(array)
+        inputs[one.name] = array
+        quotes += _TENSOR_QUOTES
+        if one.datatype == "BYTES":
+            quotes += 2 * len(one.data)
+    if not len(model.inputs) == len(inputs) == len(given):
+        return None
+    return inputs, rows, quotes
+
+
+def _exact_array(model: Model, given: _Tensor[Any]) -> Array | None:
     """The array of a tensor that is just as the model takes it, else None."""
     spec = model.inputs.get(given.name)
     shape, data = given.shape, given.data

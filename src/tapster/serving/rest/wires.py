@@ -3,8 +3,7 @@
 from typing import Protocol
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.inference import Array
-from tapster.serving.batcher import Answer
+from tapster.serving.batcher import Answer, Inputs
 from tapster.serving.engine import Target
 
 
@@ -12,7 +11,7 @@ class Request(Protocol):
     """The part of a call that a wire fills in when it reads, and looks at when it writes."""
 
     target: Target
-    inputs: dict[str, Array]
+    inputs: Inputs
     rows: int
     tag: bytes
     chosen: tuple[int, ...] | None
