@@ -88,7 +88,8 @@ def promotable(algorithm: str, search: Search) -> list[Candidate]:
     raise TapsterError(
         "unprocessable",
         f"no model beats the naive baseline in {judge.metric}: it has {abs(naive):.4g}, {best}",
-        hint="the columns may not tell anything about the target: see `tapster data show`;"
+        hint="try --algorithm auto, --search tpe or another --metric; the columns may also tell"
+        " nothing about the target: see `tapster data show`;"
         " `--algorithm naive` registers the baseline itself",
     )
 
