@@ -10,7 +10,7 @@ import numpy as np
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Signature, TensorSpec
-from tapster.serving.batcher import Answer, Batcher, Budget, Cost
+from tapster.serving.batcher import Answer, Batcher, Budget, Cost, Inputs
 from tapster.serving.slots import BATCH_BUCKETS, BATCH_SUM, Region, Slots
 
 
@@ -49,9 +49,11 @@ class Asked:
     """Work that keeps what it was told."""
 
     def __init__(self, *values: float, deadline: float = 1e12) -> None:
-        self.inputs: dict[str, Array] = {"x": np.array(values, np.float32).reshape(-1, 1)}
+        self.inputs: Inputs = {"x": np.array(values, np.float32).reshape(-1, 1)}
         self.rows = len(values)
         self.deadline = deadline
+        self.began = time.monotonic_ns()
+        self.place = self.series = 0
         self.done = False
         self.body = b""
         self.error: BaseException | None = None
@@ -86,6 +88,7 @@ def run(
             model, Budget(loop, budget), region, Cost(1e-6, 1e-6), inline=inline, together=together
         )
         for each in work:
+            each.place, each.series = region.nowhere, region.nobody
             batcher.submit(each)
         until = time.monotonic() + 20
         while not all(each.done for each in work):

@@ -19,7 +19,7 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Signature
 from tapster.runtimes import LoadedModel
-from tapster.serving.slots import Region
+from tapster.serving.slots import Counted, Region
 
 MAX_QUEUE: Final = 1024
 MAX_ROWS: Final = 1024
@@ -59,11 +59,10 @@ class Answer:
             raise TapsterError("internal", "the model did not answer row by row")
 
 
-class Work(Protocol):
+class Work(Counted, Protocol):
     """One request, from its arrival until its answer is given."""
 
     inputs: Inputs
-    rows: int
     deadline: float
     done: bool
 
@@ -72,11 +71,11 @@ class Work(Protocol):
         ...
 
     def succeed(self, body: bytes) -> None:
-        """Give the answer (on the event loop)."""
+        """Give the answer (on the event loop), which is counted already."""
         ...
 
     def fail(self, error: Failure) -> None:
-        """Give an error (on the event loop)."""
+        """Count and give an error (on the event loop)."""
         ...
 
 
@@ -204,7 +203,7 @@ class Batcher:
             return
         batch = self._take()
         if batch:
-            rows = sum(work.rows for work in batch)
+            rows = sum([work.rows for work in batch])
             self._region.batch(rows)
             if self._may_inline(rows):
                 self._run_inline(batch, rows)
@@ -217,6 +216,14 @@ class Batcher:
 
     def _take(self) -> list[Work]:
         """The oldest requests that can run together, without those whose caller is gone."""
+        if self._together and not self._ragged:
+            batch = [work for work in self._queue if not work.done]
+            if sum([work.rows for work in batch]) <= MAX_ROWS:
+                self._queue.clear()
+                return batch
+        return self._take_some()
+
+    def _take_some(self) -> list[Work]:
         batch: list[Work] = []
         rows = 0
         waiting = self._queue
@@ -250,7 +257,7 @@ class Batcher:
         if spent > OVERRUN * self._budget.limit:
             self._exiled_until = time.monotonic() + self._exile
             self._exile = min(2 * self._exile, LONGEST_EXILE)
-        _deliver(batch, outcomes)
+        self._deliver(batch, outcomes)
 
     def _hand_over(self, batch: list[Work]) -> None:
         if self._jobs is None:
@@ -270,7 +277,7 @@ class Batcher:
     def _handed_back(self, batch: list[Work], outcomes: list[Outcome], spent: float) -> None:
         self._running = []
         self._cost.learn(sum(work.rows for work in batch), spent)
-        _deliver(batch, outcomes)
+        self._deliver(batch, outcomes)
         if self._queue:
             self._schedule()
         else:
@@ -314,6 +321,19 @@ class Batcher:
         )
         return {name: np.frombuffer(values, np.float32).reshape(-1, width)}
 
+    def _deliver(self, batch: list[Work], outcomes: list[Outcome]) -> None:
+        """Answer what still waits; what is served is counted before any of it is written."""
+        waiting = [pair for pair in zip(batch, outcomes, strict=True) if not pair[0].done]
+        good = [work for work, outcome in waiting if isinstance(outcome, bytes)]
+        self._region.served(good, time.monotonic_ns())
+        for work, outcome in waiting:
+            if work.done:  # its connection ended with an answer before it
+                continue
+            if isinstance(outcome, bytes):
+                work.succeed(outcome)
+            else:
+                work.fail(outcome)
+
     def _settle(self) -> None:
         if self._closing is None or self.busy:
             return
@@ -322,16 +342,6 @@ class Batcher:
             self._jobs.put(None)
         self._loaded.close()
         closed()
-
-
-def _deliver(batch: list[Work], outcomes: list[Outcome]) -> None:
-    for work, outcome in zip(batch, outcomes, strict=True):
-        if work.done:
-            continue
-        if isinstance(outcome, bytes):
-            work.succeed(outcome)
-        else:
-            work.fail(outcome)
 
 
 def packed_input(signature: Signature) -> tuple[str, int] | None:

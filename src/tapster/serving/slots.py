@@ -16,8 +16,10 @@ import mmap
 import os
 import time
 from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 MAGIC: Final = 0x5441505354455231
 VERSION: Final = 1
@@ -185,6 +187,15 @@ class _Labels:
         return found
 
 
+class Counted(Protocol):
+    """A request to be counted: where, how much it asked for, and since when it waits."""
+
+    place: int
+    series: int
+    rows: int
+    began: int
+
+
 class Region:
     """What one worker counts. Only that worker's event loop writes, so nothing is locked."""
 
@@ -238,6 +249,24 @@ class Region:
             words[series + ERRORS] += 1
         words[endpoint + LATENCY_SUM] += elapsed
         words[endpoint + LATENCY_BUCKETS + bisect_left(LATENCY_BOUNDS, elapsed)] += 1
+
+    def served(self, requests: Iterable[Counted], now: int) -> None:
+        """Count good answers at `now` (nanoseconds, monotonic), as `answered` counts each."""
+        accounts: dict[tuple[int, int], list[Counted]] = {}
+        for request in requests:
+            accounts.setdefault((request.place, request.series), []).append(request)
+        words = self.words
+        for (endpoint, series), served in accounts.items():
+            rows = sum([request.rows for request in served])
+            waits = [now - request.began for request in served]
+            words[series] += len(served)
+            words[series + SERIES_ROWS] += rows
+            words[endpoint] += len(served)
+            words[endpoint + ROWS] += rows
+            words[endpoint + LATENCY_SUM] += sum(waits)
+            buckets = Counter([bisect_left(LATENCY_BOUNDS, wait) for wait in waits])
+            for bucket, count in buckets.items():
+                words[endpoint + LATENCY_BUCKETS + bucket] += count
 
     def refused(self) -> None:
         """Count a request that was refused before it reached an endpoint."""

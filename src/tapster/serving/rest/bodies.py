@@ -19,6 +19,9 @@ T = TypeVar("T")
 _ENCODER: Final = msgspec.json.Encoder()
 encode: Final = _ENCODER.encode
 encode_lines: Final = _ENCODER.encode_lines
+# As numbers: looking for a byte is several times as fast as looking for a string of one.
+_QUOTE: Final = ord('"')
+_BACKSLASH: Final = ord("\\")
 _CONSTANTS: Final = re.compile(rb"NaN|Infinity")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PLACE: Final = re.compile(r" - at `\$\.?(.*)`$")
@@ -48,7 +51,7 @@ def accounted(body: bytes | bytearray, quotes: int) -> None:
 
     Raises TapsterError(invalid) for a repeated key.
     """
-    if body.count(b'"') != quotes or b"\\" in body:
+    if body.count(_QUOTE) != quotes or _BACKSLASH in body:
         strict(body)
 
 

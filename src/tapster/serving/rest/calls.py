@@ -70,7 +70,7 @@ class Call(Turn):
         self.response = None
         self.heads = heads
         self.wire = wire
-        self.began = time.perf_counter_ns()
+        self.began = time.monotonic_ns()
         self.place = region.nowhere
         self.series = region.nobody
         self.deadline = 0.0
@@ -87,7 +87,9 @@ class Call(Turn):
 
     def succeed(self, body: bytes) -> None:
         """See Work."""
-        self._end(200, body, self.rows)
+        self.done = True
+        self.response = self.heads.respond(200, body, self.keep_alive)
+        self._line.advance()
 
     def fail(self, error: BaseException) -> None:
         """See Work."""
@@ -96,15 +98,13 @@ class Call(Turn):
         if not isinstance(error, TapsterError):
             log.error("a request failed", exc_info=error)
             error = TapsterError("internal", "the server failed on this request")
-        self._end(STATUS[error.code], self.wire.refuse(error), 0)
+        self.done = True
+        elapsed = time.monotonic_ns() - self.began
+        status = STATUS[error.code]
+        self._region.answered(self.place, self.series, status, 0, elapsed)
+        self.response = self.heads.respond(status, self.wire.refuse(error), self.keep_alive)
+        self._line.advance()
 
     def abandon(self) -> None:
         """See Turn. Queued work of a caller who is gone is never run."""
         self.done = True
-
-    def _end(self, status: int, body: bytes, rows: int) -> None:
-        self.done = True
-        elapsed = time.perf_counter_ns() - self.began
-        self._region.answered(self.place, self.series, status, rows, elapsed)
-        self.response = self.heads.respond(status, body, self.keep_alive)
-        self._line.advance()

@@ -28,7 +28,7 @@ class Heads:
         if head is None:
             head = self._heads[status] = _head(status)
         if keep_alive and not allow:
-            return b"%b%d\r\n\r\n%b" % (head, len(body), body)
+            return b"".join((head, b"%d\r\n\r\n" % len(body), body))
         more = f"\r\nallow: {allow}" if allow else ""
         more += "" if keep_alive else "\r\nconnection: close"
         return b"%b%d%b\r\n\r\n%b" % (head, len(body), more.encode(), body)

@@ -206,7 +206,8 @@ def _read_plain(call: Request, model: Model, body: bytes | bytearray) -> bool:
     what is wrong.
     """
     try:
-        request = _decoded(model, body)
+        small = model.numeric and len(body) < LARGE
+        request = _NUMERIC.decode(body) if small else _decoded(model, body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     packed = _packed(model.packed, request.inputs) if model.packed else None
@@ -301,11 +302,9 @@ def _exact_array(model: Model, given: _Tensor[Any]) -> Array | None:
 
 
 def _decoded(model: Model, body: bytes | bytearray) -> "_Call[Any]":
-    """The call in `body`. Raises what msgspec raises; large numeric data come as arrays."""
+    """A call with texts, or a large one, whose data come as arrays. Raises what msgspec raises."""
     if not model.numeric:
         return _PLAIN.decode(body)
-    if len(body) < LARGE:
-        return _NUMERIC.decode(body)
     raw = _RAW.decode(body)
     inputs: list[_Tensor[Any]] = [
         _Tensor(t.name, t.shape, t.datatype, _pieces(bytes(t.data)), t.parameters)

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from tapster.contract.errors import Code, TapsterError
-from tapster.serving.engine import Endpoint
+from tapster.serving.engine import Target
 from tapster.serving.gate import FORBIDDEN, REFUSAL, REFUSAL_HINT, UNAUTHENTICATED, Pass
 from tapster.serving.rest.calls import Call, Turn
 from tapster.serving.rest.connection import MAX_LINE, NEVER, Connection, StopError, Visit
@@ -66,6 +66,7 @@ class InferenceProtocol(Connection):
         self._generation = -1
         self._known: Pass | None = None
         self._learned: Seen | None = None
+        self._head = 0
         self._begin()
 
     def data_received(self, data: bytes) -> None:
@@ -75,20 +76,20 @@ class InferenceProtocol(Connection):
             return
         service = self._service
         generation = service.gate.generation + service.engine.generation
-        found = service.seen.find(data, generation)
-        if found is None:
+        seen = service.seen.find(data, generation, self._head)
+        if seen is None:
             self._learned = None
             super().data_received(data)
             if self._learned is not None and not (self._message or self._deaf):
                 service.seen.learn(data, self._learned, generation)
             return
-        seen, body = found
+        self._head = seen.head
         self._keep_alive = True
         self.deadline = NEVER
         call = Call(self, seen.wire, service.region, service.heads, True)
         call.series = seen.series
         self._line.append(call)
-        self._answer(call, seen.endpoint, seen.route, body)
+        self._answer(call, seen.target, data[seen.head :])
         if len(self._line) >= MAX_LINE:
             self.flow.pause_reading()
 
@@ -286,22 +287,27 @@ class InferenceProtocol(Connection):
         except TapsterError as error:
             call.fail(error)
             return
+        call.place = endpoint.place
         call.series = service.engine.series(endpoint, holder)
+        try:
+            target = service.target(endpoint, route)
+        except TapsterError as error:
+            call.fail(error)
+            return
         if self._keep_alive and holder.expires is None and not self._noted.keys() & _VARYING:
             length = int(self._noted.get(b"content-length", b"0"))
-            self._learned = Seen(route, wire, endpoint, call.series, length)
+            self._learned = Seen(wire, target, call.series, length)
         body, self._body = self._body, b""
-        self._answer(call, endpoint, route, body)
+        self._answer(call, target, body)
 
-    def _answer(
-        self, call: Call, endpoint: Endpoint, route: Route, body: bytes | bytearray
-    ) -> None:
+    def _answer(self, call: Call, target: Target, body: bytes | bytearray) -> None:
+        endpoint = target.endpoint
+        call.target = target
         call.place = endpoint.place
+        call.deadline = call.began / 1e9 + endpoint.plan.deadline
         try:
-            call.target = self._service.target(endpoint, route)
-            call.deadline = self.loop.time() + endpoint.plan.deadline
             call.wire.read(call, body)
-            call.target.model.batcher.submit(call)
+            target.model.batcher.submit(call)
         except Exception as error:
             call.fail(error)
 

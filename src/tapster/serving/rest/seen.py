@@ -6,8 +6,7 @@ says the same every time, for as long as the plan in force stays the same.
 
 from typing import Final
 
-from tapster.serving.engine import Endpoint
-from tapster.serving.rest.routes import Route
+from tapster.serving.engine import Target
 from tapster.serving.rest.wires import Wire
 
 MAX_KEPT: Final = 4096
@@ -18,14 +17,12 @@ _END: Final = b"\r\n\r\n"
 class Seen:
     """What a head was found to say: where it goes, where its sender is counted, its length."""
 
-    __slots__ = ("endpoint", "length", "route", "series", "wire")
+    __slots__ = ("head", "length", "series", "target", "wire")
 
-    def __init__(
-        self, route: Route, wire: Wire, endpoint: Endpoint, series: int, length: int
-    ) -> None:
-        self.route = route
+    def __init__(self, wire: Wire, target: Target, series: int, length: int) -> None:
+        self.head = 0  # bytes of the head itself, once learned
         self.wire = wire
-        self.endpoint = endpoint
+        self.target = target
         self.series = series
         self.length = length
 
@@ -37,14 +34,15 @@ class SeenHeads:
         self._kept: dict[bytes, Seen] = {}
         self._generation = -1
 
-    def find(self, data: bytes, generation: int) -> tuple[Seen, bytes] | None:
-        """What the head of `data` says, and the body, if `data` is one whole request of a kind
-        that was seen before."""
-        end = data.find(_END, 0, MAX_HEAD) + 4
-        seen = self._kept.get(data[:end])
-        if seen is None or len(data) - end != seen.length or generation != self._generation:
+    def find(self, data: bytes, generation: int, guess: int) -> Seen | None:
+        """What the head of `data` says, if `data` is one whole request of a kind that was seen
+        before. `guess` is how long the head may well be: looking for its end takes longer."""
+        seen = self._kept.get(data[:guess])
+        if seen is None:
+            seen = self._kept.get(data[: data.find(_END, 0, MAX_HEAD) + 4])
+        if seen is None or len(data) != seen.head + seen.length or generation != self._generation:
             return None
-        return seen, data[end:]
+        return seen
 
     def learn(self, data: bytes, seen: Seen, generation: int) -> None:
         """Keep the head of `data`, which the parser took for one whole request saying `seen`."""
@@ -54,4 +52,5 @@ class SeenHeads:
         if generation != self._generation or len(self._kept) >= MAX_KEPT:
             self._kept.clear()
             self._generation = generation
+        seen.head = end
         self._kept[data[:end]] = seen
