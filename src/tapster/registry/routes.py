@@ -1,6 +1,7 @@
 """Models and trusted keys over HTTP."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Depends, Query
@@ -62,15 +63,11 @@ class Freed:
 
 def routes(parts: Parts, in_use: InUse) -> list[APIRouter]:
     """The routes under /models and /trust; `in_use` names the endpoints that need a package."""
-    return [_models(parts, in_use), _names(parts), _trust(parts)]
+    return [_models(parts, in_use), _packages(parts), _names(parts), _trust(parts)]
 
 
 def _models(parts: Parts, in_use: InUse) -> APIRouter:
     router = APIRouter(prefix="/models", tags=["models"])
-
-    def look(tenant: str, ref: str) -> ModelVersion:
-        with parts.db.read() as tx:
-            return service.resolve(tx, tenant, ref)
 
     @router.get("")
     def list_models(
@@ -85,7 +82,8 @@ def _models(parts: Parts, in_use: InUse) -> APIRouter:
     @router.get("/{ref}")
     def show_model(who: _Reader, ref: str) -> ModelVersion:
         """Show one version: NAME (the newest), NAME@VERSION or NAME:ALIAS."""
-        return look(who.tenant, ref)
+        with parts.db.read() as tx:
+            return service.resolve(tx, who.tenant, ref)
 
     @router.get("/{ref}/versions")
     def list_versions(who: _Reader, ref: str) -> list[ModelVersion]:
@@ -98,31 +96,6 @@ def _models(parts: Parts, in_use: InUse) -> APIRouter:
         """Show what a version was made from, and what else came of that."""
         with parts.db.read() as tx:
             return service.lineage(tx, who.tenant, ref)
-
-    @router.get("/{ref}/evaluation")
-    def show_evaluation(who: _Reader, ref: str) -> dict[str, Any]:
-        """Show held-out metrics with intervals, confusion matrix, curves and leaderboard."""
-        found = look(who.tenant, ref)
-        folder = parts.blobs.get(packages.key_of(who.tenant, found.digest))
-        return packages.evaluation(folder, found.digest)
-
-    @router.get(
-        "/{ref}/export",
-        response_class=StreamingResponse,
-        responses={200: {"content": {"application/x-tar": {}}, "description": "The package"}},
-    )
-    def export_model(who: _Reader, ref: str) -> StreamingResponse:
-        """Send a version as one file that another installation can import."""
-        found = look(who.tenant, ref)
-        folder = parts.blobs.get(packages.key_of(who.tenant, found.digest))
-        name = f"{found.model}-{found.version}.tapster"
-        headers = {
-            "Content-Length": str(packages.export_size(folder)),
-            "Content-Disposition": f'attachment; filename="{name}"',
-        }
-        return StreamingResponse(
-            packages.export(folder), media_type="application/x-tar", headers=headers
-        )
 
     @router.post("/{model}/import", status_code=202)
     def import_model(who: _Writer, model: str, body: Import) -> Job:
@@ -140,6 +113,40 @@ def _models(parts: Parts, in_use: InUse) -> APIRouter:
             with parts.db.write() as tx:
                 unused = service.delete(tx, who.tenant, ref, in_use)
             return Freed(sum(parts.blobs.delete(key) for key in unused))
+
+    return router
+
+
+def _packages(parts: Parts) -> APIRouter:
+    router = APIRouter(prefix="/models", tags=["models"])
+
+    def stored(tenant: str, ref: str) -> tuple[ModelVersion, Path]:
+        with parts.db.read() as tx:
+            found = service.resolve(tx, tenant, ref)
+        return found, parts.blobs.get(packages.key_of(tenant, found.digest))
+
+    @router.get("/{ref}/evaluation")
+    def show_evaluation(who: _Reader, ref: str) -> dict[str, Any]:
+        """Show held-out metrics with intervals, confusion matrix, curves and leaderboard."""
+        found, folder = stored(who.tenant, ref)
+        return packages.evaluation(folder, found.digest)
+
+    @router.get(
+        "/{ref}/export",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"application/x-tar": {}}, "description": "The package"}},
+    )
+    def export_model(who: _Reader, ref: str) -> StreamingResponse:
+        """Send a version as one file that another installation can import."""
+        found, folder = stored(who.tenant, ref)
+        name = f"{found.model}-{found.version}.tapster"
+        headers = {
+            "Content-Length": str(packages.export_size(folder)),
+            "Content-Disposition": f'attachment; filename="{name}"',
+        }
+        return StreamingResponse(
+            packages.export(folder), media_type="application/x-tar", headers=headers
+        )
 
     return router
 
