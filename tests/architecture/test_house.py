@@ -4,7 +4,9 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,13 @@ def test_names_say_what_they_are() -> None:
     assert names & vague == set()
     inside = {path.stem for path in FILES} - {"__init__", "__main__"}
     assert inside & set(sys.stdlib_module_names) == set()
+
+
+def test_every_library_is_named_in_pyproject() -> None:
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())["project"]
+    lines = list(chain(project["dependencies"], *project["optional-dependencies"].values()))
+    named = {re.split(r"[<>=\[]", line)[0].replace("-", "_") for line in lines}
+    spelled = {"google": "protobuf", "sklearn": "scikit_learn", "xgboost": "xgboost_cpu"}
+    used = {name.split(".")[0] for path in FILES for name in _imports(path)}
+    foreign = used - set(sys.stdlib_module_names) - {"tapster"}
+    assert {spelled.get(name, name) for name in foreign} - named == set()
