@@ -61,6 +61,13 @@ class Model:
         self.signature: Signature
         self.batcher: Batcher
         self.encoder: Encoder
+        # Datatype and shape of each input tensor by name.
+        self.inputs: dict[str, tuple[Datatype, tuple[int, ...]]]
+        # Read for every request, thus no cached properties, which are slow attributes: whether all
+        # inputs are floats; whether flat JSON lists of numbers and strings spell them exactly.
+        self.numeric: bool
+        self.plain: bool
+        self.packed: tuple[str, int] | None  # see `packed_input`
         # What a wire has spelled for this model once and for all, by the wire's name.
         self.spelled: dict[str, list[bytes]] = {}
 
@@ -70,6 +77,11 @@ class Model:
         self.signature = loaded.manifest.signature
         self.batcher = batcher
         self.encoder = Encoder(self.signature)
+        self.inputs = {spec.name: (spec.datatype, spec.shape) for spec in self.signature.inputs}
+        kinds = {spec.datatype for spec in self.signature.inputs}
+        self.numeric = kinds <= FLOATS
+        self.plain = kinds <= FLOATS | {"BYTES"}
+        self.packed = packed_input(self.signature)
         self.state = READY
 
     def failed(self, error: TapsterError) -> None:
@@ -78,29 +90,9 @@ class Model:
         self.error = f"{error.message} ({error.hint})" if error.hint else error.message
 
     @cached_property
-    def inputs(self) -> dict[str, tuple[Datatype, tuple[int, ...]]]:
-        """Datatype and shape of each input tensor by name."""
-        return {spec.name: (spec.datatype, spec.shape) for spec in self.signature.inputs}
-
-    @cached_property
     def columns(self) -> dict[str, str]:
         """The kind of each column by name; empty when the model takes tensors only."""
         return {column.name: column.kind for column in self.signature.columns}
-
-    @cached_property
-    def plain(self) -> bool:
-        """Whether flat JSON lists of numbers and strings spell all inputs exactly."""
-        return all(kind in FLOATS or kind == "BYTES" for kind, _ in self.inputs.values())
-
-    @cached_property
-    def packed(self) -> tuple[str, int] | None:
-        """See `packed_input`."""
-        return packed_input(self.signature)
-
-    @cached_property
-    def numeric(self) -> bool:
-        """Whether all inputs are floats."""
-        return all(kind in FLOATS for kind, _ in self.inputs.values())
 
     @cached_property
     def labels(self) -> list[str]:

@@ -209,7 +209,6 @@ class Connection(HttpToolsProtocol):
                 return
             line.popleft()
             self.transport.write(turn.response)
-            self.server_state.total_requests += 1
             if not turn.keep_alive:
                 self._end()
                 return
@@ -217,7 +216,6 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The ASGI application has answered."""
-        self.server_state.total_requests += 1
         if self._line:
             self._line.popleft()
         if not self.transport.is_closing():

@@ -37,7 +37,7 @@ PLATFORM: Final = {"onnx": "onnx_onnxv1"}
 EXTENSIONS: Final[list[str]] = []
 
 
-class _Tensor(Struct, Generic[T]):
+class _Tensor(Struct, Generic[T], gc=False):
     name: str
     shape: list[int]
     datatype: str
@@ -58,7 +58,7 @@ class _Output(Struct):
     parameters: dict[str, Any] | UnsetType = UNSET
 
 
-class _Call(Struct, Generic[T]):
+class _Call(Struct, Generic[T], gc=False):
     inputs: list[_Tensor[T]]
     id: str | UnsetType = UNSET
     outputs: list[_Output] | UnsetType = UNSET
