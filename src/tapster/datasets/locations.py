@@ -1,6 +1,7 @@
 """URLs that data may come from. No polars here: the control process checks URLs too."""
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -8,12 +9,14 @@ from urllib.parse import unquote, urlsplit
 from tapster.contract.errors import TapsterError
 
 DATABASES: Final = ("sqlite", "postgresql", "postgres")
+# Of a PostgreSQL URL: the credentials end at the only "@", before any "/", "?" and "#".
+_PLAIN: Final = re.compile(r"([^@/?#]*@)?[^@/?#]*(/[^@?#]*)?(\?[^@#]*)?")
 _MAGIC: Final = b"SQLite format 3\x00"
 
 
 def check_url(url: str, table: str, query: str) -> None:
     """Raise TapsterError(invalid) unless a URL's scheme and its companions fit together."""
-    scheme = urlsplit(url).scheme if "://" in url else ""
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
     if scheme not in {*DATABASES, "s3"}:
         raise TapsterError(
             "invalid",
@@ -36,6 +39,9 @@ def check_url(url: str, table: str, query: str) -> None:
 
 def masked(url: str) -> str:
     """A URL as it may be shown: the password hidden, options (which may hold one) dropped."""
+    scheme, _, rest = url.partition("://")
+    if scheme in DATABASES[1:] and not _PLAIN.fullmatch(rest):
+        return f"{scheme}://***"  # where its password ends is anybody's guess
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -54,7 +60,7 @@ def sqlite_path(url: str, home: Path | None = None) -> Path:
     Tapster's own `home` (the one of this process when not given).
     """
     text = unquote(url.partition("://")[2].partition("?")[0])
-    path = Path(text.removeprefix("/") if text.startswith("/") else text).expanduser().resolve()
+    path = _resolved(text.removeprefix("/"), url)
     own = home or Path(os.environ.get("TAPSTER_HOME", "~/.tapster"))
     if path.is_relative_to(own.expanduser().resolve()):
         raise TapsterError(
@@ -64,15 +70,12 @@ def sqlite_path(url: str, home: Path | None = None) -> Path:
             field="url",
         )
     try:
+        if not path.is_file():  # a pipe would never answer
+            raise _unreadable(url)
         with path.open("rb") as stream:
             start = stream.read(len(_MAGIC))
     except OSError:
-        raise TapsterError(
-            "not_found",
-            f"there is no readable file at {masked(url)}",
-            hint="the path is one of the server's: sqlite:///relative or sqlite:////absolute",
-            field="url",
-        ) from None
+        raise _unreadable(url) from None
     if start != _MAGIC:
         raise TapsterError(
             "invalid",
@@ -81,3 +84,19 @@ def sqlite_path(url: str, home: Path | None = None) -> Path:
             field="url",
         )
     return path
+
+
+def _resolved(text: str, url: str) -> Path:
+    try:
+        return Path(text).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError):
+        raise _unreadable(url) from None
+
+
+def _unreadable(url: str) -> TapsterError:
+    return TapsterError(
+        "not_found",
+        f"there is no readable file at {masked(url)[:300]!r}",
+        hint="the path is one of the server's: sqlite:///relative or sqlite:////absolute",
+        field="url",
+    )
