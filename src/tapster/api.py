@@ -212,6 +212,16 @@ def _render_errors(app: FastAPI) -> None:
         body = TapsterError(code, str(error.detail)).as_dict()
         return JSONResponse({"error": body}, error.status_code, error.headers)
 
+    @app.exception_handler(UnicodeEncodeError)
+    def not_text(_: Request, error: UnicodeEncodeError) -> JSONResponse:
+        return answer(
+            TapsterError(
+                "invalid",
+                "the request holds text that is not Unicode (half a surrogate pair)",
+                hint="send UTF-8",
+            )
+        )
+
     @app.exception_handler(DBAPIError)
     def database(_: Request, error: DBAPIError) -> JSONResponse:
         log.error("database refused", error=str(error.orig))

@@ -16,6 +16,7 @@ from tapster.core.crypto import new_id
 _NAME: Final = re.compile(r"[^\W_][\w .()+@=-]{0,199}")
 _ID: Final = re.compile(r"up_[0-9a-f]{16}")
 _PIECE: Final = 1 << 20
+_LONGEST: Final = 255  # bytes of a file name, on every file system we know
 
 
 class Uploads:
@@ -50,7 +51,7 @@ class Uploads:
         Raises TapsterError(invalid) for a file name that could mean anything but a file here,
         and TapsterError(storage_full), after which the half-written file is gone.
         """
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or len(name.encode()) > _LONGEST:
             raise TapsterError(
                 "invalid",
                 f"{name!r} cannot be used as a file name",

@@ -1,5 +1,6 @@
 """Jobs as their owners see them, and the transitions a claim loop makes."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tapster.core.parts import Parts
 from tapster.jobs import store
 
 MAX_ATTEMPTS: Final = 3
+_PRIORITY: Final = 1_000_000
 STATUSES: Final = ("queued", "running", *sorted(FINISHED))
 # Errors that another try may not meet again; every other one is the caller's to mend.
 _PASSING: Final[frozenset[Code]] = frozenset({"internal", "unavailable"})
@@ -47,7 +49,11 @@ def submit(
     memory_limit: int | None = None,
     max_attempts: int = MAX_ATTEMPTS,
 ) -> Job:
-    """Queue a job. `time_limit` in seconds, `memory_limit` in bytes."""
+    """Queue a job. `time_limit` in seconds, `memory_limit` in bytes.
+
+    Raises TapsterError(invalid) for a spec or a priority that no database could give back.
+    """
+    _check_storable(spec, priority)
     identifier = new_id("job")
     store.add(
         tx,
@@ -169,6 +175,21 @@ def cancelled() -> TapsterError:
 def uploads_in_use(tx: Connection) -> set[str]:
     """Uploads that unfinished jobs still need."""
     return {str(job.spec["upload"]) for job in store.unfinished(tx) if job.spec.get("upload")}
+
+
+def _check_storable(spec: dict[str, Any], priority: int) -> None:
+    if abs(priority) > _PRIORITY:
+        raise TapsterError(
+            "invalid", f"the priority is not within {_PRIORITY:,} of zero", field="priority"
+        )
+    try:
+        json.dumps(spec, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        raise TapsterError(
+            "invalid",
+            "the request holds a number that is not finite, or text that is not Unicode",
+            hint="leave out NaN, Infinity and unpaired surrogates",
+        ) from None
 
 
 def _finish(tx: Connection, job: Job, token: int, status: str, error: TapsterError) -> bool:

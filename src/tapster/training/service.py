@@ -191,10 +191,14 @@ def _check_numbers(request: TrainingRequest) -> None:
         if number is not None and not low <= number <= high:
             raise TapsterError(
                 "invalid",
-                f"{name} {number:g} is not between {low:g} and {high:g}",
+                f"{name} {_number(number)} is not between {low:g} and {high:g}",
                 hint=f"give a {name} in that range, or leave it out",
                 field=name,
             )
+
+
+def _number(number: float) -> str:
+    return f"{number:g}" if abs(number) < 1e300 else "of hundreds of digits"
 
 
 def _check_fit(spec: dict[str, Any]) -> None:

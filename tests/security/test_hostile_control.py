@@ -1,0 +1,56 @@
+"""Hostile requests to the control API: 400s with a reason, and nothing that breaks what follows."""
+
+import os
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tapster.contract.errors import TapsterError
+from tapster.datasets import locations
+from tests.conftest import Server
+
+_TRAIN = '"dataset": "nothing", "target": "y", "model": "m"'
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("training", f'{{{_TRAIN}, "trials": 1{"0" * 400}}}'),
+        ("training", f'{{{_TRAIN}, "seed": 1{"0" * 400}}}'),
+        ("training", '{"dataset": "\\ud800", "target": "y", "model": "m"}'),
+        ("datasets", '{"name": "x", "url": "postgresql://[::1", "query": "SELECT \\ud800"}'),
+        ("datasets", '{"name": "x", "url": "sqlite:////a\\u0000b", "table": "t"}'),
+        ("datasets", '{"name": "x", "url": "sqlite:///~nobody-x/a", "table": "t"}'),
+    ],
+)
+def test_odd_values_are_refused(server: Server, path: str, body: str) -> None:
+    headers = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
+    answer = httpx.post(f"{server.url}/api/v1/{path}", content=body, headers=headers, timeout=30)
+    assert answer.status_code in {400, 404}, answer.text
+    assert answer.json()["error"]["message"]
+    jobs = httpx.get(f"{server.url}/api/v1/jobs", headers=headers, timeout=30)
+    assert jobs.status_code == 200
+
+
+def test_long_file_names_are_refused(server: Server) -> None:
+    headers = {"Authorization": f"Bearer {server.key}"}
+    base = f"{server.url}/api/v1/uploads"
+    upload = httpx.post(base, headers=headers, timeout=30).json()["id"]
+    url = f"{base}/{upload}/files/{'é' * 200}"
+    answer = httpx.put(url, content=b"x", headers=headers, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, "filename")
+
+
+@pytest.mark.parametrize("password", ["p/SECRET", "p#SECRET", "p?SECRET", "p@SECRET", "SECRET"])
+def test_no_spelling_of_a_password_is_shown(password: str) -> None:
+    shown = locations.masked(f"postgresql://u:{password}@host:1/db")
+    assert "SECRET" not in shown
+    assert shown.startswith("postgresql://")
+    assert locations.masked("postgresql://u:p@host/db?x=1") == "postgresql://u:***@host/db"
+
+
+def test_a_pipe_is_no_database(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TapsterError, match="no readable file"):
+        locations.sqlite_path(f"sqlite:///{tmp_path}/pipe", tmp_path / "home")
