@@ -169,7 +169,8 @@ class Batcher:
                 hint="try again in a second",
             )
         self._queue.append(work)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
 
     def expire(self, now: float) -> float:
         """Fail what is past its deadline; returns how late the running batch is, in seconds.

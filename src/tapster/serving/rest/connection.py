@@ -212,17 +212,7 @@ class Connection(HttpToolsProtocol):
             if not turn.keep_alive:
                 self._end()
                 return
-        self._idle()
-
-    def on_response_complete(self) -> None:
-        """The ASGI application has answered."""
-        if self._line:
-            self._line.popleft()
-        if not self.transport.is_closing():
-            self.advance()
-
-    def _idle(self) -> None:
-        """Every request so far is answered."""
+        # Every request so far is answered.
         if self._finishing and not self._message and not self._rest:
             self.transport.close()
             return
@@ -233,6 +223,13 @@ class Connection(HttpToolsProtocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self.flow.read_paused:
             self._read_on()
+
+    def on_response_complete(self) -> None:
+        """The ASGI application has answered."""
+        if self._line:
+            self._line.popleft()
+        if not self.transport.is_closing():
+            self.advance()
 
     def _end(self) -> None:
         """The last answer of this connection has been written."""

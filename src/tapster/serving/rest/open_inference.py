@@ -137,19 +137,30 @@ def _spell_rows(target: Target, answer: Answer) -> list[bytes]:
     """A body for each row, for requests of one row; nothing if outputs do not come by row."""
     if not answer.finite:
         return []
-    pieces = []
+    heads = _heads(target.model)
+    if any(shape[:1] != (answer.rows,) or not width for _, width, shape in answer.columns):
+        return []
     columns = []
-    before = b'%b"outputs":[' % target.prefix
-    for head, (values, width, shape) in zip(_heads(target.model), answer.columns, strict=True):
-        if shape[:1] != (answer.rows,) or not width:
-            return []
-        sizes = ",".join(map(str, (1, *shape[1:])))
-        pieces.append(b'%b%b%b],"data":' % (before, head, sizes.encode()))
+    for values, width, _ in answer.columns:
         cells = [values[at : at + width] for at in range(0, len(values), width)]
         columns.append(encode_lines(cells).splitlines())
-        before = b"},"
-    template = b"%b".join([piece.replace(b"%", b"%%") for piece in (*pieces, b"}]}")])
+    shapes = tuple([(1, *shape[1:]) for _, _, shape in answer.columns])
+    template = _template(target.prefix, tuple(heads), shapes)
     return [template % row for row in zip(*columns, strict=True)]
+
+
+@lru_cache(256)
+def _template(
+    prefix: bytes, heads: tuple[bytes, ...], shapes: tuple[tuple[int, ...], ...]
+) -> bytes:
+    """A body with %b in place of each output's data."""
+    outputs = [
+        b'%b%b],"data":' % (head, ",".join(map(str, shape)).encode())
+        for head, shape in zip(heads, shapes, strict=True)
+    ]
+    pieces = (b'%b"outputs":[' % prefix, *outputs)
+    whole = [piece.replace(b"%", b"%%") for piece in pieces]
+    return whole[0] + b"%b},".join(whole[1:]) + b"%b}]}"
 
 
 def refuse(error: TapsterError) -> bytes:

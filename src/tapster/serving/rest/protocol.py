@@ -71,10 +71,10 @@ class InferenceProtocol(Connection):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol. A whole request with a head seen before goes past the parser."""
-        if self._message or self._rest or self._deaf or self._finishing or self._service.draining:
+        service = self._service
+        if self._message or self._rest or self._deaf or self._finishing or service.draining:
             super().data_received(data)
             return
-        service = self._service
         generation = service.gate.generation + service.engine.generation
         seen = service.seen.find(data, generation, self._head)
         if seen is None:
@@ -88,9 +88,10 @@ class InferenceProtocol(Connection):
         self.deadline = NEVER
         call = Call(self, seen.wire, service.region, service.heads, True)
         call.series = seen.series
-        self._line.append(call)
+        line = self._line
+        line.append(call)
         self._answer(call, seen.target, data[seen.head :])
-        if len(self._line) >= MAX_LINE:
+        if len(line) >= MAX_LINE:
             self.flow.pause_reading()
 
     def _without_upgrade(self, rest: bytes | memoryview) -> None:
