@@ -6,6 +6,7 @@ request, so that only the culprit sees the error.
 """
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -38,8 +39,9 @@ class Answer:
 
     `columns` holds (values, values a row, shape) for each output of the signature; the values of
     row i are `values[i * width : (i + 1) * width]`. `alone` says that the batch is one request.
-    `finite` says that no float is NaN or infinite. `singly` says that every request is one row;
-    then `spelled` is where a wire keeps what it has written for all rows, under its own key.
+    `finite` says that no float is NaN or infinite, nor their sum, which is quicker to ask.
+    `singly` says that every request is one row; then `spelled` is where a wire keeps what it has
+    written for all rows, under its own key.
     """
 
     __slots__ = ("alone", "columns", "finite", "rows", "singly", "spelled")
@@ -53,7 +55,9 @@ class Answer:
             (output.ravel().tolist(), output.size // rows, output.shape) for output in outputs
         ]
         self.finite = all(
-            bool(np.isfinite(output).all()) for output in outputs if output.dtype.kind == "f"
+            math.isfinite(sum(column[0]))
+            for output, column in zip(outputs, self.columns, strict=True)
+            if output.dtype.kind == "f"
         )
         if not self.alone and any(shape[:1] != (rows,) for _, _, shape in self.columns):
             raise TapsterError("internal", "the model did not answer row by row")
