@@ -1,6 +1,7 @@
 """The control HTTP application: the slices' routes, one error shape, a true OpenAPI description."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
 from tapster.contract.control import Principal
 from tapster.contract.errors import HTTP_STATUS, Code, TapsterError
+from tapster.core.blobs import storage_error
 from tapster.core.parts import Parts
 from tapster.core.telemetry import logger
 from tapster.tenancy.access import need
@@ -224,7 +226,17 @@ def _render_errors(app: FastAPI) -> None:
 
     @app.exception_handler(DBAPIError)
     def database(_: Request, error: DBAPIError) -> JSONResponse:
+        if isinstance(error, DataError):
+            return answer(
+                TapsterError(
+                    "invalid",
+                    "the request holds a value that the database cannot hold",
+                    hint="leave out NUL characters, and numbers of more than nine digits",
+                )
+            )
         log.error("database refused", error=str(error.orig))
+        if "disk is full" in str(error.orig):
+            return answer(storage_error(OSError(errno.ENOSPC, "")))
         return answer(
             TapsterError(
                 "unavailable",

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from tapster import api
 from tapster.contract.errors import TapsterError
 from tapster.core import plugins, settings
+from tapster.core.blobs import write_atomically
 from tapster.core.crypto import Signer
 from tapster.core.db import Database, Watch
 from tapster.core.parts import Parts
@@ -76,6 +77,7 @@ def build(config: Settings) -> FastAPI:
 def open_parts(config: Settings) -> Parts:
     """Open the database (migrating it), the blobs and the keys; collect what crashes left."""
     config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _check_database(config)
     parts = Parts(
         settings=config,
         db=Database(config.database_url or f"sqlite:///{config.home / 'tapster.db'}"),
@@ -90,6 +92,20 @@ def open_parts(config: Settings) -> Parts:
     if parts.db.sqlite:
         _collect(parts)
     return parts
+
+
+def _check_database(config: Settings) -> None:
+    """Refuse SQLite in a home whose blobs are named by PostgreSQL's rows: it would collect them."""
+    marker = config.home / "postgresql"
+    if config.database_url and not config.database_url.startswith("sqlite"):
+        write_atomically(marker, b"the rows of this home are in a PostgreSQL database\n")
+    elif marker.exists():
+        raise TapsterError(
+            "conflict",
+            "this home belongs to a PostgreSQL database, and TAPSTER_DATABASE_URL is not set",
+            hint="set TAPSTER_DATABASE_URL as before, or choose another home",
+            field="database_url",
+        )
 
 
 def _collect(parts: Parts) -> None:
