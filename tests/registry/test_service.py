@@ -12,6 +12,7 @@ from tapster.contract.manifest import Lineage
 from tapster.core.crypto import Signer
 from tapster.core.db import metadata
 from tapster.registry import packages, service, store, trust
+from tapster.tenancy import service as tenancy
 from tests.registry.conftest import TENANT, Installation
 
 OWN = ("models", "model_versions", "model_aliases", "trusted_keys")
@@ -102,6 +103,16 @@ def test_references_that_lead_nowhere(here: Installation, ref: str, code: str, h
     assert error.code == code
     assert hint in error.hint
     assert len(error.message) < 400
+
+
+def test_the_data_plane_hears_of_aliases(here: Installation) -> None:
+    here.add("m")
+    with here.parts.db.write() as tx:
+        before = tenancy.revision(tx)
+        service.set_alias(tx, TENANT, "m@1", "champion")
+        assert tenancy.revision(tx) == before + 1
+        service.unset_alias(tx, TENANT, "m", "champion")
+        assert tenancy.revision(tx) == before + 2
 
 
 def test_aliases_move_and_vanish(here: Installation) -> None:

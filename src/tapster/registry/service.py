@@ -16,6 +16,7 @@ from tapster.core.parts import Parts
 from tapster.jobs import service as jobs
 from tapster.jobs.service import Handler
 from tapster.registry import packages, store
+from tapster.tenancy import service as tenancy
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ALIAS: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
@@ -189,6 +190,7 @@ def set_alias(tx: Connection, tenant: str, ref: str, alias: str) -> ModelVersion
         )
     found = resolve(tx, tenant, ref)
     store.set_alias(tx, tenant, found.model, alias, found.version)
+    tenancy.revise(tx, tenant, f"alias {found.model}:{alias}")
     return resolve(tx, tenant, f"{found.model}@{found.version}")
 
 
@@ -198,6 +200,7 @@ def unset_alias(tx: Connection, tenant: str, model: str, alias: str) -> None:
         raise _no_model(tx, tenant, model)
     if not store.unset_alias(tx, tenant, model, alias):
         raise _no_alias(tx, tenant, model, alias)
+    tenancy.revise(tx, tenant, f"alias {model}:{alias} removed")
 
 
 def aliases(tx: Connection, tenant: str, model: str) -> dict[str, int]:
