@@ -118,16 +118,14 @@ def settle(tx: Connection, workers: Collection[WorkerState], expected: int) -> b
             changed |= _settle_prepare(tx, row, workers, expected)
         elif row["phase"] == "switch":
             changed |= _settle_switch(tx, row, workers, expected)
-        elif row["serving"] is not None and row["serving"]["alias"]:
+        else:
             changed |= _follow_alias(tx, row)
     return changed
 
 
 def unsettled(tx: Connection) -> bool:
     """Whether `settle` may have something to do: cheap, and without the write lock."""
-    return any(
-        row["phase"] or (row["serving"] and row["serving"]["alias"]) for row in store.everywhere(tx)
-    )
+    return any(row["phase"] or _moved(tx, row) is not None for row in store.everywhere(tx))
 
 
 def _settle_prepare(
@@ -172,18 +170,25 @@ def _settle_switch(
 
 
 def _follow_alias(tx: Connection, row: Any) -> bool:
-    """Deploy the version that the endpoint's alias has moved to, unless it was just refused."""
+    version = _moved(tx, row)
+    if version is None:
+        return False
+    _begin(tx, row["tenant"], row["name"], _target(version, row["serving"]["alias"]))
+    return True
+
+
+def _moved(tx: Connection, row: Any) -> ModelVersion | None:
+    """The version that the endpoint's alias has moved to, unless it was just refused."""
     held = row["serving"]
+    if held is None or not held["alias"]:
+        return None
     try:
         version = registry.resolve(tx, row["tenant"], f"{held['model']}:{held['alias']}")
         registry.check_servable(version)
     except TapsterError:
-        return False
+        return None
     refused = (row["error"] or {}).get("digest")
-    if version.digest in {held["digest"], refused}:
-        return False
-    _begin(tx, row["tenant"], row["name"], _target(version, held["alias"]))
-    return True
+    return None if version.digest in {held["digest"], refused} else version
 
 
 def _refuse(tx: Connection, row: Any, reason: str) -> None:
