@@ -164,3 +164,14 @@ time.sleep(60)
         os.kill(watcher.pid, signal.SIGKILL)
         gone, alive = psutil.wait_procs([job], timeout=5)
     assert (len(gone), alive) == (1, [])
+
+
+def test_what_a_killed_attempt_left_is_removed_at_the_next_start(parts: Parts) -> None:
+    left = parts.settings.home / "jobs" / "job_0123456789abcdef"
+    (left / "1" / "scratch").mkdir(parents=True)
+    (left / "1" / "task.json").write_text("{}")
+    (left / "log").write_text("kept")
+    loop = Loop(parts)
+    loop.finished(loop.submit("work", spec={"word": "hello"}))
+    loop.stop()
+    assert [path.name for path in left.iterdir()] == ["log"]

@@ -75,6 +75,9 @@ class ClaimLoop:
             await asyncio.gather(*self._running, return_exceptions=True)
 
     def _recover(self, starting: bool) -> None:
+        if starting and self._parts.db.sqlite:
+            for left in self._root.glob("*/[0-9]*"):  # of attempts that a kill ended
+                shutil.rmtree(left, ignore_errors=True)
         with self._parts.db.write() as tx:
             lost = service.recover(tx, sole_owner=starting and self._parts.db.sqlite)
         if lost:

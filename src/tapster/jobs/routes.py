@@ -79,9 +79,13 @@ def routes(parts: Parts) -> APIRouter:
 async def _log_lines(parts: Parts, tenant: str, job: str, follow: bool) -> AsyncIterator[bytes]:
     path = parts.settings.home / "jobs" / job / "log"
     offset = 0
-    while True:
+
+    def look() -> Job:
         with parts.db.read() as tx:
-            ended = service.show(tx, tenant, job).status in FINISHED
+            return service.show(tx, tenant, job)
+
+    while True:
+        ended = (await asyncio.to_thread(look)).status in FINISHED
         if path.exists():
             with path.open("rb") as file:
                 file.seek(offset)
