@@ -1,6 +1,7 @@
 """Hostile requests to the control API: 400s with a reason, and nothing that breaks what follows."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -54,3 +55,13 @@ def test_a_pipe_is_no_database(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(TapsterError, match="no readable file"):
         locations.sqlite_path(f"sqlite:///{tmp_path}/pipe", tmp_path / "home")
+
+
+def test_without_keys_foreign_pages_are_refused(new_server: Callable[..., Server]) -> None:
+    server = new_server(no_auth=True)
+    url = f"{server.url}/api/v1/uploads"
+    assert httpx.post(url, timeout=30).status_code == 201
+    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        assert httpx.post(url, headers=headers, timeout=30).status_code == 403
+    local = {"Origin": server.url}
+    assert httpx.post(url, headers=local, timeout=30).status_code == 201

@@ -97,6 +97,7 @@ class ClaimLoop:
         except LostLeaseError:
             log.warning("lease lost", job=job.id)
         except TapsterError as error:
+            shutil.rmtree(folder, ignore_errors=True)  # first: on a full disk no row can be written
             await asyncio.to_thread(self._fail, job, token, error)
         except asyncio.CancelledError:
             await asyncio.to_thread(self._release, job, token)

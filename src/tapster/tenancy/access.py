@@ -2,7 +2,8 @@
 
 import hmac
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from fastapi import Request
 
@@ -11,6 +12,7 @@ from tapster.contract.errors import TapsterError
 from tapster.core.parts import Parts
 from tapster.tenancy import service
 
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _ANYBODY = Principal(DEFAULT_TENANT, "", frozenset({"*"}))
 
 
@@ -26,10 +28,30 @@ class need:  # noqa: N801 - read as a verb: Depends(need("datasets:read"))
 
     def __call__(self, request: Request) -> Principal:
         parts: Parts = request.app.state.parts
-        who = _ANYBODY if parts.settings.no_auth else _identify(request, parts)
+        who = _local(request) if parts.settings.no_auth else _identify(request, parts)
         if not who.may(self.right):
             raise TapsterError("forbidden", f"this key does not hold the right {self.right}")
         return who
+
+
+def _local(request: Request) -> Principal:
+    """Anybody on this machine, but no web page of elsewhere, whatever its name resolves to."""
+    origin = request.headers.get("origin")
+    for url in ("//" + request.headers.get("host", ""), origin or "//localhost"):
+        if _host(url) not in LOOPBACK:
+            raise TapsterError(
+                "forbidden",
+                "without keys, only pages and programs of this machine are served",
+                hint="use http://127.0.0.1, or start without --no-auth",
+            )
+    return _ANYBODY
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def agent_only(key: str) -> Callable[[Request], None]:
