@@ -65,3 +65,16 @@ def test_without_keys_foreign_pages_are_refused(new_server: Callable[..., Server
         assert httpx.post(url, headers=headers, timeout=30).status_code == 403
     local = {"Origin": server.url}
     assert httpx.post(url, headers=local, timeout=30).status_code == 201
+
+
+def test_a_job_cancelled_in_the_queue_leaves_no_upload(new_server: Callable[..., Server]) -> None:
+    server = new_server(job_slots=0)
+    headers = {"Authorization": f"Bearer {server.key}"}
+    with httpx.Client(base_url=f"{server.url}/api/v1", headers=headers, timeout=30) as api:
+        upload = api.post("/uploads").json()["id"]
+        api.put(f"/uploads/{upload}/files/d.csv", content=b"a\n1\n").raise_for_status()
+        jobs = [api.post("/datasets", json={"name": "d", "upload": upload}) for _ in range(2)]
+        folder = server.home / "uploads" / "default" / upload
+        for job, kept in zip(jobs, (True, False), strict=True):
+            cancelled = api.post(f"/jobs/{job.json()['id']}/cancel").json()
+            assert (cancelled["status"], folder.exists()) == ("cancelled", kept)

@@ -44,7 +44,12 @@ def routes(parts: Parts) -> APIRouter:
     def cancel_job(who: _Writer, job: str) -> Job:
         """Ask a job to end; a running one ends within two seconds."""
         with parts.db.write() as tx:
-            return service.cancel(tx, who.tenant, job)
+            seen = service.cancel(tx, who.tenant, job)
+            needed = service.uploads_in_use(tx)
+        upload = str(seen.spec.get("upload") or "")
+        if seen.status in FINISHED and upload and upload not in needed:
+            parts.uploads.remove(who.tenant, upload)
+        return seen
 
     @router.get("/{job}/logs", response_class=StreamingResponse)
     def job_logs(who: _Reader, job: str, follow: bool = False) -> StreamingResponse:
