@@ -7,6 +7,7 @@ of parsing a turn, and refusals that reach the client.
 
 import asyncio
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Final
 
@@ -44,7 +45,7 @@ class Visit(Turn):
         self.cycle.message_event.set()
 
 
-class Connection(HttpToolsProtocol):
+class Connection(HttpToolsProtocol, ABC):
     """What a connection does whatever is asked by it."""
 
     def __init__(
@@ -248,10 +249,12 @@ class Connection(HttpToolsProtocol):
 
     # -- what a request is, is the subclass's business
 
+    @abstractmethod
     def _refuse_now(
         self, status: int, code: Code, message: str, hint: str = "", *, allow: str = ""
     ) -> None:
-        raise NotImplementedError
+        """Refuse the request and hear no more from this connection."""
 
+    @abstractmethod
     def _without_upgrade(self, rest: bytes | memoryview) -> None:
-        raise NotImplementedError
+        """Go on with a request that offered an upgrade as if it had not."""
