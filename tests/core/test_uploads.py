@@ -1,6 +1,7 @@
 """Files that clients send."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -55,3 +56,28 @@ def test_a_broken_connection_leaves_no_half_file(tmp_path: Path) -> None:
     with pytest.raises(TapsterError):
         asyncio.run(uploads.write("acme", upload, "a.csv", broken()))
     assert list(uploads.check("acme", upload).iterdir()) == []
+
+
+def test_only_forgotten_uploads_are_swept_by_age(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path)
+    fresh, old, used = (uploads.create("acme") for _ in range(3))
+    for upload in (old, used):
+        os.utime(uploads.check("acme", upload), (1, 1))
+    uploads.sweep({used}, age=3600)
+    assert sorted(path.name for path in (tmp_path / "acme").iterdir()) == sorted([fresh, used])
+
+
+def test_a_file_that_is_arriving_is_not_there_yet(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path)
+    upload = uploads.create("acme")
+    seen: list[list[Path]] = []
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"a" * (2 << 20)
+        seen.append(list(uploads.check("acme", upload).iterdir()))
+        yield b"b"
+
+    asyncio.run(uploads.write("acme", upload, "a.csv", slow()))
+    assert seen == [[]]
+    assert [path.name for path in uploads.check("acme", upload).iterdir()] == ["a.csv"]
+    assert list((tmp_path / ".arriving").iterdir()) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import Connection, text
 
 from tapster.contract.errors import TapsterError
 from tapster.core.parts import Parts
@@ -175,3 +176,29 @@ def test_what_a_killed_attempt_left_is_removed_at_the_next_start(parts: Parts) -
     loop.finished(loop.submit("work", spec={"word": "hello"}))
     loop.stop()
     assert [path.name for path in left.iterdir()] == ["log"]
+
+
+def test_the_loop_outlives_a_database_that_is_away(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.finished(loop.submit("work", spec={"word": "before"}))
+    failures: list[Exception] = []
+    ask = store.any_claimable
+
+    def listen(tx: Connection) -> bool:
+        try:
+            return ask(tx)
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    monkeypatch.setattr(store, "any_claimable", listen)
+    with loop.parts.db.write() as tx:
+        tx.execute(text("alter table jobs rename to away"))
+    end = time.monotonic() + 20
+    while not failures and time.monotonic() < end:
+        time.sleep(0.02)
+    with loop.parts.db.write() as tx:
+        tx.execute(text("alter table away rename to jobs"))
+    assert failures
+    assert loop.finished(loop.submit("work", spec={"word": "back"})).status == "succeeded"

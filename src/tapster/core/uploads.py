@@ -3,7 +3,9 @@
 import hashlib
 import re
 import shutil
+import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -59,24 +61,35 @@ class Uploads:
                 field="filename",
             )
         path = self.check(tenant, identifier) / name
+        arriving = self._root / ".arriving" / new_id("part")
         try:
-            return await _receive(path, body)
+            arriving.parent.mkdir(exist_ok=True)
+            received = await _receive(arriving, body)
+            arriving.rename(path)  # a job never sees half of it
         except OSError as error:
-            path.unlink(missing_ok=True)
             raise storage_error(error) from error
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+        finally:
+            arriving.unlink(missing_ok=True)
+        return received
 
     def remove(self, tenant: str, identifier: str) -> None:
         """Drop an upload and its files."""
         shutil.rmtree(self._root / tenant / identifier, ignore_errors=True)
 
-    def sweep(self, used: set[str]) -> None:
-        """Remove every upload that is not in `used`. Only its sole user may call this."""
-        for folder in self._root.glob("*/*"):
-            if folder.name not in used:
-                shutil.rmtree(folder, ignore_errors=True)
+    def sweep(self, used: set[str], age: float = 0.0) -> None:
+        """Remove uploads not in `used` that were opened over `age` seconds ago.
+
+        Only the sole user of the folder may ask for an `age` that a client could still be within.
+        """
+        horizon = time.time() - age
+        for path in (*self._root.glob("*/up_*"), *self._root.glob(".arriving/*")):
+            with suppress(FileNotFoundError):  # it may end by itself meanwhile
+                if path.name in used or path.stat().st_mtime > horizon:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
 
 
 async def _receive(path: Path, body: AsyncIterator[bytes]) -> tuple[str, int]:

@@ -140,6 +140,8 @@ def _postgresql(url: str, table: str, query: str) -> Iterator[Rows]:
 
     try:
         connection = psycopg.connect(url, connect_timeout=10, autocommit=False)
+    except psycopg.ProgrammingError:  # libpq quotes what it could not parse: perhaps the password
+        raise _unreachable(url, "the URL is malformed") from None
     except psycopg.Error as error:
         raise _unreachable(url, _first_line(error)) from None
     try:

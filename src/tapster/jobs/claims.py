@@ -30,6 +30,7 @@ from tapster.jobs.service import Handler
 LEASE: Final = 30.0
 _RENEW: Final = 5.0
 _POLL: Final = 0.1
+_FORGOTTEN: Final = 24 * 3600.0
 
 log = logger(__name__)
 
@@ -57,12 +58,16 @@ class ClaimLoop:
         watch = Watch(self._parts.db)
         try:
             while True:
-                if time.monotonic() >= next_recovery:
-                    await asyncio.to_thread(self._recover, False)
-                    next_recovery = time.monotonic() + LEASE
                 claimed = None
-                if len(self._running) < self._parts.settings.job_slots and watch.news():
-                    claimed = await asyncio.to_thread(self._claim)
+                try:
+                    if time.monotonic() >= next_recovery:
+                        next_recovery = time.monotonic() + LEASE
+                        await asyncio.to_thread(self._recover, False)
+                    if len(self._running) < self._parts.settings.job_slots and watch.news():
+                        claimed = await asyncio.to_thread(self._claim)
+                except Exception:  # a database that is away for a moment ends no running job
+                    log.exception("no job could be claimed; trying again")
+                    await asyncio.sleep(1)
                 if claimed is None:
                     await asyncio.sleep(_POLL)
                     continue
@@ -80,6 +85,8 @@ class ClaimLoop:
                 shutil.rmtree(left, ignore_errors=True)
         with self._parts.db.write() as tx:
             lost = service.recover(tx, sole_owner=starting and self._parts.db.sqlite)
+            uploads = service.uploads_in_use(tx)
+        self._parts.uploads.sweep(uploads, _FORGOTTEN)
         if lost:
             log.warning("jobs recovered", count=lost)
 
