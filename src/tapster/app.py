@@ -6,6 +6,7 @@ The only file that chooses concrete parts, and the only upward table (HANDLERS).
 import asyncio
 import socket
 import sys
+import time
 from typing import Final
 
 import msgspec
@@ -53,11 +54,11 @@ def build(config: Settings) -> FastAPI:
     executor = plugins.load("tapster.executors", config.executor)()
 
     async def settle() -> None:
-        watch, heard = Watch(parts.db), -1
+        watch, heard, since = Watch(parts.db), -1, time.time()
         while True:
             if reports.count != heard or watch.news():
                 heard = reports.count
-                await asyncio.to_thread(_settle, parts, reports)
+                await asyncio.to_thread(_settle, parts, reports, since)
             await asyncio.sleep(_SETTLE)
 
     return api.build(
@@ -120,13 +121,13 @@ def _collect(parts: Parts) -> None:
             parts.blobs.delete(key)
 
 
-def _settle(parts: Parts, reports: deployment_routes.Reports) -> None:
+def _settle(parts: Parts, reports: deployment_routes.Reports, since: float) -> None:
     """Move deployments on, taking the write lock only when there is something to write."""
     with parts.db.read() as tx:
         if not deployments.unsettled(tx):
             return
     with parts.db.write() as tx:
-        deployments.settle(tx, reports.workers(), parts.settings.workers)
+        deployments.settle(tx, reports.workers(), parts.settings.workers, since)
 
 
 def main(descriptor: int, parent: int) -> int:

@@ -1,11 +1,12 @@
 """A deployment's two phases, decided by what workers report."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from tapster.app import open_parts
 from tapster.contract.control import Endpoint
@@ -128,6 +129,16 @@ def test_a_data_plane_that_never_answers_is_not_waited_for_for_ever(
     error = service.show(tx, "default", "e").error
     assert error is not None
     assert "did not load it in time" in error["message"]
+
+
+def test_a_deployment_outlives_an_outage_of_the_control_plane(tx: Connection) -> None:
+    service.deploy(tx, "default", "e", "m@1")
+    long_ago = time.time() - 10 * service.PATIENCE
+    tx.execute(update(store.endpoints).values(updated=long_ago))
+    assert not service.settle(tx, [], 1, since=time.time())
+    assert service.show(tx, "default", "e").status == "loading"
+    assert service.settle(tx, [], 1, since=long_ago)
+    assert service.show(tx, "default", "e").status == "failed"
 
 
 def test_rollback_swaps_and_swaps_back(tx: Connection) -> None:

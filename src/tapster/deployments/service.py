@@ -110,12 +110,18 @@ def plan(tx: Connection, public_key: str) -> ServingPlan:
     )
 
 
-def settle(tx: Connection, workers: Collection[WorkerState], expected: int) -> bool:
-    """Move every deployment on as far as the workers' reports allow; True if anything changed."""
+def settle(
+    tx: Connection, workers: Collection[WorkerState], expected: int, since: float = 0.0
+) -> bool:
+    """Move every deployment on as far as the workers' reports allow; True if anything changed.
+
+    `since`: when this process began to listen; nobody could report to it before.
+    """
     changed = False
     for row in store.everywhere(tx):
         if row["phase"] == "prepare":
-            changed |= _settle_prepare(tx, row, workers, expected)
+            patient = time.time() - max(row["updated"], since) <= PATIENCE
+            changed |= _settle_prepare(tx, row, workers, expected, patient)
         elif row["phase"] == "switch":
             changed |= _settle_switch(tx, row, workers, expected)
         else:
@@ -129,7 +135,7 @@ def unsettled(tx: Connection) -> bool:
 
 
 def _settle_prepare(
-    tx: Connection, row: Any, workers: Collection[WorkerState], expected: int
+    tx: Connection, row: Any, workers: Collection[WorkerState], expected: int, patient: bool
 ) -> bool:
     tenant, name, pending = row["tenant"], row["name"], row["pending"]
     digest = pending["digest"]
@@ -137,7 +143,7 @@ def _settle_prepare(
     current = [worker for worker in workers if worker.plan >= row["revision"]]
     states = [state for worker in current for state in worker.packages if state.digest == digest]
     refusal = next((state.error for state in states if state.state == "failed"), None)
-    if refusal is None and time.time() - row["updated"] > PATIENCE:
+    if refusal is None and not patient:
         refusal = "the data plane did not load it in time"
     if refusal is not None:
         _refuse(tx, row, refusal)
