@@ -54,6 +54,7 @@ class Asked:
         self.deadline = deadline
         self.began = time.monotonic_ns()
         self.place = self.series = 0
+        self.tenant = "default"
         self.done = False
         self.body = b""
         self.error: BaseException | None = None

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from tapster.contract.manifest import SIGNATURE
-from tapster.contract.plan import PackageRef
+from tapster.contract.plan import Options, PackageRef
 from tapster.core.crypto import Signer
 from tapster.runtimes.package import sign
 from tests.serving import packages
@@ -286,7 +286,11 @@ def test_termination_finishes_what_was_asked(new_plane: Callable[..., Plane]) ->
 def test_what_takes_too_long_is_stopped(new_plane: Callable[..., Plane]) -> None:
     plane = new_plane()
     slow, quick = packages.heavy(plane.home), packages.regressor(plane.home, 1.0)
-    plane.plan(endpoint("slow", slow, deadline=0.3), endpoint("sum", quick), packages=(slow, quick))
+    plane.plan(
+        endpoint("slow", slow, options=Options(deadline=0.3)),
+        endpoint("sum", quick),
+        packages=(slow, quick),
+    )
     plane.start()
     plane.applied()
     with ThreadPoolExecutor(6) as pool:
@@ -306,7 +310,7 @@ def test_what_takes_too_long_is_stopped(new_plane: Callable[..., Plane]) -> None
 def test_a_full_queue_is_refused(new_plane: Callable[..., Plane]) -> None:
     plane = new_plane()
     package = packages.heavy(plane.home)
-    plane.plan(endpoint("slow", package, deadline=2.0), packages=(package,))
+    plane.plan(endpoint("slow", package, options=Options(deadline=2.0)), packages=(package,))
     plane.start()
     plane.applied()
     one = request("/v2/models/slow/infer", slow_body(1))

@@ -16,18 +16,18 @@ def test_totals_cumulate_over_workers_and_their_successors(tmp_path: Path) -> No
         mapped = Slots(path)
         region = mapped.region(index)
         region.start(os.getpid())
-        place = region.endpoint(mapped.endpoint("default/sum"))
+        place = region.place(mapped.place("default", "sum", "1"))
         series = region.series(mapped.series("ep", "key"))
         region.answered(place, series, 200, 5, 2_000_000)
         region.answered(place, series, 400, 5, 2_000_000)
         region.answered(place, series, 503, 5, 2_000_000)
         mapped.close()
     mapped = Slots(path)
-    assert mapped.endpoints() == [(0, "other"), (1, "default/sum")]
+    assert mapped.places() == [(0, "", "other", ""), (1, "default", "sum", "1")]
     assert mapped.usage() == [("ep", "key", 9, 15, 6)]
     assert list(mapped.regions()) == [0, 3]
     assert mapped.state(3, layout.STARTS) == 2
-    words, place = mapped.words, mapped.region(3).endpoint(1)
+    words, place = mapped.words, mapped.region(3).place(1)
     assert [words[place + word] for word in range(4)] == [2, 2, 2, 10]
     assert sum(words[place + layout.LATENCY_BUCKETS + bucket] for bucket in range(16)) == 6
     mapped.close()
@@ -39,22 +39,22 @@ def test_another_process_sees_labels_and_counts(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tapster.serving.slots import Slots;"
         "s = Slots(Path(sys.argv[1])); r = s.region(1); r.start(1);"
-        "r.answered(r.endpoint(s.endpoint('t/a')), r.series(s.series('a', 'k')), 200, 1, 1)"
+        "r.answered(r.place(s.place('t', 'a', '1')), r.series(s.series('a', 'k')), 200, 1, 1)"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
-    assert mapped.endpoint("t/b") == 2
-    assert mapped.endpoint("t/a") == 1
+    assert mapped.place("t", "b", "1") == 2
+    assert mapped.place("t", "a", "1") == 1
     assert mapped.usage() == [("a", "k", 1, 1, 0)]
     mapped.close()
 
 
 def test_labels_are_bounded(tmp_path: Path) -> None:
     mapped = Slots(tmp_path / "slots")
-    numbers = [mapped.endpoint(f"default/{number}") for number in range(layout.ENDPOINTS + 50)]
-    assert numbers[: layout.ENDPOINTS - 1] == list(range(1, layout.ENDPOINTS))
-    assert set(numbers[layout.ENDPOINTS - 1 :]) == {0}
-    assert mapped.endpoint("x" * 1000) == 0
-    assert len(mapped.endpoints()) == layout.ENDPOINTS
+    numbers = [mapped.place("default", str(number), "") for number in range(layout.PLACES + 50)]
+    assert numbers[: layout.PLACES - 1] == list(range(1, layout.PLACES))
+    assert set(numbers[layout.PLACES - 1 :]) == {0}
+    assert mapped.place("t", "x" * 1000, "1") == 0
+    assert len(mapped.places()) == layout.PLACES
     mapped.close()
 
 

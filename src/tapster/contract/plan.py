@@ -1,5 +1,7 @@
 """What the control plane tells the data plane (a plan, down) and hears from it (a report, up)."""
 
+from typing import Literal
+
 import msgspec
 
 
@@ -21,18 +23,43 @@ class PackageRef(msgspec.Struct, frozen=True):
 
 
 class Variant(msgspec.Struct, frozen=True):
-    """A version of a model behind an endpoint, and its share of the traffic (0..1)."""
+    """A version of a model behind an endpoint, and its share of the traffic (0..1).
+
+    A `shadow` is sent copies of requests; nobody is answered from it.
+    """
 
     model: str
     version: int
     package: str
     weight: float = 1.0
+    shadow: bool = False
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What an endpoint may ask of those who serve it.
+
+    `deadline`: seconds a request may wait and run. `queue`: requests of a worker that may wait.
+    `concurrency`: runs of the model at once in a worker. `window`: seconds that a request may wait
+    for company, None when the worker chooses. `cache`: seconds for which an equal request is given
+    the same answer, 0 for never. `idle`: seconds without a request after which the model leaves
+    the memory, 0 for never. `memory`: bytes that a model in a process of its own may use, 0 for
+    the installation's setting.
+    """
+
+    deadline: float = 30.0
+    queue: int = 1024
+    concurrency: int = 1
+    window: float | None = None
+    cache: float = 0.0
+    idle: float = 0.0
+    memory: int = 0
 
 
 class EndpointPlan(msgspec.Struct, frozen=True):
     """An endpoint that takes traffic; `labels` are the model's aliases (alias -> version).
 
-    `deadline` is how long a request may wait and run, in seconds.
+    Of a `split`, each request is answered by one variant, drawn by weight; of an `ensemble`, by
+    the weighted mean of all.
     """
 
     id: str
@@ -40,7 +67,8 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     name: str
     variants: tuple[Variant, ...]
     labels: dict[str, int] = {}
-    deadline: float = 30.0
+    kind: Literal["split", "ensemble"] = "split"
+    options: Options = Options()
 
 
 class ServingPlan(msgspec.Struct, frozen=True):
@@ -84,9 +112,31 @@ class Usage(msgspec.Struct, frozen=True):
     errors: int
 
 
+class VariantTotals(msgspec.Struct, frozen=True):
+    """How a version has answered for an endpoint, since the machine's counters were made.
+
+    `buckets` counts answers by their time, from arrival to answer, within the bounds that
+    `serving.slots.LATENCY_BOUNDS` gives in nanoseconds, and beyond the last. `same`, `different`
+    and `broken` count a shadow's answers: equal to what the caller got, not equal, and errors.
+    """
+
+    tenant: str
+    endpoint: str
+    version: str
+    ok: int
+    client_errors: int
+    server_errors: int
+    latency_ns: int
+    buckets: tuple[int, ...]
+    same: int = 0
+    different: int = 0
+    broken: int = 0
+
+
 class UsageBatch(msgspec.Struct, frozen=True):
     """What an agent reports about its machine."""
 
     agent: str
     workers: tuple[WorkerState, ...]
     usage: tuple[Usage, ...] = ()
+    variants: tuple[VariantTotals, ...] = ()

@@ -12,16 +12,17 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.plan import ServingPlan, Usage, UsageBatch, WorkerState
+from tapster.contract.plan import ServingPlan, Usage, UsageBatch, VariantTotals, WorkerState
 from tapster.core.blobs import write_atomically
 from tapster.core.settings import Settings
 from tapster.serving import planfile
+from tapster.serving import slots as layout
 from tapster.serving.slots import PID, WORKERS, Slots
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,12 @@ class Agent:
             states = self.workers()
             if states == sent and time.monotonic() < due:
                 continue
-            batch = UsageBatch(agent=socket.gethostname(), workers=states, usage=self.usage())
+            batch = UsageBatch(
+                agent=socket.gethostname(),
+                workers=states,
+                usage=self.usage(),
+                variants=self.variants(),
+            )
             try:
                 status, _ = self._ask(
                     "POST", "/internal/report", msgspec.json.encode(batch), ANSWER_SECONDS
@@ -143,6 +149,15 @@ class Agent:
         """What was used since the machine's counters were made."""
         return tuple(Usage(*line) for line in self._slots.usage())
 
+    def variants(self) -> tuple[VariantTotals, ...]:
+        """How every version has answered since the machine's counters were made."""
+        found = []
+        for number, tenant, endpoint, version in self._slots.places():
+            if version:
+                counts = self._slots.totals(number)
+                found.append(VariantTotals(tenant, endpoint, version, **_totals(counts)))
+        return tuple(found)
+
     def _ask(self, method: str, path: str, body: bytes, timeout: float) -> tuple[int, bytes]:
         where = urlsplit(self._settings.url)
         connection = http.client.HTTPConnection(
@@ -156,6 +171,21 @@ class Agent:
             return answer.status, answer.read(MAX_PLAN)
         finally:
             connection.close()
+
+
+def _totals(counts: list[int]) -> dict[str, Any]:
+    """The counters of a place by the names that a report gives them."""
+    buckets = counts[layout.LATENCY_BUCKETS :][: len(layout.LATENCY_BOUNDS) + 1]
+    return {
+        "ok": counts[layout.OK],
+        "client_errors": counts[layout.CLIENT_ERRORS],
+        "server_errors": counts[layout.SERVER_ERRORS],
+        "latency_ns": counts[layout.LATENCY_SUM],
+        "buckets": tuple(buckets),
+        "same": counts[layout.SHADOW_SAME],
+        "different": counts[layout.SHADOW_DIFFERENT],
+        "broken": counts[layout.SHADOW_BROKEN],
+    }
 
 
 def _alive(pid: int) -> bool:

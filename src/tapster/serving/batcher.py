@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -35,40 +35,62 @@ Inputs = dict[str, Array] | bytes
 
 
 class Answer:
-    """A batch's outputs as flat lists, made once for all its requests.
+    """A batch's outputs: as arrays, and as flat lists made once for all its requests.
 
-    `columns` holds (values, values a row, shape) for each output of the signature; the values of
-    row i are `values[i * width : (i + 1) * width]`. `alone` says that the batch is one request.
-    `finite` says that no float is NaN or infinite, nor their sum, which is quicker to ask.
-    `singly` says that every request is one row; then `spelled` is where a wire keeps what it has
-    written for all rows, under its own key.
+    `arrays` holds an array for each output of the signature, `columns` (values, values a row,
+    shape); the values of row i are `values[i * width : (i + 1) * width]`. `alone` says that the
+    batch is one request. `finite` says that no float is NaN or infinite, nor their sum, which is
+    quicker to ask. `singly` says that every request is one row; then `spelled` is where a wire
+    keeps what it has written for all rows, under its own key. `note` is what the answer must say
+    about itself, empty as a rule.
     """
 
-    __slots__ = ("alone", "columns", "finite", "rows", "singly", "spelled")
+    __slots__ = ("_columns", "_finite", "alone", "arrays", "note", "rows", "singly", "spelled")
 
     def __init__(self, outputs: Sequence[Array], rows: int, requests: int) -> None:
         self.rows = rows
+        self.arrays = outputs
         self.alone = requests == 1
         self.singly = requests == rows
         self.spelled: dict[object, list[bytes]] = {}
-        self.columns = [
-            (output.ravel().tolist(), output.size // rows, output.shape) for output in outputs
-        ]
-        self.finite = all(
-            math.isfinite(sum(column[0]))
-            for output, column in zip(outputs, self.columns, strict=True)
-            if output.dtype.kind == "f"
-        )
-        if not self.alone and any(shape[:1] != (rows,) for _, _, shape in self.columns):
+        self.note: dict[str, Any] = {}
+        self._columns: list[tuple[list[Any], int, tuple[int, ...]]] | None = None
+        self._finite = True
+        if not self.alone and any(output.shape[:1] != (rows,) for output in outputs):
             raise TapsterError("internal", "the model did not answer row by row")
+
+    @property
+    def columns(self) -> list[tuple[list[Any], int, tuple[int, ...]]]:
+        """The outputs as flat lists, made at first need."""
+        if self._columns is None:
+            self._columns = [
+                (output.ravel().tolist(), output.size // self.rows, output.shape)
+                for output in self.arrays
+            ]
+            self._finite = all(
+                math.isfinite(sum(column[0]))
+                for output, column in zip(self.arrays, self._columns, strict=True)
+                if output.dtype.kind == "f"
+            )
+        return self._columns
+
+    @property
+    def finite(self) -> bool:
+        """Whether every float can be written as a JSON number."""
+        return self._finite if self._columns is not None else bool(self.columns) and self._finite
 
 
 class Work(Counted, Protocol):
-    """One request, from its arrival until its answer is given."""
+    """One request, from its arrival until its answer is given.
+
+    `deadline` is on the monotonic clock, in seconds. `done` once it is answered, or its caller
+    gone.
+    """
 
     inputs: Inputs
     deadline: float
     done: bool
+    tenant: str
 
     def render(self, answer: Answer, first: int) -> bytes:
         """The answer's body, from the batch's rows `first` and following."""
@@ -255,14 +277,15 @@ class Batcher:
         return self._budget.take(self._cost.estimate(rows))
 
     def _run_inline(self, batch: list[Work], rows: int) -> None:
-        began, cpu = time.perf_counter(), time.thread_time()
+        began, cpu = time.monotonic_ns(), time.thread_time()
         outcomes = self._outcomes(batch, None)
         spent = time.thread_time() - cpu
-        self._cost.learn(rows, min(spent, time.perf_counter() - began))
+        took = time.monotonic_ns() - began
+        self._cost.learn(rows, min(spent, took / 1e9))
         if spent > OVERRUN * self._budget.limit:
             self._exiled_until = time.monotonic() + self._exile
             self._exile = min(2 * self._exile, LONGEST_EXILE)
-        self._deliver(batch, outcomes)
+        self._deliver(batch, outcomes, began, took)
 
     def _hand_over(self, batch: list[Work]) -> None:
         if self._jobs is None:
@@ -274,15 +297,17 @@ class Batcher:
     def _serve(self, jobs: "queue.SimpleQueue[list[Work] | None]") -> None:
         """The model's own thread."""
         while (batch := jobs.get()) is not None:
-            cpu = time.thread_time()
+            began, cpu = time.monotonic_ns(), time.thread_time()
             outcomes = self._outcomes(batch, max(work.deadline for work in batch))
             spent = time.thread_time() - cpu
-            self._loop.call_soon_threadsafe(self._handed_back, batch, outcomes, spent)
+            self._loop.call_soon_threadsafe(self._handed_back, batch, outcomes, began, spent)
 
-    def _handed_back(self, batch: list[Work], outcomes: list[Outcome], spent: float) -> None:
+    def _handed_back(
+        self, batch: list[Work], outcomes: list[Outcome], began: int, spent: float
+    ) -> None:
         self._running = []
         self._cost.learn(sum(work.rows for work in batch), spent)
-        self._deliver(batch, outcomes)
+        self._deliver(batch, outcomes, began, time.monotonic_ns() - began)
         if self._queue:
             self._schedule()
         else:
@@ -326,11 +351,11 @@ class Batcher:
         )
         return {name: np.frombuffer(values, np.float32).reshape(-1, width)}
 
-    def _deliver(self, batch: list[Work], outcomes: list[Outcome]) -> None:
+    def _deliver(self, batch: list[Work], outcomes: list[Outcome], began: int, took: int) -> None:
         """Answer what still waits; what is served is counted before any of it is written."""
         waiting = [pair for pair in zip(batch, outcomes, strict=True) if not pair[0].done]
         good = [work for work, outcome in waiting if isinstance(outcome, bytes)]
-        self._region.served(good, time.monotonic_ns())
+        self._region.served(good, time.monotonic_ns(), began, took)
         for work, outcome in waiting:
             if work.done:  # its connection ended with an answer before it
                 continue

@@ -14,10 +14,11 @@ from typing import Final
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import EndpointPlan, PackageRef, PackageState, ServingPlan, Variant
 from tapster.core.blobs import BlobStore
-from tapster.serving.batcher import Batcher, Budget
+from tapster.serving.batcher import Batcher, Budget, Work
 from tapster.serving.gate import Gate, Pass
 from tapster.serving.model import FAILED, LOADING, READY, Loaded, Model
 from tapster.serving.slots import Region, Slots
+from tapster.serving.traffic import Split
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +28,20 @@ STUCK_SECONDS: Final = 5.0
 
 
 class Target:
-    """What a request to an endpoint runs: one version of its model."""
+    """What a request to an endpoint runs: one version of its model.
 
-    __slots__ = ("endpoint", "model", "prefix", "variant", "version")
+    `submit` runs a request: the batcher's own method, or what the plan puts around it.
+    """
 
-    def __init__(self, endpoint: "Endpoint", variant: Variant, model: Model) -> None:
+    __slots__ = ("endpoint", "model", "place", "prefix", "submit", "variant", "version")
+
+    def __init__(self, endpoint: "Endpoint", variant: Variant, model: Model, place: int) -> None:
         self.endpoint = endpoint
         self.variant = variant
         self.model = model
+        self.place = place
         self.version = str(variant.version)
+        self.submit: Callable[[Work], None] = model.batcher.submit
         # The beginning of every Open Inference answer; names need no escaping.
         self.prefix = (
             f'{{"model_name":"{endpoint.plan.name}","model_version":"{self.version}",'.encode()
@@ -45,25 +51,37 @@ class Target:
 class Endpoint:
     """A name that takes traffic: the plan in force for it and the models behind it."""
 
-    def __init__(self, plan: EndpointPlan, place: int) -> None:
+    def __init__(self, plan: EndpointPlan, place: Callable[[str, str, str], int]) -> None:
         self.plan = plan
-        self.place = place
+        self._place = place
+        self.place = place(plan.tenant, plan.name, "")
         self.targets: list[Target] = []
-        self.best: Target | None = None
+        self.shadows: list[Target] = []
+        # The only target that takes traffic; None when there is none, or a choice.
+        self.only: Target | None = None
+        self._split: Split[Target] | None = None
 
     def switch(self, plan: EndpointPlan, models: list[Model]) -> None:
         """Send traffic to `models`, which are those of the plan's variants, all ready."""
         self.plan = plan
-        self.targets = [
-            Target(self, variant, model)
+        found = [
+            Target(self, variant, model, self._place(plan.tenant, plan.name, str(variant.version)))
             for variant, model in zip(plan.variants, models, strict=True)
         ]
-        self.best = max(self.targets, key=lambda target: target.variant.weight, default=None)
+        self.targets = [target for target in found if not target.variant.shadow]
+        self.shadows = [target for target in found if target.variant.shadow]
+        drawn = [target for target in self.targets if target.variant.weight > 0]
+        self.only = drawn[0] if len(drawn) == 1 else None
+        weights = [target.variant.weight for target in drawn]
+        self._split = Split(drawn, weights, plan.id) if len(drawn) > 1 else None
 
-    def target(self, version: str, label: str) -> Target | None:
-        """The target of a version, of a label, or of the endpoint; None if it serves no such."""
+    def target(self, version: str, label: str, sticky: bytes = b"") -> Target | None:
+        """The target of a version, of a label, or of one request; None if it serves no such.
+
+        Requests with the same `sticky` bytes go to the same version while the weights stay.
+        """
         if not version and not label:
-            return self.best
+            return self._split.choose(sticky) if self._split else self.only
         if label:
             number = self.plan.labels.get(label)
             version = "" if number is None else str(number)
@@ -100,7 +118,6 @@ class Engine:
         self._models: dict[str, Model] = {}
         self._retired: set[Model] = set()
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
-        self.other = region.endpoint(0)
         self.applied = -1
         # Grows whenever what `find` and `series` answered before may no longer hold.
         self.generation = 0
@@ -213,8 +230,7 @@ class Engine:
         self._changed()
 
     def _fresh(self, plan: EndpointPlan) -> Endpoint:
-        number = self._slots.endpoint(f"{plan.tenant}/{plan.name}")
-        return Endpoint(plan, self._region.endpoint(number))
+        return Endpoint(plan, lambda *names: self._region.place(self._slots.place(*names)))
 
     def _retire(self, plan: ServingPlan) -> None:
         named = {package.digest for package in plan.packages}

@@ -26,34 +26,27 @@ def render(slots: Slots, engine: Engine, own: Region) -> str:
     own.set(layout.QUEUED, engine.queued())
     workers = slots.regions()
     lines: list[str] = []
-    _endpoints(lines, slots, list(workers.values()))
+    _places(lines, slots)
     _workers(lines, slots, workers)
     _batches(lines, slots, list(workers.values()))
     _models(lines, engine)
     return "\n".join(lines) + "\n"
 
 
-def _endpoints(lines: list[str], slots: Slots, regions: list[int]) -> None:
-    words = slots.words
+def _places(lines: list[str], slots: Slots) -> None:
     requests, rows, durations = [], [], []
-    for number, label in slots.endpoints():
-        start = layout.WORKER_WORDS + number * layout.ENDPOINT_WORDS
-        places = [region + start for region in regions]
-        names = _endpoint_labels(label)
+    for number, tenant, endpoint, version in slots.places():
+        counts = slots.totals(number)
+        names = _labels(tenant=tenant, endpoint=endpoint, version=version)
         for name, word in _CLASSES:
-            count = sum(words[place + word] for place in places)
-            requests.append(f'tapster_requests_total{{{names},code="{name}"}} {count}')
-        served = sum(words[place + layout.ROWS] for place in places)
-        rows.append(f"tapster_rows_total{{{names}}} {served}")
+            requests.append(f'tapster_requests_total{{{names},code="{name}"}} {counts[word]}')
+        rows.append(f"tapster_rows_total{{{names}}} {counts[layout.ROWS]}")
         durations += _histogram(
             "tapster_request_duration_seconds",
             names,
             [bound / 1e9 for bound in layout.LATENCY_BOUNDS],
-            [
-                sum(words[place + layout.LATENCY_BUCKETS + bucket] for place in places)
-                for bucket in range(len(layout.LATENCY_BOUNDS) + 1)
-            ],
-            sum(words[place + layout.LATENCY_SUM] for place in places) / 1e9,
+            counts[layout.LATENCY_BUCKETS :][: len(layout.LATENCY_BOUNDS) + 1],
+            counts[layout.LATENCY_SUM] / 1e9,
         )
     _family(lines, "tapster_requests_total", "counter", "Requests by class of status.", requests)
     _family(lines, "tapster_rows_total", "counter", "Rows answered.", rows)
@@ -107,9 +100,15 @@ def _models(lines: list[str], engine: Engine) -> None:
     ]
     _family(lines, "tapster_package_state", "gauge", "Packages in the plan by state.", states)
     infos = [
-        f"tapster_model_info{{{_endpoint_labels(f'{e.plan.tenant}/{e.plan.name}')},"
-        f'model="{_escape(t.variant.model)}",version="{t.version}",'
-        f'package="{t.variant.package[:16]}"}} 1'
+        "tapster_model_info{"
+        + _labels(
+            tenant=e.plan.tenant,
+            endpoint=e.plan.name,
+            version=t.version,
+            model=t.variant.model,
+            package=t.variant.package[:16],
+        )
+        + "} 1"
         for e, t in engine.models()
     ]
     _family(lines, "tapster_model_info", "gauge", "What each endpoint serves.", infos)
@@ -133,9 +132,8 @@ def _family(lines: list[str], name: str, kind: str, text: str, samples: list[str
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *samples]
 
 
-def _endpoint_labels(label: str) -> str:
-    tenant, _, name = label.rpartition("/")
-    return f'tenant="{_escape(tenant)}",endpoint="{_escape(name)}"'
+def _labels(**names: str) -> str:
+    return ",".join(f'{name}="{_escape(text)}"' for name, text in names.items())
 
 
 def _escape(text: str) -> str:

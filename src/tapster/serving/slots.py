@@ -2,13 +2,14 @@
 
 Layout, in 64-bit words of this machine's byte order:
 
-    header | labels of endpoints | labels of series | one region a worker
+    header | labels of places | labels of series | one region a worker
 
-A label is a 16-bit length and UTF-8 bytes. A region is `WORKER_WORDS` of state and the
-batch-size histogram, then `ENDPOINT_WORDS` for each endpoint label, then `SERIES_WORDS` for each
-series label. Region i belongs to the worker with index i, whoever that is: a successor goes on
-counting where a killed worker stopped. Label 0 is "other": what found no free label is counted
-there, so the file, and with it the number of time series, is bounded.
+A place is a version behind an endpoint, `tenant/endpoint@version`, or with no version what found
+none there; a series is (endpoint id, key id). A label is a 16-bit length and UTF-8 bytes. A region
+is `WORKER_WORDS` of state and the batch-size histogram, then `PLACE_WORDS` for each place, then
+`SERIES_WORDS` for each series. Region i belongs to the worker with index i, whoever that is: a
+successor goes on counting where a killed worker stopped. Label 0 is "other": what found no free
+label is counted there, so the file, and with it the number of time series, is bounded.
 """
 
 import fcntl
@@ -22,10 +23,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 MAGIC: Final = 0x5441505354455231
-VERSION: Final = 1
+VERSION: Final = 2
 WORKERS: Final = 64
-ENDPOINTS: Final = 512
-SERIES: Final = 2048
+PLACES: Final = 4096
+SERIES: Final = 16384
 LABEL_WORDS: Final = 48
 HEADER_WORDS: Final = 8
 
@@ -36,7 +37,7 @@ BATCH_BUCKETS: Final = 17
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 WORKER_WORDS: Final = 64
 
-# The counters of an endpoint, by word.
+# The counters of a place, by word. Times are nanoseconds.
 OK, CLIENT_ERRORS, SERVER_ERRORS, ROWS, LATENCY_SUM = range(5)
 LATENCY_BUCKETS: Final = 5
 LATENCY_BOUNDS: Final = tuple(
@@ -45,16 +46,25 @@ LATENCY_BOUNDS: Final = tuple(
         0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
     )
 )  # fmt: skip
-ENDPOINT_WORDS: Final = 24
+# The time from a request's arrival until its batch begins to run, within the same bounds.
+WAIT_SUM: Final = 21
+WAIT_BUCKETS: Final = 22
+BATCHES, COMPUTE = 38, 39
+# Requests that were not run, by reason.
+QUEUE_FULL, EXPIRED, LIMITED, CANCELLED, UNAVAILABLE = range(40, 45)
+CACHE_HITS, CACHE_MISSES = 45, 46
+# A shadow's answers: equal to what the caller got, not equal, errors.
+SHADOW_SAME, SHADOW_DIFFERENT, SHADOW_BROKEN = range(47, 50)
+PLACE_WORDS: Final = 64
 
 # The counters of a series (an endpoint as called by a key), by word.
-REQUESTS, SERIES_ROWS, ERRORS = range(3)
-SERIES_WORDS: Final = 4
+REQUESTS, SERIES_ROWS, ERRORS, SERIES_COMPUTE, SERIES_CACHED = range(5)
+SERIES_WORDS: Final = 8
 
-_ENDPOINT_LABELS: Final = HEADER_WORDS
-_SERIES_LABELS: Final = _ENDPOINT_LABELS + ENDPOINTS * LABEL_WORDS
+_PLACE_LABELS: Final = HEADER_WORDS
+_SERIES_LABELS: Final = _PLACE_LABELS + PLACES * LABEL_WORDS
 _REGIONS: Final = _SERIES_LABELS + SERIES * LABEL_WORDS
-_SERIES_OFFSET: Final = WORKER_WORDS + ENDPOINTS * ENDPOINT_WORDS
+_SERIES_OFFSET: Final = WORKER_WORDS + PLACES * PLACE_WORDS
 REGION_WORDS: Final = _SERIES_OFFSET + SERIES * SERIES_WORDS
 FILE_BYTES: Final = 8 * (_REGIONS + WORKERS * REGION_WORDS)
 OTHER: Final = "other"
@@ -74,13 +84,14 @@ class Slots:
             self._map = mmap.mmap(self._file, FILE_BYTES)
             self.words: memoryview[int] = memoryview(self._map).cast("Q")
             if self.words[0] != MAGIC or self.words[1] != VERSION:
-                if not fresh:
-                    self._map[:] = bytes(FILE_BYTES)
+                if not fresh:  # of another layout: a hole reads as zeros, and stays sparse
+                    os.ftruncate(self._file, 0)
+                    os.ftruncate(self._file, FILE_BYTES)
                 self.words[0], self.words[1] = MAGIC, VERSION
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
         self._tables = {
-            "endpoint": _Labels(self._map, _ENDPOINT_LABELS, ENDPOINTS),
+            "place": _Labels(self._map, _PLACE_LABELS, PLACES),
             "series": _Labels(self._map, _SERIES_LABELS, SERIES),
         }
 
@@ -90,17 +101,29 @@ class Slots:
         self._map.close()
         os.close(self._file)
 
-    def endpoint(self, label: str) -> int:
-        """The number of an endpoint's label, given to it at first use; 0 when none is left."""
-        return self._number("endpoint", label)
+    def place(self, tenant: str, endpoint: str, version: str) -> int:
+        """The number of a place, given to it at first use; 0 when none is left."""
+        return self._number("place", f"{tenant}/{endpoint}@{version}")
 
     def series(self, endpoint: str, key: str) -> int:
         """The number of the pair (endpoint id, key id); 0 when none is left."""
         return self._number("series", f"{endpoint}\0{key}")
 
-    def endpoints(self) -> list[tuple[int, str]]:
-        """Labels of endpoints in use, with their numbers; 0 is `other`."""
-        return [(0, OTHER), *self._tables["endpoint"].all()]
+    def places(self) -> list[tuple[int, str, str, str]]:
+        """(number, tenant, endpoint, version) of every place in use; 0 is `other`."""
+        found = [(0, "", OTHER, "")]
+        for number, label in self._tables["place"].all():
+            name, _, version = label.rpartition("@")
+            tenant, _, endpoint = name.rpartition("/")
+            found.append((number, tenant, endpoint, version))
+        return found
+
+    def totals(self, number: int) -> list[int]:
+        """The counters of a place, by word, over all workers."""
+        start = WORKER_WORDS + number * PLACE_WORDS
+        places = [region + start for region in self.regions().values()]
+        rows = [self.words[place : place + PLACE_WORDS].tolist() for place in places]
+        return [sum(column) for column in zip(*rows, strict=True)] if rows else [0] * PLACE_WORDS
 
     def usage(self) -> list[tuple[str, str, int, int, int]]:
         """(endpoint id, key id, requests, rows, errors) of every series, over all workers."""
@@ -162,7 +185,7 @@ class _Labels:
 
     def add(self, label: str) -> int:
         """The label's number; the caller holds the file's lock."""
-        for number, existing in self.all():
+        for number, existing in self._after(len(self._numbers)):
             self._numbers[existing] = number
         if label in self._numbers:
             return self._numbers[label]
@@ -177,8 +200,11 @@ class _Labels:
         return number
 
     def all(self) -> list[tuple[int, str]]:
+        return self._after(0)
+
+    def _after(self, known: int) -> list[tuple[int, str]]:
         found = []
-        for number in range(1, self._count):
+        for number in range(known + 1, self._count):
             start = self._offset + number * LABEL_WORDS * 8
             length = int.from_bytes(self._memory[start : start + 2], "little")
             if not length:
@@ -188,7 +214,7 @@ class _Labels:
 
 
 class Counted(Protocol):
-    """A request to be counted: where, how much it asked for, and since when it waits."""
+    """A request to be counted: where, how much it asked for, since when it waits (ns)."""
 
     place: int
     series: int
@@ -203,7 +229,7 @@ class Region:
         self.words = words
         self.offset = offset
         # Where a request is counted that has found no endpoint, or no key.
-        self.nowhere = self.endpoint(0)
+        self.nowhere = self.place(0)
         self.nobody = self.series(0)
 
     def start(self, pid: int) -> None:
@@ -228,45 +254,69 @@ class Region:
         """Add one to one word of the worker's state."""
         self.words[self.offset + word] += 1
 
-    def endpoint(self, number: int) -> int:
-        """Where the counters of endpoint `number` lie, for `answered`."""
-        return self.offset + WORKER_WORDS + number * ENDPOINT_WORDS
+    def place(self, number: int) -> int:
+        """Where the counters of place `number` lie."""
+        return self.offset + WORKER_WORDS + number * PLACE_WORDS
 
     def series(self, number: int) -> int:
-        """Where the counters of series `number` lie, for `answered`."""
+        """Where the counters of series `number` lie."""
         return self.offset + _SERIES_OFFSET + number * SERIES_WORDS
 
-    def answered(self, endpoint: int, series: int, status: int, rows: int, elapsed: int) -> None:
-        """Count one answer: places from `endpoint` and `series`, `elapsed` in nanoseconds."""
+    def answered(self, place: int, series: int, status: int, rows: int, elapsed: int) -> None:
+        """Count one answer, by where its counters lie; `elapsed` in nanoseconds."""
         words = self.words
         words[series] += 1
         if status < 400:
-            words[endpoint] += 1
-            words[endpoint + ROWS] += rows
+            words[place] += 1
+            words[place + ROWS] += rows
             words[series + SERIES_ROWS] += rows
         else:
-            words[endpoint + (CLIENT_ERRORS if status < 500 else SERVER_ERRORS)] += 1
+            words[place + (CLIENT_ERRORS if status < 500 else SERVER_ERRORS)] += 1
             words[series + ERRORS] += 1
-        words[endpoint + LATENCY_SUM] += elapsed
-        words[endpoint + LATENCY_BUCKETS + bisect_left(LATENCY_BOUNDS, elapsed)] += 1
+        words[place + LATENCY_SUM] += elapsed
+        words[place + LATENCY_BUCKETS + bisect_left(LATENCY_BOUNDS, elapsed)] += 1
 
-    def served(self, requests: Iterable[Counted], now: int) -> None:
-        """Count good answers at `now` (nanoseconds, monotonic), as `answered` counts each."""
+    def served(self, requests: Iterable[Counted], now: int, started: int, compute: int) -> None:
+        """Count the good answers of a batch, as `answered` counts each.
+
+        The batch began to run at `started`, on the clock of `now`, and took `compute`: all are
+        nanoseconds.
+        """
         accounts: dict[tuple[int, int], list[Counted]] = {}
         for request in requests:
             accounts.setdefault((request.place, request.series), []).append(request)
         words = self.words
-        for (endpoint, series), served in accounts.items():
+        everything = sum([sum([r.rows for r in served]) for served in accounts.values()])
+        for (place, series), served in accounts.items():
             rows = sum([request.rows for request in served])
-            waits = [now - request.began for request in served]
+            begun = [request.began for request in served]
+            share = compute * rows // everything if everything else 0
             words[series] += len(served)
             words[series + SERIES_ROWS] += rows
-            words[endpoint] += len(served)
-            words[endpoint + ROWS] += rows
-            words[endpoint + LATENCY_SUM] += sum(waits)
-            buckets = Counter([bisect_left(LATENCY_BOUNDS, wait) for wait in waits])
-            for bucket, count in buckets.items():
-                words[endpoint + LATENCY_BUCKETS + bucket] += count
+            words[series + SERIES_COMPUTE] += share
+            words[place] += len(served)
+            words[place + ROWS] += rows
+            words[place + BATCHES] += 1
+            words[place + COMPUTE] += share
+            self._times(place + LATENCY_SUM, begun, now)
+            self._times(place + WAIT_SUM, begun, started)
+
+    def _times(self, total: int, begun: list[int], end: int) -> None:
+        """Count the times until `end` in the sum at `total` and the buckets that follow it."""
+        words = self.words
+        words[total] += end * len(begun) - sum(begun)
+        longest = bisect_left(LATENCY_BOUNDS, end - min(begun))
+        if longest == bisect_left(LATENCY_BOUNDS, end - max(begun)):
+            words[total + 1 + longest] += len(begun)
+            return
+        for bucket, count in Counter(
+            [bisect_left(LATENCY_BOUNDS, end - began) for began in begun]
+        ).items():
+            words[total + 1 + bucket] += count
+
+    def count(self, place: int, word: int) -> None:
+        """Add one to one counter of a place, such as `EXPIRED` or `CACHE_HITS`."""
+        self.words[place + word] += 1
 
     def refused(self) -> None:
         """Count a request that was refused before it reached an endpoint."""

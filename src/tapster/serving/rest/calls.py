@@ -56,6 +56,7 @@ class Call(Turn):
         "series",
         "tag",
         "target",
+        "tenant",
         "wire",
     )
 
@@ -65,6 +66,7 @@ class Call(Turn):
         self, line: Line, wire: Wire, region: Region, heads: Heads, keep_alive: bool
     ) -> None:
         self._line = line
+        self.tenant = ""
         self._region = region
         self.keep_alive = keep_alive
         self.response = None

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from tapster.contract.errors import Code, TapsterError
-from tapster.serving.engine import Target
+from tapster.serving.engine import Endpoint, Target
 from tapster.serving.gate import FORBIDDEN, REFUSAL, REFUSAL_HINT, UNAUTHENTICATED, Pass
 from tapster.serving.rest.calls import Call, Turn
 from tapster.serving.rest.connection import MAX_LINE, NEVER, Connection, StopError, Visit
@@ -35,6 +35,8 @@ _NOTED: Final = frozenset(
         b"expect",
         b"host",
         b"inference-header-content-length",
+        b"x-request-timeout",
+        b"x-sticky-key",
     }
 )
 _TYPES: Final = frozenset(
@@ -88,9 +90,12 @@ class InferenceProtocol(Connection):
         self.deadline = NEVER
         call = Call(self, seen.wire, service.region, service.heads, True)
         call.series = seen.series
+        call.tenant = seen.tenant
         line = self._line
         line.append(call)
-        self._answer(call, seen.target, data[seen.head :])
+        target = seen.target or seen.endpoint.target("", "")
+        assert target is not None
+        self._answer(call, target, data[seen.head :], seen.timeout)
         if len(line) >= MAX_LINE:
             self.flow.pause_reading()
 
@@ -290,25 +295,30 @@ class InferenceProtocol(Connection):
             return
         call.place = endpoint.place
         call.series = service.engine.series(endpoint, holder)
+        call.tenant = holder.tenant
+        sticky = self._noted.get(b"x-sticky-key", b"")
         try:
-            target = service.target(endpoint, route)
+            timeout = _timeout(self._noted.get(b"x-request-timeout"), endpoint)
+            target = service.target(endpoint, route, sticky)
         except TapsterError as error:
             call.fail(error)
             return
         if self._keep_alive and holder.expires is None and not self._noted.keys() & _VARYING:
-            length = int(self._noted.get(b"content-length", b"0"))
-            self._learned = Seen(wire, target, call.series, length)
+            fixed = target if _fixed(route, sticky, target) else None
+            seen = Seen(wire, endpoint, target=fixed, tenant=holder.tenant)
+            seen.series, seen.timeout = call.series, timeout
+            seen.length = int(self._noted.get(b"content-length", b"0"))
+            self._learned = seen
         body, self._body = self._body, b""
-        self._answer(call, target, body)
+        self._answer(call, target, body, timeout)
 
-    def _answer(self, call: Call, target: Target, body: bytes | bytearray) -> None:
-        endpoint = target.endpoint
+    def _answer(self, call: Call, target: Target, body: bytes | bytearray, timeout: float) -> None:
         call.target = target
-        call.place = endpoint.place
-        call.deadline = call.began / 1e9 + endpoint.plan.deadline
+        call.place = target.place
+        call.deadline = call.began / 1e9 + timeout
         try:
             call.wire.read(call, body)
-            target.model.batcher.submit(call)
+            target.submit(call)
         except Exception as error:
             call.fail(error)
 
@@ -380,3 +390,30 @@ class InferenceProtocol(Connection):
         body = wire_of(self._route).refuse(error)
         response = self._service.heads.respond(status, body, keep_alive, allow)
         return response[: len(response) - len(body)] if self._method == b"HEAD" else response
+
+
+def _timeout(given: bytes | None, endpoint: Endpoint) -> float:
+    """Seconds that a request may take: the endpoint's, or fewer that its caller allows.
+
+    Raises TapsterError(invalid).
+    """
+    allowed = endpoint.plan.options.deadline
+    if given is None:
+        return allowed
+    try:
+        asked = float(given)
+    except ValueError:
+        asked = 0.0
+    if not asked > 0:
+        raise TapsterError(
+            "invalid",
+            "the header x-request-timeout must be a number of seconds above 0",
+            hint="for example x-request-timeout: 0.5",
+            field="x-request-timeout",
+        )
+    return min(asked, allowed)
+
+
+def _fixed(route: Route, sticky: bytes, target: Target) -> bool:
+    """Whether requests with this head always go to this target, while the plan stays."""
+    return bool(route.version or route.label or sticky) or target is target.endpoint.only

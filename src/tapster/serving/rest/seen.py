@@ -6,7 +6,7 @@ says the same every time, for as long as the plan in force stays the same.
 
 from typing import Final
 
-from tapster.serving.engine import Target
+from tapster.serving.engine import Endpoint, Target
 from tapster.serving.rest.wires import Wire
 
 MAX_KEPT: Final = 4096
@@ -15,16 +15,24 @@ _END: Final = b"\r\n\r\n"
 
 
 class Seen:
-    """What a head was found to say: where it goes, where its sender is counted, its length."""
+    """What a head was found to say: where it goes, who sent it, how long its body is.
 
-    __slots__ = ("head", "length", "series", "target", "wire")
+    `target` is None where each request is to be drawn a version of its own.
+    """
 
-    def __init__(self, wire: Wire, target: Target, series: int, length: int) -> None:
-        self.head = 0  # bytes of the head itself, once learned
+    __slots__ = ("endpoint", "head", "length", "series", "target", "tenant", "timeout", "wire")
+
+    def __init__(
+        self, wire: Wire, endpoint: Endpoint, *, target: Target | None, tenant: str
+    ) -> None:
         self.wire = wire
+        self.endpoint = endpoint
         self.target = target
-        self.series = series
-        self.length = length
+        self.tenant = tenant
+        self.series = 0
+        self.timeout = 0.0  # seconds
+        self.length = 0
+        self.head = 0  # bytes of the head itself, once learned
 
 
 class SeenHeads:

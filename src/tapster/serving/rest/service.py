@@ -59,13 +59,13 @@ class Service:
             )
         return endpoint
 
-    def target(self, endpoint: Endpoint, route: Route) -> Target:
-        """The model version a route names.
+    def target(self, endpoint: Endpoint, route: Route, sticky: bytes = b"") -> Target:
+        """The model version a route names, or that one request is given.
 
         Raises TapsterError(not_found) for a version or label that is not served and
         TapsterError(unavailable) while nothing is.
         """
-        target = endpoint.target(route.version, route.label)
+        target = endpoint.target(route.version, route.label, sticky)
         if target is not None:
             return target
         if not endpoint.targets:
