@@ -138,6 +138,10 @@ class Engine:
             for digest, model in sorted(self._models.items())
         )
 
+    def endpoints(self) -> list[Endpoint]:
+        """Every endpoint of the plan in force."""
+        return list(self._endpoints.values())
+
     def models(self) -> list[tuple[Endpoint, Target]]:
         """Everything that takes traffic, for metrics."""
         return [(e, target) for e in self._endpoints.values() for target in e.targets]

@@ -55,6 +55,8 @@ QUEUE_FULL, EXPIRED, LIMITED, CANCELLED, UNAVAILABLE = range(40, 45)
 CACHE_HITS, CACHE_MISSES = 45, 46
 # A shadow's answers: equal to what the caller got, not equal, errors.
 SHADOW_SAME, SHADOW_DIFFERENT, SHADOW_BROKEN = range(47, 50)
+# When a worker last saw its counters of the place change, in seconds since 1970.
+CHANGED: Final = 50
 PLACE_WORDS: Final = 64
 
 # The counters of a series (an endpoint as called by a key), by word.
@@ -68,6 +70,7 @@ _SERIES_OFFSET: Final = WORKER_WORDS + PLACES * PLACE_WORDS
 REGION_WORDS: Final = _SERIES_OFFSET + SERIES * SERIES_WORDS
 FILE_BYTES: Final = 8 * (_REGIONS + WORKERS * REGION_WORDS)
 OTHER: Final = "other"
+NEVER: Final = 1 << 63
 
 
 class Slots:
@@ -112,11 +115,12 @@ class Slots:
     def places(self) -> list[tuple[int, str, str, str]]:
         """(number, tenant, endpoint, version) of every place in use; 0 is `other`."""
         found = [(0, "", OTHER, "")]
-        for number, label in self._tables["place"].all():
-            name, _, version = label.rpartition("@")
-            tenant, _, endpoint = name.rpartition("/")
-            found.append((number, tenant, endpoint, version))
+        found += [(number, *_names(label)) for number, label in self._tables["place"].all()]
         return found
+
+    def name(self, number: int) -> tuple[str, str, str]:
+        """Tenant, endpoint and version of a place."""
+        return _names(self._tables["place"].label(number)) if number else ("", OTHER, "")
 
     def totals(self, number: int) -> list[int]:
         """The counters of a place, by word, over all workers."""
@@ -202,15 +206,26 @@ class _Labels:
     def all(self) -> list[tuple[int, str]]:
         return self._after(0)
 
+    def label(self, number: int) -> str:
+        start = self._offset + number * LABEL_WORDS * 8
+        length = int.from_bytes(self._memory[start : start + 2], "little")
+        return self._memory[start + 2 : start + 2 + length].decode()
+
     def _after(self, known: int) -> list[tuple[int, str]]:
         found = []
         for number in range(known + 1, self._count):
-            start = self._offset + number * LABEL_WORDS * 8
-            length = int.from_bytes(self._memory[start : start + 2], "little")
-            if not length:
+            label = self.label(number)
+            if not label:
                 break
-            found.append((number, self._memory[start + 2 : start + 2 + length].decode()))
+            found.append((number, label))
         return found
+
+
+def _names(label: str) -> tuple[str, str, str]:
+    """The parts of a place's label: tenant, endpoint, version."""
+    name, _, version = label.rpartition("@")
+    tenant, _, endpoint = name.rpartition("/")
+    return tenant, endpoint, version
 
 
 class Counted(Protocol):
@@ -222,8 +237,24 @@ class Counted(Protocol):
     began: int
 
 
+class Watch(Protocol):
+    """Who looks at requests one by one, on the event loop: see `Region.watch`."""
+
+    def served(self, requests: "list[Counted]", now: int, started: int, compute: int) -> None:
+        """Good answers of a batch to one place; the times are those of `Region.served`."""
+        ...
+
+    def failed(self, request: Counted, status: int, error: Exception, elapsed: int) -> None:
+        """A request that got an error; `elapsed` in nanoseconds."""
+        ...
+
+
 class Region:
-    """What one worker counts. Only that worker's event loop writes, so nothing is locked."""
+    """What one worker counts. Only that worker's event loop writes, so nothing is locked.
+
+    `watch` is told of every request that fails, and of the good answers that took `least`
+    nanoseconds or longer, with those that ran with them.
+    """
 
     def __init__(self, words: "memoryview[int]", offset: int) -> None:
         self.words = words
@@ -231,6 +262,8 @@ class Region:
         # Where a request is counted that has found no endpoint, or no key.
         self.nowhere = self.place(0)
         self.nobody = self.series(0)
+        self.watch: Watch | None = None
+        self.least = NEVER
 
     def start(self, pid: int) -> None:
         """A worker takes the region over: totals stay, gauges begin at nothing."""
@@ -298,21 +331,28 @@ class Region:
             words[place + ROWS] += rows
             words[place + BATCHES] += 1
             words[place + COMPUTE] += share
-            self._times(place + LATENCY_SUM, begun, now)
+            longest = self._times(place + LATENCY_SUM, begun, now)
             self._times(place + WAIT_SUM, begun, started)
+            if longest >= self.least and self.watch is not None:
+                self.watch.served(served, now, started, compute)
 
-    def _times(self, total: int, begun: list[int], end: int) -> None:
-        """Count the times until `end` in the sum at `total` and the buckets that follow it."""
+    def _times(self, total: int, begun: list[int], end: int) -> int:
+        """Count the times until `end` in the sum at `total` and the buckets that follow it.
+
+        Returns the longest.
+        """
         words = self.words
         words[total] += end * len(begun) - sum(begun)
-        longest = bisect_left(LATENCY_BOUNDS, end - min(begun))
-        if longest == bisect_left(LATENCY_BOUNDS, end - max(begun)):
-            words[total + 1 + longest] += len(begun)
-            return
+        longest = end - min(begun)
+        bucket = bisect_left(LATENCY_BOUNDS, longest)
+        if bucket == bisect_left(LATENCY_BOUNDS, end - max(begun)):
+            words[total + 1 + bucket] += len(begun)
+            return longest
         for bucket, count in Counter(
             [bisect_left(LATENCY_BOUNDS, end - began) for began in begun]
         ).items():
             words[total + 1 + bucket] += count
+        return longest
 
     def count(self, place: int, word: int) -> None:
         """Add one to one counter of a place, such as `EXPIRED` or `CACHE_HITS`."""

@@ -104,6 +104,8 @@ class Call(Turn):
         elapsed = time.monotonic_ns() - self.began
         status = STATUS[error.code]
         self._region.answered(self.place, self.series, status, 0, elapsed)
+        if self._region.watch is not None:
+            self._region.watch.failed(self, status, error, elapsed)
         self.response = self.heads.respond(status, self.wire.refuse(error), self.keep_alive)
         self._line.advance()
 
