@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test system soak check bench docs clean
+.PHONY: demo test system soak check bench docs protos clean
 
 demo: $(VENV)/.demo          ## from a data file to a served model, with the embedded default
 	$(BIN)/tapster demo
@@ -31,6 +31,10 @@ bench: $(VENV)/.test         ## the benchmarks whose figures the documents quote
 
 docs: $(VENV)/.test          ## write docs/reference from the code
 	$(BIN)/python docs/generate.py
+
+protos: $(VENV)/.test        ## write contract/protos/descriptors.binpb from the .proto files
+	cd src/tapster/contract/protos && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I. \
+		--include_imports --descriptor_set_out=descriptors.binpb *.proto
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
