@@ -32,7 +32,7 @@ def test_calls_are_counted_and_timed(plane: Plane) -> None:
     for name, value in before.items():
         assert sample(plane, name, **names) == value + 4
     assert sample(plane, "tapster_model_info", endpoint="sum-two", version="2") == 1
-    assert sample(plane, "tapster_package_state", state="ready") == 4
+    assert sample(plane, "tapster_package_workers", state="ready") == 4
 
 
 def test_unknown_names_make_no_series(plane: Plane) -> None:

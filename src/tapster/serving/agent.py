@@ -41,6 +41,20 @@ def publish(folder: Path, state: WorkerState) -> None:
     write_atomically(folder / f"worker-{state.worker}.json", msgspec.json.encode(state))
 
 
+def published(folder: Path, slots: Slots, workers: int = WORKERS) -> tuple[WorkerState, ...]:
+    """What every living worker of this machine, of the first so many, has last published."""
+    found = []
+    for index in range(workers):
+        try:
+            data = (folder / f"worker-{index}.json").read_bytes()
+            state = msgspec.json.decode(data, type=WorkerState)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        if state.pid == slots.state(index, PID) and _alive(state.pid):
+            found.append(state)
+    return tuple(found)
+
+
 class Agent:
     """The threads of one worker that act once the agent's lock is held."""
 
@@ -134,16 +148,7 @@ class Agent:
 
     def workers(self) -> tuple[WorkerState, ...]:
         """The state of every living worker of this machine."""
-        found = []
-        for index in range(min(self._settings.workers, WORKERS)):
-            try:
-                data = (self._folder / f"worker-{index}.json").read_bytes()
-                state = msgspec.json.decode(data, type=WorkerState)
-            except (OSError, msgspec.MsgspecError):
-                continue
-            if state.pid == self._slots.state(index, PID) and _alive(state.pid):
-                found.append(state)
-        return tuple(found)
+        return published(self._folder, self._slots, min(self._settings.workers, WORKERS))
 
     def usage(self) -> tuple[Usage, ...]:
         """What was used since the machine's counters were made."""

@@ -1,140 +1,364 @@
-"""Prometheus text (version 0.0.4) of all workers, read from the shared slots."""
+"""The metrics page of all workers, read from the shared slots and from what workers publish.
 
-from typing import Final
+A place is shown while the plan names it, and for `KEPT_SECONDS` after its counters last changed;
+they stay in the slots for bills, and go on where they were when the place comes back. Labels are
+names of the plan only, so nothing that a caller sends makes the page grow.
 
+The page is written in pieces of `SLICE_SECONDS`, with turns of the event loop between them.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tapster.contract.plan import WorkerState
+from tapster.serving import agent
 from tapster.serving import slots as layout
 from tapster.serving.engine import Engine
+from tapster.serving.exposition import Page, Shape, counters, histogram, labels
 from tapster.serving.slots import Region, Slots
 
-CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
-_CLASSES: Final = (
-    ("2xx", layout.OK),
-    ("4xx", layout.CLIENT_ERRORS),
-    ("5xx", layout.SERVER_ERRORS),
+KEPT_SECONDS: Final = 3600
+SLICE_SECONDS: Final = 0.0005
+PIECE: Final = 16
+# A worker that has not beaten for so long is dead, and its gauges say nothing.
+SILENT_SECONDS: Final = 30.0
+SECOND: Final = 1e9
+
+
+@dataclass(frozen=True)
+class _Family:
+    """A family with values for each place; `idle` says whether zeros are shown."""
+
+    name: str
+    kind: str
+    text: str
+    shape: Shape
+    words: tuple[int, ...]
+    unit: float = 1.0
+    idle: bool = True
+
+
+def _counter(
+    name: str,
+    text: str,
+    *words: int,
+    label: str = "",
+    values: Sequence[str] = (),
+    unit: float = 1.0,
+    idle: bool = True,
+) -> _Family:
+    shape = counters(name, label, values, "%d" if unit == 1.0 else "%r")
+    return _Family(name, "counter", text, shape, words, unit, idle)
+
+
+_FAMILIES: Final = (
+    _counter(
+        "tapster_requests_total", "Requests answered, by class of status.",
+        layout.OK, layout.CLIENT_ERRORS, layout.SERVER_ERRORS,
+        label="code", values=("2xx", "4xx", "5xx"),
+    ),
+    _counter(
+        "tapster_rejected_requests_total", "Requests that were not run, by reason.",
+        layout.QUEUE_FULL, layout.EXPIRED, layout.LIMITED, layout.CANCELLED, layout.UNAVAILABLE,
+        label="reason",
+        values=("queue_full", "expired", "limited", "cancelled", "unavailable"),
+    ),
+    _counter("tapster_rows_total", "Rows answered.", layout.ROWS),
+    _counter("tapster_batches_total", "Runs of the model.", layout.BATCHES),
+    _counter(
+        "tapster_compute_seconds_total", "Time that the model ran.", layout.COMPUTE, unit=SECOND
+    ),
+    _counter(
+        "tapster_cache_requests_total", "Requests looked up in the response cache, by result.",
+        layout.CACHE_HITS, layout.CACHE_MISSES,
+        label="result", values=("hit", "miss"), idle=False,
+    ),
+    _counter(
+        "tapster_shadow_answers_total", "Answers of a shadow, compared with what callers got.",
+        layout.SHADOW_SAME, layout.SHADOW_DIFFERENT, layout.SHADOW_BROKEN,
+        label="result", values=("same", "different", "error"), idle=False,
+    ),
+)  # fmt: skip
+_HISTOGRAMS: Final = (
+    (
+        "tapster_request_duration_seconds",
+        "From the whole request to its answer.",
+        layout.LATENCY_SUM,
+        layout.LATENCY_BUCKETS,
+    ),
+    (
+        "tapster_queue_wait_seconds",
+        "From the whole request until the model begins with it.",
+        layout.WAIT_SUM,
+        layout.WAIT_BUCKETS,
+    ),
 )
+_SECONDS: Final = [bound / SECOND for bound in layout.LATENCY_BOUNDS]
 _GAUGES: Final = (
     ("tapster_in_flight_requests", "Requests being answered.", layout.IN_FLIGHT),
     ("tapster_queued_requests", "Requests waiting for a model.", layout.QUEUED),
     ("tapster_connections", "Open connections.", layout.CONNECTIONS),
     ("tapster_plan_number", "Number of the serving plan in force.", layout.PLAN),
+    ("tapster_worker_ready", "Whether the worker takes requests.", layout.READY),
     ("tapster_worker_start_time_seconds", "When the worker started.", layout.STARTED),
 )
+_VITALS: Final = (
+    ("tapster_worker_resident_memory_bytes", "gauge", "Memory of the worker's process."),
+    ("tapster_worker_open_fds", "gauge", "Open files and sockets of the worker."),
+    ("tapster_worker_threads", "gauge", "Threads of the worker."),
+    ("tapster_worker_cpu_seconds_total", "counter", "Processor time of the worker's process."),
+)
+Table = "np.ndarray[Any, np.dtype[np.uint64]]"
 
 
-def render(slots: Slots, engine: Engine, own: Region) -> str:
-    """The metrics page."""
-    own.set(layout.QUEUED, engine.queued())
-    workers = slots.regions()
-    lines: list[str] = []
-    _places(lines, slots)
-    _workers(lines, slots, workers)
-    _batches(lines, slots, list(workers.values()))
-    _models(lines, engine)
-    return "\n".join(lines) + "\n"
+class Metrics:
+    """Writes the page; keeps the labels of places from one scrape to the next."""
 
+    def __init__(self, slots: Slots, engine: Engine, region: Region, folder: Path) -> None:
+        self._slots = slots
+        self._engine = engine
+        self._region = region
+        self._folder = folder
+        self._names: dict[int, str] = {}
+        self._version = version("tapster")
 
-def _places(lines: list[str], slots: Slots) -> None:
-    requests, rows, durations = [], [], []
-    for number, tenant, endpoint, version in slots.places():
-        counts = slots.totals(number)
-        names = _labels(tenant=tenant, endpoint=endpoint, version=version)
-        for name, word in _CLASSES:
-            requests.append(f'tapster_requests_total{{{names},code="{name}"}} {counts[word]}')
-        rows.append(f"tapster_rows_total{{{names}}} {counts[layout.ROWS]}")
-        durations += _histogram(
-            "tapster_request_duration_seconds",
-            names,
-            [bound / 1e9 for bound in layout.LATENCY_BOUNDS],
-            counts[layout.LATENCY_BUCKETS :][: len(layout.LATENCY_BOUNDS) + 1],
-            counts[layout.LATENCY_SUM] / 1e9,
+    async def page(self, openmetrics: bool = False) -> Page:
+        """The page in one of its two formats."""
+        self._region.set(layout.QUEUED, self._engine.queued())
+        workers = self._slots.regions()
+        alive = [index for index in workers if self._living(index)]
+        reading = asyncio.to_thread(_published, self._folder, self._slots, alive)
+        states, vitals = await reading
+        page = Page(openmetrics)
+        for _ in self._written(page, workers, alive, states, vitals):
+            await asyncio.sleep(0)
+        return page
+
+    def _living(self, index: int) -> bool:
+        return self._slots.state(index, layout.PID) != 0 and not (
+            self._slots.stalled(index, SILENT_SECONDS)
         )
-    _family(lines, "tapster_requests_total", "counter", "Requests by class of status.", requests)
-    _family(lines, "tapster_rows_total", "counter", "Rows answered.", rows)
-    _family(
-        lines,
-        "tapster_request_duration_seconds",
-        "histogram",
-        "From the whole request to its answer.",
-        durations,
-    )
 
+    def _written(
+        self,
+        page: Page,
+        workers: dict[int, int],
+        alive: list[int],
+        states: list[WorkerState],
+        vitals: dict[int, tuple[float, ...]],
+    ) -> Iterator[None]:
+        """Write everything, stopping whenever a slice of time is used up."""
+        table = self._totals(list(workers.values()))
+        named = self._named()
+        recent = table[:, layout.CHANGED] > time.time() - KEPT_SECONDS
+        recent[0] = True
+        recent[[number for number in named if number < len(recent)]] = True
+        shown = np.flatnonzero(recent)
+        table = table[shown]
+        numbers: list[int] = shown.tolist()
+        pace = _Pace()
+        for family in _FAMILIES:
+            page.family(family.name, family.kind, family.text)
+            yield from pace.over(page, self._counters(family, table, numbers, named))
+        for name, text, total, buckets in _HISTOGRAMS:
+            page.family(name, "histogram", text)
+            yield from pace.over(page, self._histogram(name, table, numbers, total, buckets))
+        yield from self._models(page, pace, states)
+        self._workers(page, workers, alive)
+        _processes(page, vitals)
+        self._batches(page, list(workers.values()))
+        page.family("tapster_build_info", "info", "What runs here.")
+        page.samples([f"tapster_build_info{{{labels(version=self._version)}}} 1"])
 
-def _workers(lines: list[str], slots: Slots, workers: dict[int, int]) -> None:
-    words = slots.words
-    for name, text, word in _GAUGES:
-        values = [
-            f'{name}{{worker="{index}"}} {words[offset + word]}'
+    # -- places
+
+    def _totals(self, regions: list[int]) -> Any:
+        """The counters of all places, summed over workers; `CHANGED` is the latest."""
+        count = self._learn()
+        size = count * layout.PLACE_WORDS
+        words = np.frombuffer(self._slots.words, np.uint64)
+        starts = [region + layout.WORKER_WORDS for region in regions]
+        tables = [words[start : start + size].reshape(count, -1) for start in starts]
+        total = np.sum(tables, axis=0)
+        total[:, layout.CHANGED] = np.max([each[:, layout.CHANGED] for each in tables], axis=0)
+        return total
+
+    def _learn(self) -> int:
+        """Spell the labels of places that are new; returns how many places there are."""
+        for number, tenant, endpoint, which in self._slots.places(len(self._names)):
+            self._names[number] = labels(tenant=tenant, endpoint=endpoint, version=which)
+        return len(self._names)
+
+    def _named(self) -> set[int]:
+        """The numbers of the places where the plan in force may count requests to a version."""
+        start = self._region.place(0)
+        return {
+            (target.place - start) // layout.PLACE_WORDS
+            for endpoint in self._engine.endpoints()
+            for target in (*endpoint.targets, *endpoint.shadows)
+        }
+
+    def _counters(
+        self, family: _Family, table: Any, numbers: list[int], named: set[int]
+    ) -> Iterator[str]:
+        rows = table[:, family.words]
+        values = (rows / family.unit if family.unit != 1.0 else rows).tolist()
+        for number, row in zip(numbers, values, strict=True):
+            if any(row) or (family.idle and (number in named or number == 0)):
+                yield family.shape.lines(self._names[number], row)
+
+    def _histogram(
+        self, name: str, table: Any, numbers: list[int], total: int, buckets: int
+    ) -> Iterator[str]:
+        shape = histogram(name, _SECONDS)
+        running = np.cumsum(table[:, buckets : buckets + len(_SECONDS) + 1], axis=1).tolist()
+        sums = (table[:, total] / SECOND).tolist()
+        for number, row, seconds in zip(numbers, running, sums, strict=True):
+            if row[-1]:
+                yield shape.lines(self._names[number], (*row, seconds, row[-1]))
+
+    # -- models
+
+    def _models(self, page: Page, pace: "_Pace", states: list[WorkerState]) -> Iterator[None]:
+        page.family("tapster_model_info", "info", "What each endpoint serves.")
+        yield from pace.over(page, self._infos())
+        page.family("tapster_traffic_weight_ratio", "gauge", "Share of an endpoint's requests.")
+        yield from pace.over(page, self._weights())
+        found: dict[tuple[str, str], int] = {}
+        for state in states:
+            for package in state.packages:
+                known = package.digest[:16], package.state
+                found[known] = found.get(known, 0) + 1
+        page.family("tapster_package_workers", "gauge", "Workers that have a package in a state.")
+        yield from pace.over(
+            page,
+            (
+                f"tapster_package_workers{{{labels(package=package, state=state)}}} {count}"
+                for (package, state), count in sorted(found.items())
+            ),
+        )
+
+    def _infos(self) -> Iterator[str]:
+        for endpoint in self._engine.endpoints():
+            for target in (*endpoint.targets, *endpoint.shadows):
+                names = labels(
+                    tenant=endpoint.plan.tenant,
+                    endpoint=endpoint.plan.name,
+                    version=target.version,
+                    model=target.variant.model,
+                    package=target.variant.package[:16],
+                    role="shadow" if target.variant.shadow else "serving",
+                )
+                yield f"tapster_model_info{{{names}}} 1"
+
+    def _weights(self) -> Iterator[str]:
+        for endpoint in self._engine.endpoints():
+            plan = endpoint.plan
+            whole = sum(target.variant.weight for target in endpoint.targets) or 1.0
+            for target in endpoint.targets:
+                names = labels(tenant=plan.tenant, endpoint=plan.name, version=target.version)
+                share = target.variant.weight / whole
+                yield f"tapster_traffic_weight_ratio{{{names}}} {share:.6g}"
+
+    # -- workers
+
+    def _workers(self, page: Page, workers: dict[int, int], alive: list[int]) -> None:
+        words = self._slots.words
+        for name, text, word in _GAUGES:
+            page.family(name, "gauge", text)
+            page.samples(
+                f'{name}{{worker="{index}"}} {words[workers[index] + word]}' for index in alive
+            )
+        name = "tapster_worker_restarts_total"
+        page.family(name, "counter", "Starts of the worker after its first.")
+        page.samples(
+            f'{name}{{worker="{index}"}} {words[offset + layout.STARTS] - 1}'
             for index, offset in workers.items()
-        ]
-        _family(lines, name, "gauge", text, values)
-    restarts = [
-        f'tapster_worker_restarts_total{{worker="{index}"}} {words[offset + layout.STARTS] - 1}'
-        for index, offset in workers.items()
-    ]
-    _family(lines, "tapster_worker_restarts_total", "counter", "Starts after the first.", restarts)
-    refused = sum(words[offset + layout.REFUSED] for offset in workers.values())
-    _family(
-        lines,
-        "tapster_refused_requests_total",
-        "counter",
-        "Requests without a key that allows them.",
-        [f"tapster_refused_requests_total {refused}"],
-    )
-
-
-def _batches(lines: list[str], slots: Slots, regions: list[int]) -> None:
-    words = slots.words
-    counts = [
-        sum(words[region + layout.BATCH_BUCKETS + bucket] for region in regions)
-        for bucket in range(len(layout.BATCH_BOUNDS) + 1)
-    ]
-    total = sum(words[region + layout.BATCH_SUM] for region in regions)
-    histogram = _histogram("tapster_batch_size_rows", "", list(layout.BATCH_BOUNDS), counts, total)
-    _family(lines, "tapster_batch_size_rows", "histogram", "Rows a batch.", histogram)
-
-
-def _models(lines: list[str], engine: Engine) -> None:
-    states = [
-        f'tapster_package_state{{package="{state.digest[:16]}",state="{state.state}"}} 1'
-        for state in engine.states()
-    ]
-    _family(lines, "tapster_package_state", "gauge", "Packages in the plan by state.", states)
-    infos = [
-        "tapster_model_info{"
-        + _labels(
-            tenant=e.plan.tenant,
-            endpoint=e.plan.name,
-            version=t.version,
-            model=t.variant.model,
-            package=t.variant.package[:16],
         )
-        + "} 1"
-        for e, t in engine.models()
-    ]
-    _family(lines, "tapster_model_info", "gauge", "What each endpoint serves.", infos)
+        name = "tapster_refused_requests_total"
+        page.family(name, "counter", "Requests without a key that allows them.")
+        refused = sum(words[offset + layout.REFUSED] for offset in workers.values())
+        page.samples([f"{name} {refused}"])
+
+    def _batches(self, page: Page, regions: list[int]) -> None:
+        words = self._slots.words
+        name = "tapster_batch_size_rows"
+        running = 0
+        lines = []
+        edges = [*(str(float(bound)) for bound in layout.BATCH_BOUNDS), "+Inf"]
+        for bucket, edge in enumerate(edges):
+            running += sum(words[region + layout.BATCH_BUCKETS + bucket] for region in regions)
+            lines.append(f'{name}_bucket{{le="{edge}"}} {running}')
+        total = sum(words[region + layout.BATCH_SUM] for region in regions)
+        page.family(name, "histogram", "Rows of a run of a model.")
+        page.samples([*lines, f"{name}_sum {total}", f"{name}_count {running}"])
 
 
-def _histogram(
-    name: str, labels: str, bounds: list[float], counts: list[int], total: float
-) -> list[str]:
-    lines = []
-    running = 0
-    comma = "," if labels else ""
-    for bound, count in zip([*map(str, bounds), "+Inf"], counts, strict=True):
-        running += count
-        lines.append(f'{name}_bucket{{{labels}{comma}le="{bound}"}} {running}')
-    shown = f"{{{labels}}}" if labels else ""
-    return [*lines, f"{name}_sum{shown} {total}", f"{name}_count{shown} {running}"]
+class _Pace:
+    """Stops for a moment whenever a slice of time is used up."""
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + SLICE_SECONDS
+
+    def over(self, page: Page, lines: Iterable[str]) -> Iterator[None]:
+        """Put the lines on the page, piece by piece."""
+        rest = iter(lines)
+        while piece := list(islice(rest, PIECE)):
+            page.samples(piece)
+            if time.perf_counter() > self._until:
+                yield
+                self._until = time.perf_counter() + SLICE_SECONDS
 
 
-def _family(lines: list[str], name: str, kind: str, text: str, samples: list[str]) -> None:
-    if samples:
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *samples]
+def _processes(page: Page, vitals: dict[int, tuple[float, ...]]) -> None:
+    for (name, kind, text), which in zip(_VITALS, range(len(_VITALS)), strict=True):
+        page.family(name, kind, text)
+        page.samples(
+            f'{name}{{worker="{index}"}} {values[which]}' for index, values in vitals.items()
+        )
 
 
-def _labels(**names: str) -> str:
-    return ",".join(f'{name}="{_escape(text)}"' for name, text in names.items())
+def _published(
+    folder: Path, slots: Slots, alive: list[int]
+) -> tuple[list[WorkerState], dict[int, tuple[float, ...]]]:
+    """What living workers have published, and what the system says of their processes."""
+    import psutil
+
+    vitals: dict[int, tuple[float, ...]] = {}
+    for index in alive:
+        with suppress(psutil.Error, OSError):
+            process = psutil.Process(slots.state(index, layout.PID))
+            with process.oneshot():
+                times = process.cpu_times()
+                vitals[index] = (
+                    process.memory_info().rss,
+                    process.num_fds(),
+                    process.num_threads(),
+                    round(times.user + times.system, 2),
+                )
+    return list(agent.published(folder, slots)), vitals
 
 
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def stamp(region: Region, seen: "np.ndarray[Any, Any] | None", count: int) -> Any:
+    """Note the time at places whose counters have changed since `seen`; returns them as they are.
+
+    To be called by the worker that owns the region, every few seconds.
+    """
+    start = region.offset + layout.WORKER_WORDS
+    words = np.frombuffer(region.words, np.uint64)[start : start + count * layout.PLACE_WORDS]
+    now = words.reshape(count, -1)[:, : layout.CHANGED].copy()
+    if seen is not None:
+        changed = np.any(now[: len(seen)] != seen, axis=1)
+        fresh = np.any(now[len(seen) :] != 0, axis=1)
+        for number in np.flatnonzero(np.concatenate([changed, fresh])).tolist():
+            region.words[region.place(number) + layout.CHANGED] = int(time.time())
+    return now

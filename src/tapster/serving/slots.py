@@ -112,11 +112,14 @@ class Slots:
         """The number of the pair (endpoint id, key id); 0 when none is left."""
         return self._number("series", f"{endpoint}\0{key}")
 
-    def places(self) -> list[tuple[int, str, str, str]]:
-        """(number, tenant, endpoint, version) of every place in use; 0 is `other`."""
-        found = [(0, "", OTHER, "")]
-        found += [(number, *_names(label)) for number, label in self._tables["place"].all()]
-        return found
+    def places(self, known: int = 0) -> list[tuple[int, str, str, str]]:
+        """(number, tenant, endpoint, version) of every place in use, but the first `known`.
+
+        0 is `other`.
+        """
+        found = [] if known else [(0, "", OTHER, "")]
+        labels = self._tables["place"].all(max(known - 1, 0))
+        return found + [(number, *_names(label)) for number, label in labels]
 
     def name(self, number: int) -> tuple[str, str, str]:
         """Tenant, endpoint and version of a place."""
@@ -203,8 +206,8 @@ class _Labels:
         self._numbers[label] = number
         return number
 
-    def all(self) -> list[tuple[int, str]]:
-        return self._after(0)
+    def all(self, known: int = 0) -> list[tuple[int, str]]:
+        return self._after(known)
 
     def label(self, number: int) -> str:
         start = self._offset + number * LABEL_WORDS * 8

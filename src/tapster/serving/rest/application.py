@@ -10,13 +10,14 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from tapster.contract.errors import TapsterError
-from tapster.serving import metrics
 from tapster.serving.gate import Pass
 from tapster.serving.rest import open_inference, tf_serving
 from tapster.serving.rest.bodies import encode, invalid
 from tapster.serving.rest.calls import STATUS
 from tapster.serving.rest.routes import Route
 from tapster.serving.rest.service import Service, wire_of
+from tapster.serving.rest.watching import KINDS as WATCHING
+from tapster.serving.rest.watching import Watching
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Application:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._watching = Watching(service)
         self._version = version("tapster")
         self._kinds: dict[str, Callable[[Route, Pass], Any]] = {
             "v2.server": self._server,
@@ -48,7 +50,11 @@ class Application:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         """See the ASGI specification."""
-        status, kind, body = self._answer(scope["state"]["route"], scope["state"]["pass"])
+        route, holder = scope["state"]["route"], scope["state"]["pass"]
+        if route.kind in WATCHING and holder is not None:
+            status, kind, body = await self._watching.answer(route, scope)
+        else:
+            status, kind, body = self._answer(route, holder)
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -63,9 +69,6 @@ class Application:
                 return (200, JSON, b'{"ready":true}') if ready else (503, JSON, b'{"ready":false}')
             if holder is None:
                 raise TapsterError("unauthenticated", "a key is needed")
-            if route.kind == "metrics":
-                text = metrics.render(service.slots, service.engine, service.region)
-                return 200, metrics.CONTENT_TYPE, text.encode()
             return 200, JSON, encode(self._kinds[route.kind](route, holder))
         except TapsterError as error:
             return STATUS[error.code], JSON, wire_of(route).refuse(error)
