@@ -239,7 +239,9 @@ def test_a_killed_worker_is_missed_by_nobody_but_its_own(new_plane: Callable[...
     line = next(
         line
         for line in plane.call("GET", "/metrics").body.decode().splitlines()
-        if line.startswith('tapster_requests_total{tenant="default",endpoint="sum",code="2xx"}')
+        if line.startswith(
+            'tapster_requests_total{tenant="default",endpoint="sum",version="1",code="2xx"}'
+        )
     )
     # What was counted but not read when a worker died, is the only difference there may be.
     assert load.count <= int(line.split()[-1]) <= load.count + 3 * 4 * load.depth + 16
@@ -260,7 +262,7 @@ def test_counters_survive_a_kill(new_plane: Callable[..., Plane]) -> None:
     plane.start()
     plane.applied()
     text = plane.call("GET", "/metrics").body.decode()
-    labels = 'tenant="default",endpoint="sum"'
+    labels = 'tenant="default",endpoint="sum",version="1"'
     assert f'tapster_requests_total{{{labels},code="2xx"}} 15\n' in text
     assert f'tapster_requests_total{{{labels},code="4xx"}} 3\n' in text
     assert f"tapster_rows_total{{{labels}}} 15\n" in text
