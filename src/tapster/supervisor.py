@@ -1,7 +1,8 @@
 """`tapster up`: holds the home, binds the ports, starts the processes and keeps them alive.
 
 Children inherit the listening sockets, so a connection waits while a dead child is replaced, and
-end with this process. It imports no web framework, no database and no model library.
+end with this process. While the control process cannot live, this one says so in its place, and
+serving goes on. It imports no web framework, no database and no model library.
 """
 
 import errno
@@ -32,6 +33,11 @@ _STOP_GRACE: Final = 30.0
 _LONGEST_BACKOFF: Final = 10.0
 _HEALTHY: Final = 5.0
 _GIVE_UP: Final = 4
+_LINGER: Final = 1.0
+_ABSENT: Final = (
+    b'{"error":{"code":"unavailable","message":"the control plane is not running",'
+    b'"hint":"it is started again and again; the log says why it ends","field":""}}'
+)
 
 
 @dataclass
@@ -47,6 +53,48 @@ class Child:
     due: float = 0.0
     young_deaths: int = 0
     restarts: int = field(default=-1)
+
+
+class _StandIn:
+    """Answers 503 to whoever asks for the control plane while there is none."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._lingering: list[tuple[float, socket.socket]] = []
+
+    def answer(self) -> None:
+        """Refuse everybody who has come."""
+        head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+        length = b"Retry-After: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(_ABSENT)
+        with suppress(OSError):
+            while True:
+                caller, _ = self._listener.accept()
+                caller.setblocking(False)
+                self._lingering.append((time.monotonic() + _LINGER, caller))
+                with suppress(OSError):
+                    caller.sendall(head + length + _ABSENT)
+                    caller.shutdown(socket.SHUT_WR)
+
+    def let_go(self) -> None:
+        """Close the connections of those who have closed theirs, or had a moment to read.
+
+        Closing one with unread input would reset it, and the answer might never be seen.
+        """
+        now = time.monotonic()
+        self._lingering = [pair for pair in self._lingering if not self._closed(*pair, now)]
+
+    @staticmethod
+    def _closed(until: float, caller: socket.socket, now: float) -> bool:
+        ended = now > until
+        with suppress(BlockingIOError):
+            try:
+                while not ended:
+                    ended = not caller.recv(65536)
+            except ConnectionError:
+                ended = True
+        if ended:
+            caller.close()
+        return ended
 
 
 def run(config: Settings, announce: Callable[[Settings], None] | None = None) -> int:
@@ -76,6 +124,8 @@ class _Supervisor:
         run_folder.mkdir(exist_ok=True)
         self._slots = slots.Slots(run_folder / "slots")
         me = str(os.getpid())
+        self._stand_in = _StandIn(control)
+        self._plan = run_folder / "plan.json"
         self._control = Child(
             "control",
             ["-m", "tapster.app", str(control.fileno()), me],
@@ -107,6 +157,9 @@ class _Supervisor:
             while not self._stopping:
                 for child in children:
                     self._look_after(child)
+                if self._control.process is None:
+                    self._stand_in.answer()
+                self._stand_in.let_go()
                 time.sleep(_POLL)
         finally:
             self._end(self._workers)
@@ -145,7 +198,8 @@ class _Supervisor:
             return
         if now - child.started < _HEALTHY:
             child.young_deaths += 1
-        if child is self._control and child.young_deaths >= _GIVE_UP:
+        hopeless = child is self._control and child.young_deaths >= _GIVE_UP
+        if hopeless and not self._plan.exists():  # with a plan, workers serve without it
             raise TapsterError(
                 "unavailable",
                 f"the control process died {_GIVE_UP} times as it started",

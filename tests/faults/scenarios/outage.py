@@ -1,0 +1,164 @@
+"""The control plane, or its database, is gone while callers call."""
+
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+import tapster
+from tapster.contract.errors import TapsterError
+from tests.conftest import Server
+from tests.faults.scenarios import models
+from tests.faults.scenarios.kills import deploy, port_of, requests_to, until
+from tests.faults.scenarios.load import Load
+
+RATE: Final = 100.0
+ENDPOINT: Final = "total"
+PATIENCE: Final = 30.0
+ADMINISTRATORS: Final = 12
+
+
+@dataclass
+class Outage:
+    """What callers and administrators saw.
+
+    `control` holds (seconds, status) of every call to the control plane while it was out, status
+    0 for a refused connection; `recovery` is the seconds until it answered again.
+    """
+
+    name: str
+    control: list[tuple[float, int]] = field(default_factory=list)
+    recovery: float = 0.0
+    answered: int = 0
+    statuses: set[int] = field(default_factory=set)
+    failures: list[str] = field(default_factory=list)
+
+
+def outages(server: Server) -> dict[str, Callable[[], Iterator[None]]]:
+    """Ways to be without a control plane or a database, each with its return."""
+    database = server.home / "tapster.db"
+    return {
+        "killed, and cannot start": partial(_beheaded, server, database),
+        "database locked": partial(_locked, database),
+        "database deleted": partial(_deleted, database),
+        "database not writable": partial(_blocked, database),
+    }
+
+
+def without_control(server: Server, name: str, seconds: float) -> Outage:
+    """Call at a hundred requests a second before, during and after an outage."""
+    seen = Outage(name)
+    with Load(port_of(server), requests_to(server, ENDPOINT), rate=RATE, reuse=50) as load:
+        load.more(100)
+        with ThreadPoolExecutor(ADMINISTRATORS) as pool, contextmanager(outages(server)[name])():
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                asked = [pool.submit(_ask, server, number % 2) for number in range(ADMINISTRATORS)]
+                seen.control += [each.result() for each in asked]
+                time.sleep(seconds / 100)
+        began = time.monotonic()
+        until(lambda: _back(server), "the control plane to be back", 60)
+        seen.recovery = time.monotonic() - began
+        _deploy_again(server)
+        load.more(100)
+    seen.answered = len(load.answers)
+    seen.statuses = {answer.status for answer in load.answers}
+    seen.failures = [*load.wrong, *map(str, load.broken)] + ["refused"] * load.refused
+    return seen
+
+
+def prepare(server: Server) -> None:
+    """Deploy what callers call."""
+    deploy(server, ENDPOINT, models.total(0.0))
+
+
+def _ask(server: Server, write: int) -> tuple[float, int]:
+    """Ask the control plane for something that it must read or write; how long, the status."""
+    method, path = ("PUT", "models/total/aliases/probe") if write else ("GET", "models")
+    began = time.monotonic()
+    try:
+        status = httpx.request(
+            method,
+            f"{server.url}/api/v1/{path}",
+            headers={"authorization": f"Bearer {server.key}"},
+            timeout=PATIENCE,
+        ).status_code
+    except httpx.ConnectError:
+        status = 0
+    except httpx.HTTPError:
+        status = -1
+    return time.monotonic() - began, status
+
+
+def _back(server: Server) -> bool:
+    """Whether it answers everybody, not only whoever is given one good database connection."""
+    with ThreadPoolExecutor(ADMINISTRATORS) as pool:
+        asked = [pool.submit(_ask, server, number % 2) for number in range(ADMINISTRATORS)]
+        return {each.result()[1] for each in asked} == {200}
+
+
+def _deploy_again(server: Server) -> None:
+    """Everything works as before: a deployment goes through."""
+    with tapster.connect(server.url, key=server.key) as client:
+        try:
+            assert client.deploy(f"{ENDPOINT}@1").status == "live"
+        except TapsterError as error:
+            raise AssertionError(f"{error.message} {server.log()[-2000:]}") from None
+
+
+def _control(server: Server) -> int:
+    """The control process, 0 when there is none."""
+    found = server.children("tapster.app")
+    return found[0].pid if found else 0
+
+
+def _beheaded(server: Server, database: Path) -> Iterator[None]:
+    """The process is killed, and a folder in its database's place lets none start."""
+    away = database.with_name("away.db")
+    database.rename(away)
+    database.mkdir()
+    os.kill(_control(server), signal.SIGKILL)
+    yield
+    database.rmdir()
+    away.rename(database)
+
+
+def _locked(database: Path) -> Iterator[None]:
+    """Another process holds the database's lock; as SQLite's lock is a process's, so may we."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def _deleted(database: Path) -> Iterator[None]:
+    """The file is gone under the process that has it open."""
+    away = database.with_name("away.db")
+    database.rename(away)
+    yield
+    away.rename(database)
+
+
+def _blocked(database: Path) -> Iterator[None]:
+    """No journal can be made, as on a file system that is read-only."""
+    journal = database.with_name("tapster.db-journal")
+    until(lambda: _made(journal), "a moment between two transactions")
+    yield
+    journal.rmdir()
+
+
+def _made(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
