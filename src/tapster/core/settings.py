@@ -9,10 +9,12 @@ from typing import Any
 from tapster.contract.errors import TapsterError
 
 MIB = 1 << 20
+_LEVELS = ("debug", "info", "warning", "error")
+_FORMATS = ("auto", "json", "text")
 
 
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _setting(default: Any, text: str, choices: tuple[str, ...] = (), *, share: bool = False) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices, "share": share})
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,19 @@ class Settings:
     receive_timeout: float = _setting(10.0, "seconds a client has for headers, and for a body")
     keep_alive: float = _setting(75.0, "seconds an idle connection is kept")
     inline_budget: float = _setting(0.0005, "seconds of model work a turn of the event loop")
-    log_level: str = _setting("info", "debug, info, warning or error")
+    model_memory: int = _setting(2048 * MIB, "bytes a model in a process of its own may use")
+    model_start_timeout: float = _setting(60.0, "seconds such a model may take to load")
+    model_instances: int = _setting(1, "processes of such a model in each worker")
+    python_models: bool = _setting(False, "run models that are Python code; they can do anything")
+    skops_trusted: str = _setting("", "types that skops files may hold, besides its own list")
+    log_level: str = _setting("info", "debug, info, warning or error", _LEVELS)
+    log_format: str = _setting("auto", "json, text, or auto: text on a terminal", _FORMATS)
+    access_log: float = _setting(0.0, "share of requests that get a log line", share=True)
+    slow_request: float = _setting(5.0, "seconds from which a request is logged as slow; 0: never")
+    otel_endpoint: str = _setting("", "base URL of an OTLP/HTTP collector that traces are sent to")
+    otel_sample: float = _setting(
+        0.01, "share of requests traced when their caller does not say", share=True
+    )
 
     @property
     def url(self) -> str:
@@ -72,6 +86,7 @@ def load(environment: Mapping[str, str] = os.environ, **overrides: Any) -> Setti
             values[item.name] = given
         elif environment.get(variable, "") != "":
             values[item.name] = _parse(variable, environment[variable], item.default)
+        _check(variable, values.get(item.name, item.default), item.metadata)
     settings = Settings(**values)
     object.__setattr__(settings, "home", Path(settings.home).expanduser().absolute())
     if settings.no_auth and not settings.loopback:
@@ -96,6 +111,14 @@ def _parse(variable: str, text: str, default: Any) -> Any:
         raise TapsterError(
             "invalid", f"{variable}={text!r} is not {kind or 'usable'}", field=variable
         ) from None
+
+
+def _check(variable: str, value: Any, known: Mapping[str, Any]) -> None:
+    if known["choices"] and value not in known["choices"]:
+        words = ", ".join(known["choices"])
+        raise TapsterError("invalid", f"{variable}={value!r} is not one of {words}", field=variable)
+    if known["share"] and not 0 <= value <= 1:
+        raise TapsterError("invalid", f"{variable}={value!r} is not from 0 to 1", field=variable)
 
 
 def _spell(value: Any) -> str:

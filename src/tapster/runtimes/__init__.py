@@ -35,6 +35,14 @@ class Runtime(Protocol):
 
     name: str
 
+    def describe(self, files: dict[str, bytes], model_file: str) -> Signature:
+        """What a model that is no package yet takes and gives, by its own account.
+
+        Raises TapsterError(unprocessable). Like `load`, it may run what is in the files: unless
+        `inline` holds, both are called in a process of the model's own only.
+        """
+        ...
+
     def load(self, manifest: Manifest, files: dict[str, bytes], threads: int) -> LoadedModel:
         """Load from verified bytes. Raises TapsterError(unprocessable)."""
         ...

@@ -36,6 +36,10 @@ class OnnxRuntime:
 
     name = "onnx"
 
+    def describe(self, files: dict[str, bytes], model_file: str) -> Signature:
+        """See Runtime and `signature_from_graph`."""
+        return signature_from_graph(files[model_file])
+
     def load(self, manifest: Manifest, files: dict[str, bytes], threads: int) -> "OnnxModel":
         """Load from verified bytes with `threads` threads. Raises TapsterError(unprocessable)."""
         model = files[manifest.model_file]

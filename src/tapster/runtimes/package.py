@@ -172,6 +172,14 @@ def open_package(folder: Path, digest: str) -> Package:
     return Package(manifest=manifest, files=files, digest=digest)
 
 
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The files of a folder that is no package yet, by name. Raises TapsterError(unprocessable)."""
+    return {
+        name: _read(folder / name, name, (folder / name).lstat().st_size)
+        for name in sorted(_listing(folder))
+    }
+
+
 def decode_manifest(data: bytes) -> Manifest:
     """Parse and check a manifest whose digest is known. Raises TapsterError(unprocessable)."""
     try:

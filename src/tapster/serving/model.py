@@ -16,6 +16,7 @@ from tapster.core.blobs import BlobStore
 from tapster.runtimes import LoadedModel, Runtime, parity
 from tapster.runtimes.package import PARITY, check_signature, open_package
 from tapster.runtimes.rows import Encoder
+from tapster.serving import isolation
 from tapster.serving.batcher import Batcher, Cost, packed_input
 
 LOADING: Final = "loading"
@@ -35,7 +36,12 @@ class Loaded:
         check_signature(folder, signers)
         self.manifest: Manifest = opened.manifest
         runtime: Runtime = plugins.load("tapster.runtimes", self.manifest.runtime)()
-        self.loaded: LoadedModel = runtime.load(self.manifest, opened.files, threads=1)
+        self.inline = runtime.inline(self.manifest, opened.files)
+        self.loaded: LoadedModel = (
+            runtime.load(self.manifest, opened.files, threads=1)
+            if self.inline
+            else isolation.load(folder, package.digest, self.manifest)
+        )
         try:
             vectors = opened.files.get(PARITY, b"")
             parity.replay(self.loaded, vectors, self.manifest.tolerance)
@@ -43,7 +49,6 @@ class Loaded:
             self.together = _batchable(self.manifest.signature) and all(
                 vector.independent for vector in recorded
             )
-            self.inline = runtime.inline(self.manifest, opened.files)
             self.cost = _measure(self.loaded, recorded[0].inputs, self.together)
         except BaseException:
             self.loaded.close()

@@ -1,0 +1,413 @@
+"""One process of a model, seen from the worker: from its start to its end."""
+
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from tapster.contract.errors import TapsterError
+from tapster.contract.inference import Array
+from tapster.contract.manifest import Signature
+from tapster.runtimes.isolated import MIB, Limits
+from tapster.runtimes.isolated.frames import (
+    WORDS,
+    Boot,
+    Garbled,
+    Hello,
+    Line,
+    Lost,
+    Need,
+    Outputs,
+    Refusal,
+    Room,
+    Run,
+    Silence,
+)
+from tapster.runtimes.isolated.segments import KEEP, Segment
+from tapster.runtimes.isolated.surroundings import Folder, Talk, environment
+from tapster.runtimes.isolated.tensors import Parcel, unpack
+
+log = logging.getLogger(__name__)
+
+# A model that looks at its deadline itself answers shortly after it.
+GRACE: Final = 0.1
+# An overdue run may take as long as the longest good one did, at most so many seconds.
+PATIENCE: Final = 1.0
+TICK: Final = 0.1
+OUT_OF_MEMORY: Final = 86
+_FULL: Final = 0.9
+_GROWN: Final = 1.5
+_FAMILY_TICKS: Final = 10
+_GONE_SECONDS: Final = 5.0
+
+
+class Died(Exception):  # noqa: N818 - named for what happened
+    """The process ended before it answered; str() is why, as in "it died of signal 11".
+
+    `asked`: it may have begun to run the request.
+    """
+
+    def __init__(self, cause: str, *, asked: bool = True) -> None:
+        super().__init__(cause)
+        self.asked = asked
+
+
+class Process:
+    """A model's process. `ask` is for whoever has it to itself, the rest for its keeper.
+
+    The keeper is one thread, which must outlive the process: see die_with_parent.
+    """
+
+    def __init__(self, boot: Boot, limits: Limits, label: str) -> None:
+        """Start it. Raises OSError."""
+        self._limits = limits
+        self._cause = ""
+        self._closed = False
+        self._lock = threading.Lock()
+        self._asking = threading.Lock()
+        self._reaped = threading.Event()
+        self._inputs: Segment | None = None
+        self._outputs: Segment | None = None
+        self._turn = 0
+        self._longest = 0.0
+        self._overdue_until: float | None = None
+        self._ticks = 0
+        self._base = 0
+        self._family = 0
+        self._boot = boot
+        self._folder = Folder()
+        ours, theirs = socket.socketpair()
+        printed, printing = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._process = _spawn(theirs, printing, self._folder.path, limits.threads)
+        except BaseException:
+            ours.close()
+            os.close(printed)
+            self._folder.remove()
+            raise
+        finally:
+            theirs.close()
+            os.close(printing)
+        self.pid = self._process.pid
+        self._ended = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
+        self._line = Line(ours, WORDS, self._ended)
+        self._talk = Talk(printed, log, label)
+
+    # -- for the keeper
+
+    def greet(self) -> Signature | None:
+        """Wait until the model is loaded; the signature of a draft.
+
+        Raises TapsterError(unprocessable) when the model is refused, and Died.
+        """
+        until = time.monotonic() + self._limits.start
+        try:
+            self._line.say(self._boot, until)
+            while not self._line.spoken():
+                if time.monotonic() > until:
+                    raise Silence
+                if self._wait(True):
+                    raise Lost
+            word, _ = self._line.hear(until)
+        except Silence:
+            raise Died(f"it was not loaded within {self._limits.start:g} s") from None
+        except Lost:
+            raise Died(self.end()) from None
+        except Garbled:
+            raise Died("it said something that is no answer") from None
+        if isinstance(word, Hello):
+            self._base = _memory(self.pid)[0]
+            return word.signature
+        if isinstance(word, Refusal) and not word.memory:
+            raise TapsterError.from_dict(word.error)
+        raise Died(self._short())
+
+    def tend(self) -> bool:
+        """Wait a moment, pass on what it printed, hold it to its limits; False once it has ended.
+
+        Raises nothing.
+        """
+        if self._wait(self._overdue_until is not None):
+            return False
+        self._ticks += 1
+        private, _, shared = _memory(self.pid)
+        ours = sum(each.size for each in (self._inputs, self._outputs) if each is not None)
+        private += max(0, shared - ours)
+        if self._ticks % _FAMILY_TICKS == 0:
+            self._family = sum(_memory(child)[0] for child in _children(self.pid))
+        if private + self._family > self._limits.memory:
+            self.kill(self._short())
+        if self._overdue_until is not None and time.monotonic() > self._overdue_until:
+            self.kill("it did not stop at its deadline")
+        return True
+
+    def settled(self) -> bool:
+        """Whether an overdue run has been answered, so that the process is free again."""
+        if self._overdue_until is None or not self._line.spoken():
+            return False
+        until = time.monotonic() + GRACE
+        try:
+            word, _ = self._line.hear(until)
+            if not isinstance(word, Outputs | Refusal | Need) or word.turn != self._turn:
+                raise Garbled
+            if isinstance(word, Need):
+                self._line.say(Room(False), until)
+        except Lost:
+            return False
+        except (Silence, Garbled):
+            self.kill("it said something that is no answer")
+            return False
+        self._overdue_until = None
+        self._give_back_large()
+        return True
+
+    def full(self) -> bool:
+        """Whether it has grown so near its limit of memory that it is better replaced now."""
+        private, asked, _ = _memory(self.pid)
+        return asked > _FULL * self._limits.memory and private > _GROWN * self._base
+
+    def kill(self, cause: str) -> None:
+        """End it and its children; `cause` is kept if it is the first."""
+        with self._lock:
+            if not self._reaped.is_set():
+                self._cause = self._cause or cause
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
+
+    def end(self) -> str:
+        """End it if it lives, and collect what is left of it, once; why it ended."""
+        with self._lock:
+            if not self._reaped.is_set():
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)  # its children, and it if it lives
+                code = self._process.wait()
+                self._cause = self._cause or self._explain(code)
+                self._reaped.set()
+        with self._asking:
+            if not self._closed:
+                self._closed = True
+                self._close()
+        return self._cause
+
+    # -- for whoever runs the model
+
+    def ask(
+        self, inputs: dict[str, Array], outputs: Sequence[str], deadline: float
+    ) -> dict[str, Array]:
+        """Run the model. Raises what it raises, TapsterError(deadline, invalid, too_large), Died.
+
+        After TapsterError(deadline) `overdue` may hold: then the keeper has the process.
+        """
+        with self._asking:  # what it reads from is not closed under its hands
+            return self._ask(inputs, outputs, deadline)
+
+    def _ask(
+        self, inputs: dict[str, Array], outputs: Sequence[str], deadline: float
+    ) -> dict[str, Array]:
+        began = time.monotonic()
+        self._turn += 1
+        parcel = self._parcel(inputs)
+        asked = False
+        try:
+            self._send(parcel, outputs, deadline)
+            asked = True
+            answers = self._taken(self._heard(deadline))
+        except Silence:
+            self._overdue_until = time.monotonic() + min(self._longest, PATIENCE)
+            raise late() from None
+        except Lost:
+            raise Died(self._epitaph(), asked=asked) from None
+        except (Garbled, ValueError):
+            self.kill("it said something that is no answer")
+            raise Died(self._epitaph()) from None
+        self._longest = max(self._longest, time.monotonic() - began)
+        self._give_back_large()
+        return answers
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it still runs what nobody waits for."""
+        return self._overdue_until is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether nothing has ended it yet."""
+        return not self._cause
+
+    def _parcel(self, inputs: dict[str, Array]) -> Parcel:
+        try:
+            parcel = Parcel(inputs)
+        except (TypeError, ValueError) as error:
+            raise TapsterError(
+                "invalid", f"the inputs cannot be passed to the model: {error}"
+            ) from None
+        if parcel.size > self._limits.largest:
+            raise _too_large("inputs", parcel.size, self._limits.largest)
+        return parcel
+
+    def _send(self, parcel: Parcel, outputs: Sequence[str], deadline: float) -> None:
+        grown = parcel.size > (self._inputs.size if self._inputs else 0)
+        if grown:
+            self._inputs = _replaced(self._inputs, parcel.size)
+        parcel.put(self._inputs)
+        run = Run(self._turn, parcel.tensors, list(outputs), deadline, grown)
+        descriptor = self._inputs.descriptor if grown and self._inputs else -1
+        self._line.say(run, deadline + GRACE, descriptor)
+
+    def _heard(self, deadline: float) -> Outputs | Refusal:
+        word, _ = self._line.hear(deadline + GRACE)
+        if isinstance(word, Need) and word.turn == self._turn:
+            if word.size > self._limits.largest:
+                self._line.say(Room(False), deadline + GRACE)
+                raise _too_large("answer", word.size, self._limits.largest)
+            self._outputs = _replaced(self._outputs, word.size)
+            self._line.say(Room(True), deadline + GRACE, self._outputs.descriptor)
+            word, _ = self._line.hear(deadline + GRACE)
+        if not isinstance(word, Outputs | Refusal) or word.turn != self._turn:
+            raise Garbled
+        return word
+
+    def _taken(self, word: Outputs | Refusal) -> dict[str, Array]:
+        """The answer, out of the shared memory; raises the error it is."""
+        if isinstance(word, Outputs):
+            found = unpack(word.outputs, self._outputs)
+            return {name: array.copy() for name, array in found.items()}
+        self._give_back_large()
+        if word.memory:
+            raise TapsterError(
+                "unavailable",
+                f"the model's process {self._short().removeprefix('it ')}",
+                hint="send fewer rows, or have its limit of memory raised",
+            )
+        raise TapsterError.from_dict(word.error)
+
+    def _give_back_large(self) -> None:
+        if self._inputs is not None and self._inputs.size > KEEP:
+            self._inputs.close()
+            self._inputs = None
+        if self._outputs is not None and self._outputs.size > KEEP:
+            self._outputs.close()
+            self._outputs = None
+
+    # -- its life and its end
+
+    def _wait(self, listen: bool) -> bool:
+        """Up to a tick, or until it speaks (if we `listen`), prints or ends: whether it ended."""
+        poll = select.poll()
+        if self._talk.open:
+            poll.register(self._talk.descriptor, select.POLLIN)
+        if self._ended >= 0:
+            poll.register(self._ended, select.POLLIN)
+        if listen:
+            poll.register(self._line, select.POLLIN)
+        if self._talk.descriptor in dict(poll.poll(TICK * 1000)):
+            self._talk.read()
+        try:
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self.pid, options) is not None
+        except ChildProcessError:
+            return True
+
+    def _epitaph(self) -> str:
+        """Why it ended, from the keeper who sees to its end."""
+        if not self._reaped.wait(_GONE_SECONDS):
+            self.kill("it hung up")
+        return self._cause or "it ended"
+
+    def _explain(self, code: int) -> str:
+        if code == OUT_OF_MEMORY:
+            return self._short()
+        if code == -signal.SIGKILL:
+            return "it was killed (signal 9), as the system does when its memory runs out"
+        if code < 0:
+            return f"it died of signal {-code} ({signal.Signals(-code).name})"
+        return f"it ended by itself with exit code {code}"
+
+    def _short(self) -> str:
+        return f"it ran out of its memory limit of {self._limits.memory // MIB} MiB"
+
+    def _close(self) -> None:
+        self._line.close()
+        self._talk.close()
+        if self._ended >= 0:
+            os.close(self._ended)
+        for segment in (self._inputs, self._outputs):
+            if segment is not None:
+                segment.close()
+        self._folder.remove()
+
+
+def late() -> TapsterError:
+    """The error of a run that did not end in time."""
+    return TapsterError(
+        "deadline", "the model did not finish in time", hint="send fewer rows, or allow more time"
+    )
+
+
+def _spawn(
+    end: socket.socket, printing: int, folder: Path, threads: int
+) -> subprocess.Popen[bytes]:
+    name = "tapster.runtimes.isolated.child"
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", name, str(end.fileno()), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=printing,
+        stderr=printing,
+        pass_fds=[end.fileno()],
+        cwd=folder,
+        env=environment(folder, threads),
+        start_new_session=True,
+    )
+
+
+def _replaced(segment: Segment | None, size: int) -> Segment:
+    if segment is not None:
+        segment.close()
+    return Segment.make(size)
+
+
+def _too_large(what: str, size: int, largest: int) -> TapsterError:
+    return TapsterError(
+        "too_large",
+        f"the {what} of this run would take {size // MIB} MiB; at most {largest // MIB} are passed",
+        hint="send fewer rows at a time",
+    )
+
+
+def _memory(pid: int) -> tuple[int, int, int]:
+    """Bytes of private memory that a process uses and has asked for, and of shared memory.
+
+    Zeros once it is gone.
+    """
+    if sys.platform != "linux":
+        import psutil
+
+        with suppress(psutil.Error):
+            used = int(psutil.Process(pid).memory_info().rss)
+            return used, used, 0
+        return 0, 0, 0
+    found = dict.fromkeys(("RssAnon", "VmData", "RssShmem"), 0)
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in found:
+                found[name] = int(value.split()[0]) << 10
+    return found["RssAnon"], found["VmData"], found["RssShmem"]
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    found: list[int] = []
+    with suppress(OSError, ValueError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return found + [grandchild for child in found for grandchild in _children(child)]
