@@ -61,17 +61,27 @@ class TapsterError(Exception):
 
     `message` says what was wrong and where, `hint` what to do about it, `field` which part of
     the input it was. None of them may hold a path of the server, a traceback or a secret.
+    `retry_after`: seconds after which a full server may take the request, 0 if nobody knows.
     """
 
-    def __init__(self, code: Code, message: str, *, hint: str = "", field: str = "") -> None:
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        hint: str = "",
+        field: str = "",
+        retry_after: float = 0.0,
+    ) -> None:
         super().__init__(message)
         self.code: Code = code
         self.message = message
         self.hint = hint
         self.field = field
+        self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (self.code, self.message, self.hint, self.field))
+        return (_rebuild, (self.code, self.message, self.hint, self.field, self.retry_after))
 
     def as_dict(self) -> dict[str, str]:
         """The error's four parts, as the control API and job rows carry them."""
@@ -89,5 +99,5 @@ class TapsterError(Exception):
         )
 
 
-def _rebuild(code: Code, message: str, hint: str, field: str) -> TapsterError:
-    return TapsterError(code, message, hint=hint, field=field)
+def _rebuild(code: Code, message: str, hint: str, field: str, retry_after: float) -> TapsterError:
+    return TapsterError(code, message, hint=hint, field=field, retry_after=retry_after)
