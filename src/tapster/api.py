@@ -234,7 +234,7 @@ def _render_errors(app: FastAPI) -> None:
                     hint="leave out NUL characters, and numbers of more than nine digits",
                 )
             )
-        log.error("database refused", error=str(error.orig))
+        log.error("database refused", reason=str(error.orig))
         if "disk is full" in str(error.orig):
             return answer(storage_error(OSError(errno.ENOSPC, "")))
         return answer(

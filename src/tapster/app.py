@@ -136,7 +136,7 @@ def main(descriptor: int, parent: int) -> int:
 
     die_with_parent(parent)
     config = settings.load()
-    configure(config.log_level)
+    configure(config.log_level, config.log_format, "control")
     server = uvicorn.Server(
         uvicorn.Config(
             build(config),

@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Final
 
 from tapster.contract.errors import TapsterError
+from tapster.core import telemetry
 from tapster.core.blobs import storage_error, write_atomically
 from tapster.core.processes import die_with_parent
 from tapster.core.settings import Settings
 from tapster.serving import slots
+
+log = telemetry.logger(__name__)
 
 _POLL: Final = 0.05
 _STALL: Final = 10.0
@@ -103,6 +106,7 @@ def run(config: Settings, announce: Callable[[Settings], None] | None = None) ->
     Raises TapsterError when the home cannot be written or is held by another Tapster, when a port
     is taken, and when the control process cannot start. `announce` is called once ports are bound.
     """
+    telemetry.configure(config.log_level, config.log_format, "supervisor")
     _open_home(config)
     lock = _lock(config.home)
     try:
@@ -192,6 +196,7 @@ class _Supervisor:
             return
         if child.process.poll() is None:
             if child.slot is not None and self._stalled(child, now):
+                log.error("a worker's event loop stands still; ending it", child=child.name)
                 child.process.kill()
             elif now - child.started > _HEALTHY:
                 child.young_deaths = 0
@@ -208,8 +213,8 @@ class _Supervisor:
         delay = (
             0.0 if child.young_deaths <= 1 else min(0.25 * 2**child.young_deaths, _LONGEST_BACKOFF)
         )
+        log.warning("a process ended; starting it again", **_death(child, now), after=delay)
         child.process, child.due = None, now + delay
-        print(f"tapster: {child.name} ended; starting it again", file=sys.stderr)
 
     def _stalled(self, child: Child, now: float) -> bool:
         assert child.slot is not None
@@ -238,6 +243,15 @@ class _Supervisor:
             "rest_url": self._config.rest_url,
         }
         write_atomically(self._config.home / "run.json", json.dumps(content).encode())
+
+
+def _death(child: Child, now: float) -> dict[str, object]:
+    """What a log line says of a process that ended: which, how, after how many seconds."""
+    assert child.process is not None
+    code = child.process.returncode
+    how = {"signal": signal.strsignal(-code)} if code < 0 else {"exit_code": code}
+    lived = round(now - child.started, 3)
+    return {"child": child.name, "pid": child.process.pid, **how, "lived": lived}
 
 
 def _open_home(config: Settings) -> None:

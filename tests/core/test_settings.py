@@ -27,6 +27,9 @@ def test_a_child_reads_the_same_settings(tmp_path: Path) -> None:
         ("TAPSTER_PORT", "http", "is not a whole number"),
         ("TAPSTER_NO_AUTH", "maybe", "is not true or false"),
         ("TAPSTER_KEEP_ALIVE", "long", "is not a number"),
+        ("TAPSTER_LOG_FORMAT", "xml", "is not one of auto, json, text"),
+        ("TAPSTER_ACCESS_LOG", "1.5", "is not from 0 to 1"),
+        ("TAPSTER_OTEL_SAMPLE", "nan", "is not from 0 to 1"),
     ],
 )
 def test_an_unreadable_variable_is_named(variable: str, text: str, complaint: str) -> None:

@@ -21,7 +21,7 @@ GIB: Final = 1 << 30
 LIBRARIES: Final = (
     "alembic", "cryptography", "datasketches", "fastapi", "httptools", "httpx", "msgspec",
     "numpy", "obstore", "onnx", "onnxmltools", "onnxruntime", "optuna", "polars", "psutil",
-    "rich", "scikit-learn", "skl2onnx", "sqlalchemy", "structlog", "typer", "uvicorn", "uvloop",
+    "rich", "scikit-learn", "skl2onnx", "sqlalchemy", "typer", "uvicorn", "uvloop",
 )  # fmt: skip
 OPTIONAL: Final = {"lightgbm": "boost", "xgboost-cpu": "boost", "psycopg": "postgres"}
 GROUPS: Final = ("tapster.runtimes", "tapster.executors", "tapster.blob_stores", "tapster.trainers")

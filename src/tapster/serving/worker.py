@@ -24,7 +24,7 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 
 from tapster.contract.plan import WorkerState
-from tapster.core import plugins
+from tapster.core import plugins, telemetry
 from tapster.core.processes import die_with_parent
 from tapster.core.settings import Settings, load
 from tapster.serving import agent, planfile
@@ -219,11 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"a machine has at most {WORKERS} workers")
     _allow_many_connections()
     settings = load()
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level.upper(),
-        format=f"worker {options.index}: %(levelname)s %(message)s",
-    )
+    telemetry.configure(settings.log_level, settings.log_format, f"worker {options.index}")
     (settings.home / "run").mkdir(parents=True, exist_ok=True)
     slots = Slots(options.slots)
     listener = socket.socket(fileno=options.fd)
