@@ -1,8 +1,13 @@
 """What the control plane tells the data plane (a plan, down) and hears from it (a report, up)."""
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+# Upper bounds (seconds) of the histograms of latencies; one more bucket is beyond the last.
+LATENCY_SECONDS: Final = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
+)  # fmt: skip
 
 
 class KeyGrant(msgspec.Struct, frozen=True):
@@ -25,7 +30,8 @@ class PackageRef(msgspec.Struct, frozen=True):
 class Variant(msgspec.Struct, frozen=True):
     """A version of a model behind an endpoint, and its share of the traffic (0..1).
 
-    A `shadow` is sent copies of requests; nobody is answered from it.
+    A `shadow` is sent copies of requests; nobody is answered from it. A `canary` is asked for its
+    recorded answers again whenever its share changes.
     """
 
     model: str
@@ -33,6 +39,7 @@ class Variant(msgspec.Struct, frozen=True):
     package: str
     weight: float = 1.0
     shadow: bool = False
+    canary: bool = False
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -59,7 +66,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     """An endpoint that takes traffic; `labels` are the model's aliases (alias -> version).
 
     Of a `split`, each request is answered by one variant, drawn by weight; of an `ensemble`, by
-    the weighted mean of all.
+    the weighted mean of all, under the version `version`, which grows with every new set of them.
     """
 
     id: str
@@ -69,6 +76,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     labels: dict[str, int] = {}
     kind: Literal["split", "ensemble"] = "split"
     options: Options = Options()
+    version: int = 0
 
 
 class ServingPlan(msgspec.Struct, frozen=True):
@@ -115,9 +123,11 @@ class Usage(msgspec.Struct, frozen=True):
 class VariantTotals(msgspec.Struct, frozen=True):
     """How a version has answered for an endpoint, since the machine's counters were made.
 
-    `buckets` counts answers by their time, from arrival to answer, within the bounds that
-    `serving.slots.LATENCY_BOUNDS` gives in nanoseconds, and beyond the last. `same`, `different`
-    and `broken` count a shadow's answers: equal to what the caller got, not equal, and errors.
+    `version` is `3`; `shadow:3` for what no caller waited for; `A:3` for version 3 of model A as
+    a member of an ensemble. `buckets` counts answers by their time, from arrival to answer, within
+    `LATENCY_SECONDS` and beyond the last. `same`, `different`, `broken` and `dropped` count a
+    shadow's copies: answered as the caller was, otherwise, with an error, and not run because the
+    worker was busy. `golden_same` and `golden_different` count a canary's recorded answers.
     """
 
     tenant: str
@@ -131,6 +141,9 @@ class VariantTotals(msgspec.Struct, frozen=True):
     same: int = 0
     different: int = 0
     broken: int = 0
+    dropped: int = 0
+    golden_same: int = 0
+    golden_different: int = 0
 
 
 class UsageBatch(msgspec.Struct, frozen=True):

@@ -190,6 +190,9 @@ def _totals(counts: list[int]) -> dict[str, Any]:
         "same": counts[layout.SHADOW_SAME],
         "different": counts[layout.SHADOW_DIFFERENT],
         "broken": counts[layout.SHADOW_BROKEN],
+        "dropped": counts[layout.SHADOW_DROPPED],
+        "golden_same": counts[layout.GOLDEN_SAME],
+        "golden_different": counts[layout.GOLDEN_DIFFERENT],
     }
 
 

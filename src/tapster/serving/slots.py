@@ -22,6 +22,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Protocol
 
+from tapster.contract.plan import LATENCY_SECONDS
+
 MAGIC: Final = 0x5441505354455231
 VERSION: Final = 2
 WORKERS: Final = 64
@@ -35,17 +37,14 @@ HEARTBEAT, PID, PLAN, IN_FLIGHT, STARTS, STARTED, CONNECTIONS, QUEUED, REFUSED, 
 BATCH_SUM: Final = 16
 BATCH_BUCKETS: Final = 17
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+# A series that is on nobody's bill: what runs besides the callers' own requests.
+UNBILLED: Final = 48
 WORKER_WORDS: Final = 64
 
 # The counters of a place, by word. Times are nanoseconds.
 OK, CLIENT_ERRORS, SERVER_ERRORS, ROWS, LATENCY_SUM = range(5)
 LATENCY_BUCKETS: Final = 5
-LATENCY_BOUNDS: Final = tuple(
-    int(seconds * 1e9)
-    for seconds in (
-        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
-    )
-)  # fmt: skip
+LATENCY_BOUNDS: Final = tuple(int(seconds * 1e9) for seconds in LATENCY_SECONDS)
 # The time from a request's arrival until its batch begins to run, within the same bounds.
 WAIT_SUM: Final = 21
 WAIT_BUCKETS: Final = 22
@@ -57,6 +56,8 @@ CACHE_HITS, CACHE_MISSES = 45, 46
 SHADOW_SAME, SHADOW_DIFFERENT, SHADOW_BROKEN = range(47, 50)
 # When a worker last saw its counters of the place change, in seconds since 1970.
 CHANGED: Final = 50
+# Copies for a shadow that were not run; a canary's recorded answers, equal and not.
+SHADOW_DROPPED, GOLDEN_SAME, GOLDEN_DIFFERENT = range(51, 54)
 PLACE_WORDS: Final = 64
 
 # The counters of a series (an endpoint as called by a key), by word.
@@ -265,6 +266,7 @@ class Region:
         # Where a request is counted that has found no endpoint, or no key.
         self.nowhere = self.place(0)
         self.nobody = self.series(0)
+        self.unbilled = offset + UNBILLED
         self.watch: Watch | None = None
         self.least = NEVER
 
