@@ -4,12 +4,14 @@ import re
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Final
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import NUMPY_TYPE, Array
 from tapster.contract.manifest import Datatype, Manifest, Signature, TensorSpec
+from tapster.runtimes import Stop
 from tapster.runtimes.operators import refuse_external_data, vet
 
 DATATYPES: Final[dict[str, Datatype]] = {
@@ -65,14 +67,21 @@ class OnnxModel:
         self._outputs = tuple(spec.name for spec in signature.outputs)
 
     def run(
-        self, inputs: dict[str, Array], outputs: Sequence[str] = (), deadline: float | None = None
+        self,
+        inputs: dict[str, Array],
+        outputs: Sequence[str] = (),
+        deadline: float | None = None,
+        stop: Stop | None = None,
     ) -> list[Array]:
-        """See LoadedModel. BYTES tensors are object arrays of str."""
+        """See LoadedModel. BYTES tensors are object arrays of str.
+
+        ONNX Runtime looks between operators whether it is to end; one operator always finishes.
+        """
         try:
             if deadline is None:
                 answer: list[Array] = self._run(outputs or self._outputs, inputs)
                 return answer
-            return self._run_until(deadline, inputs, outputs or self._outputs)
+            return self._run_until(deadline, stop, inputs, outputs or self._outputs)
         except TapsterError:
             raise
         except Exception as error:
@@ -84,7 +93,11 @@ class OnnxModel:
         self._run = _closed
 
     def _run_until(
-        self, deadline: float, inputs: dict[str, Array], outputs: Sequence[str]
+        self,
+        deadline: float,
+        stop: Stop | None,
+        inputs: dict[str, Array],
+        outputs: Sequence[str],
     ) -> list[Array]:
         from onnxruntime import RunOptions
 
@@ -92,16 +105,18 @@ class OnnxModel:
             raise _late()
         options = RunOptions()
         _alarms.arm(deadline, options)
+        if stop is not None:
+            stop.attach(partial(setattr, options, "terminate", True))
         try:
             answer: list[Array] = self._run(outputs, inputs, options)
         except Exception:
             if options.terminate:
-                raise _late() from None
+                raise _ended(stop) from None
             raise
         finally:
             _alarms.disarm(options)
-        if options.terminate:  # ONNX Runtime looks between operators only
-            raise _late()
+        if options.terminate:
+            raise _ended(stop)
         return answer
 
     def _explained(
@@ -291,6 +306,12 @@ class _Alarms:
 
 
 _alarms: Final = _Alarms()
+
+
+def _ended(stop: Stop | None) -> TapsterError:
+    if stop is not None and stop.called:
+        return TapsterError("cancelled", "nobody waits for the answer any more")
+    return _late()
 
 
 def _late() -> TapsterError:

@@ -17,6 +17,7 @@ from weakref import WeakSet
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import NUMPY_TYPE, Array
 from tapster.contract.manifest import Manifest, Signature
+from tapster.runtimes import Stop
 from tapster.runtimes.isolated import Limits
 from tapster.runtimes.isolated.frames import Boot
 from tapster.runtimes.isolated.process import Died, Process, late
@@ -71,6 +72,7 @@ class Isolated:
         for keeper in self._keepers:
             keeper.start()
         self._await_first()
+        self.concurrency = limits.instances
         found = self.signature = signature or self._found or Signature((), ())
         self._names = tuple(spec.name for spec in found.outputs)
         self._specs = {spec.name: spec for spec in found.outputs}
@@ -103,7 +105,11 @@ class Isolated:
         self.join()
 
     def run(
-        self, inputs: dict[str, Array], outputs: Sequence[str] = (), deadline: float | None = None
+        self,
+        inputs: dict[str, Array],
+        outputs: Sequence[str] = (),
+        deadline: float | None = None,
+        stop: Stop | None = None,
     ) -> list[Array]:
         """See LoadedModel. Without a deadline it may take as long as loading may.
 
