@@ -20,7 +20,7 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Signature
 from tapster.runtimes import LoadedModel
-from tapster.serving.slots import Counted, Region
+from tapster.serving.slots import Region, Watched
 
 MAX_QUEUE: Final = 1024
 MAX_ROWS: Final = 1024
@@ -80,7 +80,7 @@ class Answer:
         return self._finite if self._columns is not None else bool(self.columns) and self._finite
 
 
-class Work(Counted, Protocol):
+class Work(Watched, Protocol):
     """One request, from its arrival until its answer is given.
 
     `deadline` is on the monotonic clock, in seconds. `done` once it is answered, or its caller

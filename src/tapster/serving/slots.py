@@ -241,14 +241,22 @@ class Counted(Protocol):
     began: int
 
 
+class Watched(Counted, Protocol):
+    """A request that can be told from others."""
+
+    def identify(self) -> str:
+        """Its identifier, which its caller gets, too; made at first need."""
+        ...
+
+
 class Watch(Protocol):
     """Who looks at requests one by one, on the event loop: see `Region.watch`."""
 
-    def served(self, requests: "list[Counted]", now: int, started: int, compute: int) -> None:
+    def served(self, requests: list[Watched], now: int, started: int, compute: int) -> None:
         """Good answers of a batch to one place; the times are those of `Region.served`."""
         ...
 
-    def failed(self, request: Counted, status: int, error: Exception, elapsed: int) -> None:
+    def failed(self, request: Watched, status: int, error: Exception, elapsed: int) -> None:
         """A request that got an error; `elapsed` in nanoseconds."""
         ...
 
@@ -314,13 +322,13 @@ class Region:
         words[place + LATENCY_SUM] += elapsed
         words[place + LATENCY_BUCKETS + bisect_left(LATENCY_BOUNDS, elapsed)] += 1
 
-    def served(self, requests: Iterable[Counted], now: int, started: int, compute: int) -> None:
+    def served(self, requests: Iterable[Watched], now: int, started: int, compute: int) -> None:
         """Count the good answers of a batch, as `answered` counts each.
 
         The batch began to run at `started`, on the clock of `now`, and took `compute`: all are
         nanoseconds.
         """
-        accounts: dict[tuple[int, int], list[Counted]] = {}
+        accounts: dict[tuple[int, int], list[Watched]] = {}
         for request in requests:
             accounts.setdefault((request.place, request.series), []).append(request)
         words = self.words
