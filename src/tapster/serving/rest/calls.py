@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from tapster.contract.errors import HTTP_STATUS, TapsterError
 from tapster.serving.batcher import Answer, Inputs
 from tapster.serving.engine import Target
+from tapster.serving.rest.forms import PLAIN
 from tapster.serving.rest.heads import Heads
 from tapster.serving.rest.wires import Wire
 from tapster.serving.slots import Region
@@ -50,7 +51,9 @@ class Call(Turn):
         "deadline",
         "done",
         "heads",
+        "identity",
         "inputs",
+        "lines",
         "place",
         "rows",
         "series",
@@ -61,6 +64,8 @@ class Call(Turn):
     )
 
     target: Target
+    # No slot: of most calls it is this one.
+    form = PLAIN
 
     def __init__(
         self, line: Line, wire: Wire, region: Region, heads: Heads, keep_alive: bool
@@ -80,8 +85,10 @@ class Call(Turn):
         self.inputs: Inputs = b""
         self.rows = 0
         self.tag = b""
-        self.chosen: tuple[int, ...] | None = None
+        self.chosen: tuple[tuple[int, bool], ...] | None = None
         self.by_row = True
+        self.identity = b""
+        self.lines = b""
 
     def render(self, answer: Answer, first: int) -> bytes:
         """See Work."""
@@ -90,7 +97,12 @@ class Call(Turn):
     def succeed(self, body: bytes) -> None:
         """See Work."""
         self.done = True
-        self.response = self.heads.respond(200, body, self.keep_alive)
+        if self.lines or self.identity or not self.keep_alive:
+            self.response = self.heads.respond(
+                200, body, self.keep_alive, self.identity, self.lines
+            )
+        else:
+            self.response = self.heads.good(body)
         self._line.advance()
 
     def fail(self, error: BaseException) -> None:
@@ -103,11 +115,18 @@ class Call(Turn):
         self.done = True
         elapsed = time.monotonic_ns() - self.began
         status = STATUS[error.code]
+        self.identify()
         self._region.answered(self.place, self.series, status, 0, elapsed)
         if self._region.watch is not None:
             self._region.watch.failed(self, status, error, elapsed)
-        self.response = self.heads.respond(status, self.wire.refuse(error), self.keep_alive)
+        body = self.wire.refuse(error)
+        self.response = self.heads.respond(status, body, self.keep_alive, self.identity)
         self._line.advance()
+
+    def identify(self) -> str:
+        """The request's identifier: the caller's, else one of ours."""
+        self.identity = self.identity or self.heads.identify()
+        return self.identity.decode()
 
     def abandon(self) -> None:
         """See Turn. Queued work of a caller who is gone is never run."""

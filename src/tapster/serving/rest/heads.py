@@ -1,9 +1,13 @@
 """The beginnings of HTTP responses, spelled once a second because of their date."""
 
+import itertools
+import secrets
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
+MAX_IDENTITY: Final = 128
+JSON: Final = b"content-type: application/json\r\n"
 # Header lines that some statuses carry: what to do about a full server, a refused key.
 _EXTRA: Final = {
     401: "www-authenticate: Bearer\r\n",
@@ -13,25 +17,51 @@ _EXTRA: Final = {
 
 
 class Heads:
-    """Response heads by status, up to the length of the body."""
+    """Response heads by status, up to the request's identifier and the length of the body."""
 
     def __init__(self) -> None:
         self._heads: dict[int, bytes] = {}
+        self._prefix = secrets.token_hex(4).encode() + b"-"
+        self._next = itertools.count(1).__next__
 
     def renew(self) -> None:
         """Forget what carries an old date; to be called every second."""
         self._heads = {}
 
-    def respond(self, status: int, body: bytes, keep_alive: bool, allow: str = "") -> bytes:
-        """A whole response with a JSON body; `allow` names the method that a 405 asks for."""
-        head = self._heads.get(status)
+    def identify(self, given: bytes = b"") -> bytes:
+        """The identifier of a request: the given one if it is printable ASCII and not too long,
+        else one that no other request of this worker has."""
+        if given and len(given) <= MAX_IDENTITY and given.isascii() and _printable(given):
+            return given
+        return b"%b%x" % (self._prefix, self._next())
+
+    def good(self, body: bytes) -> bytes:
+        """The response to most requests: 200, JSON, an identifier of ours, and on we go."""
+        head = self._heads.get(200)
         if head is None:
-            head = self._heads[status] = _head(status)
-        if keep_alive and not allow:
-            return b"".join((head, b"%d\r\n\r\n" % len(body), body))
-        more = f"\r\nallow: {allow}" if allow else ""
-        more += "" if keep_alive else "\r\nconnection: close"
-        return b"%b%d%b\r\n\r\n%b" % (head, len(body), more.encode(), body)
+            head = self._heads[200] = _head(200) + JSON + b"x-request-id: " + self._prefix
+        return b"%b%x\r\ncontent-length: %d\r\n\r\n%b" % (head, self._next(), len(body), body)
+
+    def respond(  # noqa: PLR0917
+        self,
+        status: int,
+        body: bytes,
+        keep_alive: bool,
+        identity: bytes = b"",
+        lines: bytes = b"",
+        allow: str = "",
+    ) -> bytes:
+        """Any response. `lines` are the headers that tell of its body, of JSON if there are none;
+        `allow` names the method that a 405 asks for."""
+        head = [
+            _head(status),
+            lines or JSON,
+            b"x-request-id: %b\r\n" % (identity or self.identify()),
+            b"" if keep_alive else b"connection: close\r\n",
+            f"allow: {allow}\r\n".encode() if allow else b"",
+            b"content-length: %d\r\n\r\n" % len(body),
+        ]
+        return b"".join((*head, body))
 
 
 def _head(status: int) -> bytes:
@@ -39,6 +69,8 @@ def _head(status: int) -> bytes:
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
         f"date: {formatdate(usegmt=True)}\r\n"
         f"{_EXTRA.get(status, '')}"
-        "content-type: application/json\r\n"
-        "content-length: "
     ).encode()
+
+
+def _printable(text: bytes) -> bool:
+    return text.decode("ascii").isprintable()

@@ -1,8 +1,8 @@
-"""Open Inference Protocol v2 in JSON: calls, and what a model is.
+"""Open Inference Protocol v2 in JSON: calls as callers spell them.
 
 Source: the protocol's `required_api` and `inference_rest` pages. Values may also come as one
-tensor a column, named as in the model's metadata. NaN, Infinity and -Infinity are written and
-understood as these bare words, as Python's json module and Triton do.
+tensor a column, named as in the model's metadata. NaN, Infinity and -Infinity are understood as
+these bare words, as Python's json module and Triton do.
 """
 
 import struct
@@ -16,25 +16,33 @@ from msgspec import UNSET, Struct, UnsetType
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import NUMPY_TYPE, Array
-from tapster.serving.batcher import Answer
-from tapster.serving.engine import Endpoint, Target
 from tapster.serving.model import Model
-from tapster.serving.rest.bodies import (
-    accounted,
-    check_text,
-    decode,
-    encode,
-    encode_lines,
-    invalid,
-    shown,
-    spell,
-)
+from tapster.serving.rest import large
+from tapster.serving.rest.bodies import accounted, check_text, decode, encode, invalid, shown
+from tapster.serving.rest.open_answers import refuse, write
 from tapster.serving.rest.tensors import FLOAT_LIMITS, conform, rows_of, tensor
 from tapster.serving.rest.wires import Request
 
+__all__ = ["Document", "InputParameters", "admit", "options", "read", "refuse", "write"]
+
 T = TypeVar("T")
-PLATFORM: Final = {"onnx": "onnx_onnxv1"}
-EXTENSIONS: Final[list[str]] = []
+
+
+class InputParameters(Struct, gc=False):
+    """What a caller may say of an input."""
+
+    binary_data_size: int | UnsetType = UNSET
+
+
+class _OutputParameters(Struct, gc=False):
+    binary_data: bool | UnsetType = UNSET
+    classification: Any = UNSET
+    shared_memory_region: Any = UNSET
+
+
+class _CallParameters(Struct, gc=False):
+    binary_data_output: bool | UnsetType = UNSET
+    timeout: int | UnsetType = UNSET
 
 
 class _Tensor(Struct, Generic[T], gc=False):
@@ -42,47 +50,28 @@ class _Tensor(Struct, Generic[T], gc=False):
     shape: list[int]
     datatype: str
     data: list[T]
-    parameters: dict[str, Any] | UnsetType = UNSET
+    parameters: InputParameters | UnsetType = UNSET
 
 
-class _RawTensor(Struct):
+class _Output(Struct, gc=False):
     name: str
-    shape: list[int]
-    datatype: str
-    data: msgspec.Raw
-    parameters: dict[str, Any] | UnsetType = UNSET
+    parameters: _OutputParameters | UnsetType = UNSET
 
 
-class _Output(Struct):
-    name: str
-    parameters: dict[str, Any] | UnsetType = UNSET
+class Document(Struct, Generic[T], gc=False):
+    """A call, with inputs of type T."""
 
-
-class _Call(Struct, Generic[T], gc=False):
-    inputs: list[_Tensor[T]]
+    inputs: list[T]
     id: str | UnsetType = UNSET
     outputs: list[_Output] | UnsetType = UNSET
-    parameters: dict[str, Any] | UnsetType = UNSET
+    parameters: _CallParameters | UnsetType = UNSET
 
 
-class _RawCall(Struct):
-    inputs: list[_RawTensor]
-    id: str | UnsetType = UNSET
-    outputs: list[_Output] | UnsetType = UNSET
-    parameters: dict[str, Any] | UnsetType = UNSET
-
-
-# From this size on, numbers are decoded a piece at a time: a list of them takes ten times the
-# memory of their text.
-LARGE: Final = 1 << 20
-_PIECE: Final = 1 << 18
-_FLOATS: Final = msgspec.json.Decoder(list[float])
-_RAW: Final = msgspec.json.Decoder(_RawCall)
-_NUMERIC: Final = msgspec.json.Decoder(_Call[float])
-_PLAIN: Final = msgspec.json.Decoder(_Call[float | str])
-_ANY: Final = msgspec.json.Decoder(_Call[Any])
-# Quotation marks of a call's and of a tensor's keys and strings, without those of its data.
+_NUMERIC: Final = msgspec.json.Decoder(Document[_Tensor[float]])
+_PLAIN: Final = msgspec.json.Decoder(Document[_Tensor[float | str]])
+_ANY: Final = msgspec.json.Decoder(Document[_Tensor[Any]])
 MAX_PACKED: Final = 1024
+# Quotation marks of a call's and of a tensor's keys and strings, without those of its data.
 _CALL_QUOTES: Final = 2
 _TENSOR_QUOTES: Final = 12
 
@@ -90,16 +79,30 @@ _TENSOR_QUOTES: Final = 12
 def read(call: Request, body: bytes | bytearray) -> None:
     """See Wire."""
     model = call.target.model
-    if model.plain and _read_plain(call, model, body):
+    if len(body) >= large.LARGE:
+        if _read_large(call, model, body):
+            return
+        if len(body) > large.MAX_ODD:
+            raise large.too_odd()
+    elif model.plain and _read_plain(call, model, body):
         return
     request = decode(_ANY, body)
-    accounted(body, _CALL_QUOTES + _TENSOR_QUOTES * len(request.inputs))
-    _options(call, request, model)
-    arrays = {
-        given.name: (given.datatype, tensor(given.name, given.datatype, given.shape, given.data))
+    accounted(body, quotes_of(request) + _TENSOR_QUOTES * len(request.inputs))
+    options(call, request, model)
+    pairs = [
+        (given.name, given.datatype, tensor(given.name, given.datatype, given.shape, given.data))
         for given in request.inputs
-    }
-    if len(arrays) < len(request.inputs):
+    ]
+    admit(call, model, pairs)
+
+
+def admit(call: Request, model: Model, given: list[tuple[str, str, Array]]) -> None:
+    """Make (name, datatype, array) the call's inputs: the model's tensors, or its columns.
+
+    Raises TapsterError(invalid).
+    """
+    arrays = {name: (datatype, array) for name, datatype, array in given}
+    if len(arrays) < len(given):
         raise invalid("two inputs have the same name", hint="give each input once")
     if arrays.keys() != model.inputs.keys() and arrays.keys() & model.columns.keys():
         call.inputs = model.encoder.columns({name: array for name, (_, array) in arrays.items()})
@@ -108,106 +111,85 @@ def read(call: Request, body: bytes | bytearray) -> None:
         call.inputs, call.rows = conform(model, arrays)
 
 
-def write(call: Request, answer: Answer, first: int) -> bytes:
-    """See Wire."""
-    target = call.target
-    if answer.singly and call.chosen is None:
-        bodies = answer.spelled.get(target)
-        if bodies is None:
-            bodies = answer.spelled[target] = _spell_rows(target, answer)
-        if bodies:
-            body = bodies[first]
-            return target.prefix + call.tag + body[len(target.prefix) :] if call.tag else body
-    heads = _heads(target.model)
-    chosen = range(len(heads)) if call.chosen is None else call.chosen
-    rows = call.rows
-    outputs = []
-    for index in chosen:
-        values, width, shape = answer.columns[index]
-        if not answer.alone:
-            values = values[first * width : (first + rows) * width]
-            shape = (rows, *shape[1:])
-        sizes = ",".join(map(str, shape))
-        data = spell(values, answer.finite)
-        outputs.append(b'%b%b],"data":%b}' % (heads[index], sizes.encode(), data))
-    return b'%b%b"outputs":[%b]}' % (target.prefix, call.tag, b",".join(outputs))
+def quotes_of(request: "Document[Any]") -> int:
+    """Quotation marks of everything in a call but its tensors' own."""
+    quotes = _CALL_QUOTES + (0 if request.id is UNSET else 4)
+    if request.parameters is not UNSET:
+        quotes += _quotes(request.parameters)
+    if request.outputs is not UNSET:
+        quotes += 2 + 4 * len(request.outputs)
+        quotes += sum(_quotes(o.parameters) for o in request.outputs if o.parameters is not UNSET)
+    return quotes + sum(
+        _quotes(one.parameters) for one in request.inputs if one.parameters is not UNSET
+    )
 
 
-def _spell_rows(target: Target, answer: Answer) -> list[bytes]:
-    """A body for each row, for requests of one row; nothing if outputs do not come by row."""
-    if not answer.finite:
-        return []
-    heads = _heads(target.model)
-    if any(shape[:1] != (answer.rows,) or not width for _, width, shape in answer.columns):
-        return []
-    columns = []
-    for values, width, _ in answer.columns:
-        cells = [values[at : at + width] for at in range(0, len(values), width)]
-        columns.append(encode_lines(cells).splitlines())
-    shapes = tuple([(1, *shape[1:]) for _, _, shape in answer.columns])
-    template = _template(target.prefix, tuple(heads), shapes)
-    return [template % row for row in zip(*columns, strict=True)]
+def _quotes(parameters: Struct) -> int:
+    """Quotation marks of the key `parameters` and of those parameters that are known."""
+    given = (getattr(parameters, name) for name in parameters.__struct_fields__)
+    return 2 + 2 * sum(value is not UNSET for value in given)
 
 
-@lru_cache(256)
-def _template(
-    prefix: bytes, heads: tuple[bytes, ...], shapes: tuple[tuple[int, ...], ...]
-) -> bytes:
-    """A body with %b in place of each output's data."""
-    outputs = [
-        b'%b%b],"data":' % (head, ",".join(map(str, shape)).encode())
-        for head, shape in zip(heads, shapes, strict=True)
-    ]
-    pieces = (b'%b"outputs":[' % prefix, *outputs)
-    whole = [piece.replace(b"%", b"%%") for piece in pieces]
-    return whole[0] + b"%b},".join(whole[1:]) + b"%b}]}"
+def options(call: Request, request: "Document[Any]", model: Model, *, binary: bool = False) -> None:
+    """Take what a call says beside its inputs: its identifier, how long it may take, and which
+    outputs it wants, as bytes or (unless `binary`) in JSON.
+
+    Raises TapsterError(invalid).
+    """
+    if request.id is not UNSET and request.id:
+        check_text(request.id, "the id")
+        call.tag = b'"id":%b,' % encode(request.id)
+    parameters = request.parameters
+    if parameters is not UNSET:
+        if parameters.timeout is not UNSET:
+            _hurry(call, parameters.timeout)
+        if parameters.binary_data_output is not UNSET:
+            binary = parameters.binary_data_output
+    if request.outputs is not UNSET and request.outputs:
+        call.chosen = _chosen(model, request.outputs, binary)
+    elif binary:
+        call.chosen = tuple((index, True) for index in range(len(model.signature.outputs)))
 
 
-def refuse(error: TapsterError) -> bytes:
-    """See Wire: one string, because clients read nothing else."""
-    text = f"{error.message}; {error.hint}" if error.hint else error.message
-    return encode({"error": text})
+def _hurry(call: Request, timeout: int) -> None:
+    if timeout <= 0:
+        raise invalid(
+            "the parameter timeout must be a number of microseconds above 0",
+            field="parameters.timeout",
+        )
+    call.deadline = min(call.deadline, call.began / 1e9 + timeout / 1e6)
 
 
-def describe(target: Target) -> dict[str, Any]:
-    """The metadata of a model: its tensors, and its columns as parameters of ours."""
-    model = target.model
-    signature = model.signature
-    described: dict[str, Any] = {
-        "name": target.endpoint.plan.name,
-        "versions": [each.version for each in target.endpoint.targets],
-        "platform": PLATFORM.get(model.manifest.runtime, model.manifest.runtime),
-        "inputs": [_spec(spec) for spec in signature.inputs],
-        "outputs": [_spec(spec) for spec in signature.outputs],
-    }
-    if signature.columns:
-        described["parameters"] = {
-            "columns": [
-                {"name": c.name, "kind": c.kind, "input": c.tensor, "position": c.position}
-                for c in signature.columns
-            ],
-            "classes": list(signature.classes),
-        }
-    return described
+def _chosen(model: Model, outputs: list[_Output], binary: bool) -> tuple[tuple[int, bool], ...]:
+    known = {spec.name: index for index, spec in enumerate(model.signature.outputs)}
+    chosen: dict[int, bool] = {}
+    for output in outputs:
+        if output.name not in known:
+            raise invalid(
+                f"the model has no output {shown(output.name)}",
+                hint=f"its outputs: {', '.join(known)}",
+                field=output.name[:100],
+            )
+        chosen[known[output.name]] = _as_bytes(output, binary)
+    if len(chosen) < len(outputs):
+        raise invalid("an output is asked for twice", hint="name each output once")
+    return tuple(chosen.items())
 
 
-def versions(endpoint: Endpoint) -> list[str]:
-    """The versions that an endpoint serves now."""
-    return [target.version for target in endpoint.targets]
-
-
-def _spec(spec: Any) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
-
-
-def _heads(model: Model) -> list[bytes]:
-    heads = model.spelled.get("v2")
-    if heads is None:
-        heads = model.spelled["v2"] = [
-            b'{"name":%b,"datatype":"%b","shape":[' % (encode(spec.name), spec.datatype.encode())
-            for spec in model.signature.outputs
-        ]
-    return heads
+def _as_bytes(output: _Output, binary: bool) -> bool:
+    parameters = output.parameters
+    if parameters is UNSET:
+        return binary
+    for name in ("classification", "shared_memory_region"):
+        if getattr(parameters, name) is not UNSET:
+            raise invalid(
+                f"the output parameter {name} is not understood here",
+                hint="a classifier's output `probabilities` has every class"
+                if name == "classification"
+                else "outputs come in the answer",
+                field=output.name[:100],
+            )
+    return binary if parameters.binary_data is UNSET else parameters.binary_data
 
 
 def _read_plain(call: Request, model: Model, body: bytes | bytearray) -> bool:
@@ -217,8 +199,7 @@ def _read_plain(call: Request, model: Model, body: bytes | bytearray) -> bool:
     what is wrong.
     """
     try:
-        small = model.numeric and len(body) < LARGE
-        request = _NUMERIC.decode(body) if small else _decoded(model, body)
+        request: Document[Any] = (_NUMERIC if model.numeric else _PLAIN).decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     packed = _packed(model.packed, request.inputs) if model.packed else None
@@ -226,18 +207,42 @@ def _read_plain(call: Request, model: Model, body: bytes | bytearray) -> bool:
     if found is None:
         return False
     call.inputs, call.rows, quotes = found
-    if request.id is not UNSET:
-        quotes += 4
-    if request.outputs is not UNSET or request.parameters is not UNSET:
-        quotes = -1
-    accounted(body, quotes)
-    if request.id or request.outputs:
-        _options(call, request, model)
+    if request.id is UNSET and request.outputs is UNSET and request.parameters is UNSET:
+        accounted(body, quotes + _CALL_QUOTES)
+        return True
+    accounted(body, quotes + quotes_of(request))
+    options(call, request, model)
+    return True
+
+
+def _read_large(call: Request, model: Model, body: bytes | bytearray) -> bool:
+    """Read a call whose tensors are just numbers; False when it is anything else."""
+    parts = large.cut(body, b'"data"')
+    if parts is None:
+        return False
+    skeleton, spans = parts
+    try:
+        request = decode(_ANY, skeleton)
+    except TapsterError:
+        if len(body) > large.MAX_ODD:
+            raise
+        return False
+    if len(request.inputs) != len(spans):
+        return False
+    accounted(skeleton, quotes_of(request) + _TENSOR_QUOTES * len(request.inputs))
+    given = []
+    for one, span in zip(request.inputs, spans, strict=True):
+        array = large.numbers(body, span, one.shape, one.datatype)
+        if array is None:
+            return False
+        given.append((one.name, one.datatype, array))
+    options(call, request, model)
+    admit(call, model, given)
     return True
 
 
 def _packed(place: tuple[str, int], given: list[_Tensor[Any]]) -> tuple[bytes, int, int] | None:
-    """The rows of a model's only input as bytes, how many, and the call's quotation marks."""
+    """The rows of a model's only input as bytes, how many, and the tensor's quotation marks."""
     name, width = place
     first = given[0] if len(given) == 1 else None
     if first is None or first.name != name or first.datatype != "FP32":
@@ -253,15 +258,14 @@ def _packed(place: tuple[str, int], given: list[_Tensor[Any]]) -> tuple[bytes, i
     ):
         return None
     try:
-        return _packer(count)(*data), rows, _CALL_QUOTES + _TENSOR_QUOTES
+        return _packer(count)(*data), rows, _TENSOR_QUOTES
     except (OverflowError, struct.error):
         return None
 
 
 def _exact(model: Model, given: list[_Tensor[Any]]) -> tuple[dict[str, Array], int, int] | None:
     """Tensors that are just as the model takes them, their rows, and quotation marks."""
-    quotes = _CALL_QUOTES
-    rows = 0
+    quotes = rows = 0
     inputs = {}
     for one in given:
         array = _exact_array(model, one)
@@ -303,38 +307,10 @@ def _exact_array(model: Model, given: _Tensor[Any]) -> Array | None:
         fits = set(map(type, data)) == {str}
     else:
         limit = FLOAT_LIMITS[datatype]
-        if isinstance(data, np.ndarray):
-            fits = bool(data.min() >= -limit and data.max() <= limit)
-        else:
-            fits = (model.numeric or set(map(type, data)) == {float}) and (
-                -limit <= min(data) and max(data) <= limit
-            )
+        fits = (model.numeric or set(map(type, data)) == {float}) and (
+            -limit <= min(data) and max(data) <= limit
+        )
     return np.array(data, dtype=NUMPY_TYPE[datatype]).reshape(shape) if fits else None
-
-
-def _decoded(model: Model, body: bytes | bytearray) -> "_Call[Any]":
-    """A call with texts, or a large one, whose data come as arrays. Raises what msgspec raises."""
-    if not model.numeric:
-        return _PLAIN.decode(body)
-    raw = _RAW.decode(body)
-    inputs: list[_Tensor[Any]] = [
-        _Tensor(t.name, t.shape, t.datatype, _pieces(bytes(t.data)), t.parameters)
-        for t in raw.inputs
-    ]
-    return _Call(inputs, raw.id, raw.outputs, raw.parameters)
-
-
-def _pieces(text: bytes) -> Any:
-    """The numbers of a flat JSON array, as FP64, decoded a piece at a time."""
-    inner = text.strip()[1:-1]
-    arrays = []
-    start = 0
-    while start < len(inner):
-        end = inner.find(b",", start + _PIECE)
-        end = len(inner) if end < 0 else end
-        arrays.append(np.array(_FLOATS.decode(b"[%b]" % inner[start:end]), dtype=np.float64))
-        start = end + 1
-    return np.concatenate(arrays) if arrays else np.empty(0)
 
 
 @lru_cache(256)
@@ -344,24 +320,3 @@ def _packer(count: int) -> Callable[..., bytes]:
     On a row or a few this takes a third of the time that numpy takes.
     """
     return struct.Struct(f"={count}f").pack
-
-
-def _options(call: Request, request: "_Call[Any]", model: Model) -> None:
-    """The identifier to echo, and which outputs are asked for."""
-    if request.id is not UNSET and request.id:
-        check_text(request.id, "the id")
-        call.tag = b'"id":%b,' % encode(request.id)
-    if request.outputs is UNSET or not request.outputs:
-        return
-    known = {spec.name: index for index, spec in enumerate(model.signature.outputs)}
-    for output in request.outputs:
-        if output.name not in known:
-            raise invalid(
-                f"the model has no output {shown(output.name)}",
-                hint=f"its outputs: {', '.join(known)}",
-                field=output.name[:100],
-            )
-    chosen = tuple(known[output.name] for output in request.outputs)
-    if len(set(chosen)) < len(chosen):
-        raise invalid("an output is asked for twice", hint="name each output once")
-    call.chosen = chosen

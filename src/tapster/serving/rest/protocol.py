@@ -15,8 +15,10 @@ from uvicorn.server import ServerState
 from tapster.contract.errors import Code, TapsterError
 from tapster.serving.engine import Endpoint, Target
 from tapster.serving.gate import FORBIDDEN, REFUSAL, REFUSAL_HINT, UNAUTHENTICATED, Pass
-from tapster.serving.rest.calls import Call, Turn
+from tapster.serving.rest.calls import STATUS, Call, Turn
 from tapster.serving.rest.connection import MAX_LINE, NEVER, Connection, StopError, Visit
+from tapster.serving.rest.forms import PLAIN, form_of
+from tapster.serving.rest.reading import AT_ONCE, FormedCall
 from tapster.serving.rest.routes import UNKNOWN, Route
 from tapster.serving.rest.seen import Seen
 from tapster.serving.rest.service import Service, wire_of
@@ -25,8 +27,11 @@ from tapster.serving.slots import REFUSED
 MAX_HEADERS: Final = 256
 SMALL_BODY: Final = 64 * 1024
 
+# Headers that are looked at, and those of them that may come in several lines.
 _NOTED: Final = frozenset(
     {
+        b"accept",
+        b"accept-encoding",
         b"authorization",
         b"content-type",
         b"content-encoding",
@@ -35,20 +40,14 @@ _NOTED: Final = frozenset(
         b"expect",
         b"host",
         b"inference-header-content-length",
+        b"x-request-id",
         b"x-request-timeout",
         b"x-sticky-key",
     }
 )
-_TYPES: Final = frozenset(
-    {
-        b"application/json",
-        b"text/json",
-        b"application/octet-stream",
-        b"application/x-www-form-urlencoded",
-    }
-)
-# With these, the same head may want another answer, or its body has no length.
-_VARYING: Final = frozenset({b"expect", b"transfer-encoding"})
+_LISTS: Final = frozenset({b"accept", b"accept-encoding", b"content-encoding"})
+# With these, the same head may want another answer, or never comes again, or has no length.
+_VARYING: Final = frozenset({b"expect", b"transfer-encoding", b"x-request-id"})
 _UPGRADING: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
@@ -88,7 +87,10 @@ class InferenceProtocol(Connection):
         self._head = seen.head
         self._keep_alive = True
         self.deadline = NEVER
-        call = Call(self, seen.wire, service.region, service.heads, True)
+        if seen.form is PLAIN:
+            call = Call(self, seen.wire, service.region, service.heads, True)
+        else:
+            call = FormedCall(self, seen.wire, service, True, seen.form)
         call.series = seen.series
         call.tenant = seen.tenant
         line = self._line
@@ -125,6 +127,7 @@ class InferenceProtocol(Connection):
         self._method = b""
         self._keep_alive = True
         self._route = UNKNOWN
+        self._form = PLAIN
         self._pass: Pass | None = None
 
     def on_message_begin(self) -> None:
@@ -151,8 +154,10 @@ class InferenceProtocol(Connection):
         headers.append((name, value))
         if name in _NOTED:
             if name in self._noted:
-                self._refuse_now(400, "invalid", f"the header {name.decode()} is there twice")
-                raise StopError
+                if name not in _LISTS:
+                    self._refuse_now(400, "invalid", f"the header {name.decode()} is there twice")
+                    raise StopError
+                value = self._noted[name] + b", " + value
             self._noted[name] = value
         if len(headers) > MAX_HEADERS:
             self._refuse_now(431, "invalid", f"there are more than {MAX_HEADERS} headers")
@@ -235,7 +240,7 @@ class InferenceProtocol(Connection):
             allowed = route.method.decode()
             self._refuse(405, "invalid", f"this path answers {allowed} only", allow=allowed)
         elif route.call:
-            self._examine_body(noted)
+            self._examine_body(route, noted)
 
     def _examine_framing(self, noted: dict[bytes, bytes]) -> None:
         host = noted.get(b"host")
@@ -250,18 +255,15 @@ class InferenceProtocol(Connection):
             self._refuse_now(400, "invalid", "only the transfer encoding chunked is understood")
             raise StopError
 
-    def _examine_body(self, noted: dict[bytes, bytes]) -> None:
-        kind = noted.get(b"content-type")
-        if kind is not None and kind not in _TYPES:
-            essence = kind.partition(b";")[0].strip().lower()
-            if essence not in _TYPES and not essence.endswith(b"+json"):
-                self._refuse(415, "unsupported", "the body must be application/json")
-                return
-        if noted.get(b"content-encoding", b"identity").lower() != b"identity":
-            self._refuse(415, "unsupported", "a compressed body is not understood here")
-        elif b"inference-header-content-length" in noted:
-            self._refuse(400, "invalid", "binary tensors are not understood here; send JSON")
-        elif b"expect" in noted:
+    def _examine_body(self, route: Route, noted: dict[bytes, bytes]) -> None:
+        try:
+            self._form = form_of(
+                noted, tables=route.kind == "plain.predict", binary=route.kind == "v2.infer"
+            )
+        except TapsterError as error:
+            self._refuse(STATUS[error.code], error.code, error.message, error.hint)
+            return
+        if b"expect" in noted:
             if noted[b"expect"].lower() != b"100-continue":
                 self._refuse(417, "invalid", "only 100-continue can be expected")
             elif self._line:
@@ -285,8 +287,13 @@ class InferenceProtocol(Connection):
 
     def _call(self, route: Route, holder: Pass) -> None:
         service = self._service
-        wire = wire_of(route)
-        call = Call(self, wire, service.region, service.heads, self._keep_alive)
+        wire = wire_of(route, self._form)
+        if self._form is PLAIN:
+            call = Call(self, wire, service.region, service.heads, self._keep_alive)
+        else:
+            call = FormedCall(self, wire, service, self._keep_alive, self._form)
+        if b"x-request-id" in self._noted:
+            call.identity = service.heads.identify(self._noted[b"x-request-id"])
         self._line.append(call)
         try:
             endpoint = service.endpoint(holder, route)
@@ -305,7 +312,7 @@ class InferenceProtocol(Connection):
             return
         if self._keep_alive and holder.expires is None and not self._noted.keys() & _VARYING:
             fixed = target if _fixed(route, sticky, target) else None
-            seen = Seen(wire, endpoint, target=fixed, tenant=holder.tenant)
+            seen = Seen(wire, endpoint, target=fixed, tenant=holder.tenant, form=self._form)
             seen.series, seen.timeout = call.series, timeout
             seen.length = int(self._noted.get(b"content-length", b"0"))
             self._learned = seen
@@ -317,8 +324,11 @@ class InferenceProtocol(Connection):
         call.place = target.place
         call.deadline = call.began / 1e9 + timeout
         try:
-            call.wire.read(call, body)
-            target.submit(call)
+            if len(body) > AT_ONCE or call.form is not PLAIN:
+                self._service.reader.read(call, body)
+            else:
+                call.wire.read(call, body)
+                target.submit(call)
         except Exception as error:
             call.fail(error)
 
@@ -337,7 +347,11 @@ class InferenceProtocol(Connection):
                 "raw_path": self.url,
                 "query_string": b"",
                 "headers": self.headers,
-                "state": {"route": self._route, "pass": self._pass},
+                "state": {
+                    "route": self._route,
+                    "pass": self._pass,
+                    "id": self._service.heads.identify(self._noted.get(b"x-request-id", b"")),
+                },
             },
             transport=self.transport,
             flow=self.flow,
@@ -388,7 +402,9 @@ class InferenceProtocol(Connection):
         if status not in {UNAUTHENTICATED, FORBIDDEN}:
             self._service.region.refused()
         body = wire_of(self._route).refuse(error)
-        response = self._service.heads.respond(status, body, keep_alive, allow)
+        heads = self._service.heads
+        identity = heads.identify(self._noted.get(b"x-request-id", b""))
+        response = heads.respond(status, body, keep_alive, identity, allow=allow)
         return response[: len(response) - len(body)] if self._method == b"HEAD" else response
 
 

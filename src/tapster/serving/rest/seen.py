@@ -7,6 +7,7 @@ says the same every time, for as long as the plan in force stays the same.
 from typing import Final
 
 from tapster.serving.engine import Endpoint, Target
+from tapster.serving.rest.forms import Form
 from tapster.serving.rest.wires import Wire
 
 MAX_KEPT: Final = 4096
@@ -20,12 +21,23 @@ class Seen:
     `target` is None where each request is to be drawn a version of its own.
     """
 
-    __slots__ = ("endpoint", "head", "length", "series", "target", "tenant", "timeout", "wire")
+    __slots__ = (
+        "endpoint",
+        "form",
+        "head",
+        "length",
+        "series",
+        "target",
+        "tenant",
+        "timeout",
+        "wire",
+    )
 
     def __init__(
-        self, wire: Wire, endpoint: Endpoint, *, target: Target | None, tenant: str
+        self, wire: Wire, endpoint: Endpoint, *, target: Target | None, tenant: str, form: Form
     ) -> None:
         self.wire = wire
+        self.form = form
         self.endpoint = endpoint
         self.target = target
         self.tenant = tenant

@@ -7,9 +7,11 @@ from tapster.contract.errors import TapsterError
 from tapster.core.settings import Settings
 from tapster.serving.engine import Endpoint, Engine, Target
 from tapster.serving.gate import Gate, Pass
-from tapster.serving.rest import open_inference, plain, tf_serving
+from tapster.serving.rest import open_binary, open_inference, plain, tf_serving
 from tapster.serving.rest.bodies import shown
+from tapster.serving.rest.forms import PLAIN, Form
 from tapster.serving.rest.heads import Heads
+from tapster.serving.rest.reading import Reader
 from tapster.serving.rest.routes import Route, Routes
 from tapster.serving.rest.seen import SeenHeads
 from tapster.serving.rest.wires import Wire
@@ -30,7 +32,11 @@ class Service:
     heads: Heads = field(default_factory=Heads)
     routes: Routes = field(default_factory=Routes)
     seen: SeenHeads = field(default_factory=SeenHeads)
+    reader: Reader = field(init=False)
     draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.settings.max_body)
 
     @property
     def ready(self) -> bool:
@@ -79,12 +85,15 @@ class Service:
 
 
 _OPEN: Final = cast(Wire, open_inference)
+_BINARY: Final = cast(Wire, open_binary)
 _TENSORFLOW: Final = cast(Wire, tf_serving)
 _PLAIN: Final = cast(Wire, plain)
 
 
-def wire_of(route: Route) -> Wire:
-    """The wire that a route's answers and errors are spelled in."""
+def wire_of(route: Route, form: Form = PLAIN) -> Wire:
+    """The wire that a route's calls, answers and errors are spelled in."""
     if route.kind.startswith("plain"):
         return _PLAIN
-    return _TENSORFLOW if route.kind.startswith("v1") else _OPEN
+    if route.kind.startswith("v1"):
+        return _TENSORFLOW
+    return _OPEN if form.header < 0 else _BINARY

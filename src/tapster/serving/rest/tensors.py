@@ -13,6 +13,7 @@ from tapster.serving.model import Model
 from tapster.serving.rest.bodies import invalid, shown
 
 MAX_RANK: Final = 8
+MAX_SIZE: Final = 1 << 40
 FLOAT_LIMITS: Final[dict[str, float]] = {
     "FP16": float(np.finfo(np.float16).max),
     "FP32": float(np.finfo(np.float32).max),
@@ -32,13 +33,19 @@ def tensor(name: str, datatype: str, shape: Sequence[int], data: Any) -> Array:
     NaN and infinities are taken for floats. Raises TapsterError(invalid) for an unknown datatype,
     a bad shape, data of another length, and values of another type or out of range.
     """
-    known = _known(name, datatype)
-    count = _count(name, shape)
+    known = known_type(name, datatype)
+    if known == "BF16":
+        raise invalid(
+            f"input {shown(name)} has datatype 'BF16', which JSON cannot carry",
+            hint="send it as binary data",
+            field=name[:100],
+        )
+    count = count_of(name, shape)
     values = _flat(name, shape, data)
     if len(values) != count:
         raise invalid(
             f"input {shown(name)} has {len(values)} values, its shape"
-            f" {_spell(shape)} takes {count}",
+            f" {spell_shape(shape)} takes {count}",
             field=name[:100],
         )
     return _array(name, known, values).reshape(list(shape))
@@ -73,11 +80,8 @@ def conform(model: Model, arrays: Mapping[str, tuple[str, Array]]) -> tuple[Inpu
         if len(wanted) != array.ndim or any(
             size not in (-1, actual) for size, actual in zip(wanted, array.shape, strict=True)
         ):
-            raise _unfit(
-                model,
-                f"input {shown(name)} must have shape {_spell(wanted)}, not {_spell(array.shape)}",
-                name,
-            )
+            shapes = f"{spell_shape(wanted)}, not {spell_shape(array.shape)}"
+            raise _unfit(model, f"input {shown(name)} must have shape {shapes}", name)
         if wanted and wanted[0] == -1:
             if rows not in (-1, array.shape[0]):
                 raise invalid("the inputs differ in their number of rows", field=name[:100])
@@ -105,31 +109,41 @@ def _check_names(model: Model, arrays: Mapping[str, Any]) -> None:
 
 def _unfit(model: Model, message: str, name: str) -> TapsterError:
     takes = "; ".join(
-        f"{known} {datatype} {_spell(shape)}" for known, (datatype, shape) in model.inputs.items()
+        f"{known} {datatype} {spell_shape(shape)}"
+        for known, (datatype, shape) in model.inputs.items()
     )
     return invalid(message, hint=f"the model takes: {takes[:500]}", field=name[:100])
 
 
-def _known(name: str, datatype: str) -> Datatype:
+def known_type(name: str, datatype: str) -> Datatype:
+    """A datatype of the protocol. Raises TapsterError(invalid) for any other."""
     for known in NUMPY_TYPE:
-        if known == datatype != "BF16":
+        if known == datatype:
             return known
     raise invalid(
-        f"input {shown(name)} has datatype {shown(datatype)}, which JSON cannot carry here",
-        hint=f"one of: {', '.join(known for known in NUMPY_TYPE if known != 'BF16')}",
+        f"input {shown(name)} has datatype {shown(datatype)}, which does not exist",
+        hint=f"one of: {', '.join(NUMPY_TYPE)}",
         field=name[:100],
     )
 
 
-def _count(name: str, shape: Sequence[int]) -> int:
+def count_of(name: str, shape: Sequence[int]) -> int:
+    """The number of elements of a shape. Raises TapsterError(invalid) for a bad one."""
     if len(shape) > MAX_RANK:
         raise invalid(f"input {shown(name)} has {len(shape)} dimensions, at most {MAX_RANK} go")
     count = 1
     for size in shape:
         if size < 0:
             raise invalid(f"input {shown(name)} has a negative dimension in its shape")
+        if size > MAX_SIZE:
+            raise invalid(f"input {shown(name)} has a dimension that no data could fill")
         count *= size
     return count
+
+
+def spell_shape(shape: Sequence[int]) -> str:
+    """A shape as errors show it: `n` for a variable dimension."""
+    return "[" + ", ".join("n" if size == -1 else str(size)[:30] for size in shape[:10]) + "]"
 
 
 def _flat(name: str, shape: Sequence[int], data: Any) -> list[Any]:
@@ -141,7 +155,7 @@ def _flat(name: str, shape: Sequence[int], data: Any) -> list[Any]:
     for size in shape:
         if any(not isinstance(part, list) or len(part) != size for part in level):
             raise invalid(
-                f"input {shown(name)} is nested otherwise than its shape {_spell(shape)} says",
+                f"input {shown(name)} is nested otherwise than its shape {spell_shape(shape)} says",
                 field=name[:100],
             )
         level = list(chain.from_iterable(level))
@@ -191,7 +205,3 @@ def _check_kinds(name: str, kinds: set[type], allowed: frozenset[type], words: s
             else "",
             field=name[:100],
         )
-
-
-def _spell(shape: Sequence[int]) -> str:
-    return "[" + ", ".join("n" if size == -1 else str(size)[:30] for size in shape[:10]) + "]"

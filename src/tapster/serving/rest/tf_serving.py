@@ -16,7 +16,7 @@ from tapster.serving.batcher import Answer
 from tapster.serving.engine import Endpoint, Target
 from tapster.serving.model import Model
 from tapster.serving.rest.bodies import accounted, decode, invalid, shown, spell
-from tapster.serving.rest.open_inference import refuse
+from tapster.serving.rest.open_answers import refuse
 from tapster.serving.rest.plain import Row, quotes_of, rows_in
 from tapster.serving.rest.tensors import Inputs, conform, nested, rows_of
 from tapster.serving.rest.wires import Request

@@ -10,7 +10,7 @@ from tapster.contract.errors import TapsterError
 from tapster.serving import exposition
 from tapster.serving.metrics import Metrics
 from tapster.serving.rest.calls import STATUS
-from tapster.serving.rest.open_inference import refuse
+from tapster.serving.rest.open_answers import refuse
 from tapster.serving.rest.routes import Route
 from tapster.serving.rest.service import Service
 

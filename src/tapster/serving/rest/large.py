@@ -1,0 +1,147 @@
+"""Large JSON numbers: read a piece at a time, so that neither memory nor other requests suffer.
+
+A list of Python floats takes ten times the memory of its text, and a decoder that is given all of
+it keeps the interpreter to itself. Here the text of the numbers is cut out of the document; what
+is left is small and read as always, and the numbers become an array piece by piece. Whatever is
+not just numbers, flat or nested as the shape says, is not understood here (None).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from tapster.contract.errors import TapsterError
+from tapster.contract.inference import NUMPY_TYPE, Array
+from tapster.serving.rest.bodies import finite, whole
+from tapster.serving.rest.tensors import FLOAT_LIMITS
+
+# From this size on, a body is read so.
+LARGE: Final = 1 << 20
+# JSON other than numbers takes up to twenty times its size while it is read.
+MAX_ODD: Final = 16 << 20
+_PIECE: Final = 1 << 18
+_FLOATS: Final = msgspec.json.Decoder(list[float])
+_WHOLE: Final = msgspec.json.Decoder(list[int])
+_NUMERIC: Final = b"0123456789.eE+-\t\n\r NaInfity"
+_FLAT: Final = bytes.maketrans(b"[]", b"  ")
+_SPACE: Final = b" \t\r\n"
+
+Body = bytes | bytearray
+Span = tuple[int, int]
+
+
+def cut(body: Body, key: bytes) -> tuple[bytes, list[Span]] | None:
+    """A document without the lists of numbers under `key`, and where these lists are.
+
+    Each list is replaced by an empty one. None when it does not look like that.
+    """
+    kept: list[bytes] = []
+    spans: list[Span] = []
+    done = at = 0
+    while (at := body.find(key, at)) >= 0:
+        at += len(key)
+        span = _list_after(body, at)
+        if span is not None:
+            kept += (bytes(body[done : span[0]]), b"[]")
+            spans.append(span)
+            done = at = span[1]
+    kept.append(bytes(body[done:]))
+    return (b"".join(kept), spans) if spans else None
+
+
+def numbers(body: Body, span: Span, shape: Sequence[int], datatype: str) -> Array | None:
+    """The array of `shape` that a list of numbers spells, flat or nested in row-major order."""
+    count = int(np.prod(shape, dtype=np.float64)) if len(shape) <= 8 else 0
+    if datatype == "BF16" or not 0 < count <= span[1] - span[0]:  # a number takes a character
+        return None
+    arrays: list[Array] = []
+    marks: list[bytes] = []
+    for piece in _pieces(body, *span):
+        array = _array(piece, datatype)
+        if array is None:
+            return None
+        arrays.append(array)
+        marks.append(piece.translate(None, _NUMERIC))
+    whole_array = np.concatenate(arrays)
+    structure = b",".join(marks)
+    if whole_array.size != count or structure not in (_structure([count]), _structure(shape)):
+        return None
+    return whole_array.reshape(list(shape))
+
+
+def too_odd() -> TapsterError:
+    """What to say of a body that is beyond `MAX_ODD` and does not hold just numbers."""
+    return TapsterError(
+        "too_large",
+        f"JSON beyond {MAX_ODD} bytes may only be tensors of numbers, as their shapes say",
+        hint="send fewer rows at once, binary tensors, or CSV to the plain wire",
+    )
+
+
+def _list_after(body: Body, start: int) -> Span | None:
+    """Where the list of numbers is that follows a key's closing quotation mark and colon."""
+    first = body.find(b"[", start, start + 64)
+    if first < 0 or bytes(body[start:first]).strip(_SPACE) != b":":
+        return None
+    ends = [at for at in (body.find(mark, first) for mark in (b'"', b"{", b"}")) if at >= 0]
+    if not ends:
+        return None
+    last = body.rfind(b"]", first, min(ends))
+    # Nothing but commas and closing brackets of what surrounds the list may follow it.
+    if last < 0:
+        return None
+    return first, last + 1
+
+
+def _pieces(body: Body, start: int, end: int) -> Iterator[bytes]:
+    while start < end:
+        stop = body.find(b",", start + _PIECE, end)
+        stop = end if stop < 0 else stop
+        yield bytes(body[start:stop])
+        start = stop + 1
+
+
+def _array(piece: bytes, datatype: str) -> Array | None:
+    text = b"[%b]" % piece.translate(_FLAT)
+    try:
+        if datatype in FLOAT_LIMITS:
+            return _floats(text, datatype)
+        kind: Any = NUMPY_TYPE[datatype]  # type: ignore[index]
+        values: list[int] = _WHOLE.decode(text)
+        limits = np.iinfo(kind)
+        fits = limits.min <= min(values) and max(values) <= limits.max
+        return np.array(values, dtype=kind) if fits else None
+    except (msgspec.MsgspecError, KeyError, ValueError, OverflowError):
+        return None
+
+
+def _floats(text: bytes, datatype: str) -> Array | None:
+    try:
+        wide = np.array(_FLOATS.decode(text), np.float64)
+    except msgspec.MsgspecError:
+        if b"N" not in text and b"I" not in text:
+            return None
+        wide = _with_constants(text)
+    beyond = np.abs(wide) > FLOAT_LIMITS[datatype]
+    if beyond.any() and not np.isinf(wide[beyond]).all():
+        return None
+    return wide.astype(NUMPY_TYPE[datatype])  # type: ignore[index]
+
+
+def _with_constants(text: bytes) -> Array:
+    """Numbers among which NaN and Infinity are. Raises ValueError."""
+    values = json.loads(text, parse_float=finite, parse_int=whole)
+    if not set(map(type, values)) <= {int, float}:
+        raise ValueError("not numbers")
+    return np.array(values, np.float64)
+
+
+def _structure(shape: Sequence[int]) -> bytes:
+    """The brackets and commas of a list nested by `shape`."""
+    text = b""
+    for size in reversed(shape):
+        text = b"[%b]" % b",".join([text] * size)
+    return text

@@ -1,0 +1,124 @@
+"""Bodies to calls: short ones at once, those that take long in threads of their own.
+
+A call keeps its place in its connection's line meanwhile. What is compressed is decompressed
+here, within the limit of a body.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, Protocol
+
+from tapster.contract.errors import TapsterError
+from tapster.serving.rest import encodings
+from tapster.serving.rest.calls import Call, Line
+from tapster.serving.rest.forms import Form
+from tapster.serving.rest.heads import JSON, Heads
+from tapster.serving.rest.wires import Wire
+from tapster.serving.slots import Region
+
+# Bytes of a body that is read on the event loop; compressed ones may also grow to no more.
+AT_ONCE: Final = 128 * 1024
+AT_ONCE_COMPRESSED: Final = 16 * 1024
+THREADS: Final = 2
+
+Body = bytes | bytearray
+
+
+class Reader:
+    """The threads of one worker that read bodies and compress answers."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pool: ThreadPoolExecutor | None = None
+
+    def read(self, call: Call, body: Body) -> None:
+        """Have a call's body read, then submit the call. Raises what its wire raises."""
+        if self._read_at_once(call, body):
+            call.target.submit(call)
+            return
+        loop = asyncio.get_running_loop()
+        reading = loop.run_in_executor(self.pool, self._read, call, body)
+        reading.add_done_callback(partial(self._submit, call))
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Threads, started at first need."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="body")
+        return self._pool
+
+    def _read_at_once(self, call: Call, body: Body) -> bool:
+        coding = call.form.coding
+        if len(body) > (AT_ONCE_COMPRESSED if coding else AT_ONCE):
+            return False
+        if coding:
+            limit = min(self._limit, AT_ONCE)
+            try:
+                body = encodings.inflate(coding, body, limit)
+            except TapsterError as error:
+                if error.code == "too_large" and limit < self._limit:
+                    return False
+                raise
+        call.wire.read(call, body)
+        return True
+
+    def _read(self, call: Call, body: Body) -> None:
+        """In a thread."""
+        if call.done:
+            return
+        if call.form.coding:
+            body = encodings.inflate(call.form.coding, body, self._limit)
+        call.wire.read(call, body)
+
+    def _submit(self, call: Call, reading: "asyncio.Future[None]") -> None:
+        if call.done or reading.cancelled():
+            return
+        error = reading.exception()
+        try:
+            if error is not None:
+                raise error
+            call.target.submit(call)
+        except Exception as failure:
+            call.fail(failure)
+
+    def compress(self, call: "FormedCall", body: bytes) -> None:
+        """Compress an answer in a thread, then give it to its call."""
+        loop = asyncio.get_running_loop()
+        done = loop.run_in_executor(self.pool, encodings.deflate, call.form.accepts, body)
+        done.add_done_callback(lambda _: call.compressed(done.result()))
+
+
+class Shared(Protocol):
+    """What calls need of their worker."""
+
+    region: Region
+    heads: Heads
+    reader: Reader
+
+
+class FormedCall(Call):
+    """A request whose body, or answer, is not plain JSON."""
+
+    __slots__ = ("_reader", "form")
+
+    def __init__(
+        self, line: Line, wire: Wire, shared: Shared, keep_alive: bool, form: Form
+    ) -> None:
+        super().__init__(line, wire, shared.region, shared.heads, keep_alive)
+        self._reader = shared.reader
+        self.form = form
+
+    def succeed(self, body: bytes) -> None:
+        """See Work. An answer that is worth it leaves compressed, if its caller likes that."""
+        if self.form.accepts and len(body) >= encodings.WORTH:
+            self.done = True
+            self._reader.compress(self, body)
+        else:
+            super().succeed(body)
+
+    def compressed(self, body: bytes) -> None:
+        """Give an answer that has been compressed."""
+        coding = b"content-encoding: %b\r\nvary: accept-encoding\r\n" % self.form.accepts
+        self.lines = (self.lines or JSON) + coding
+        super().succeed(body)
