@@ -7,10 +7,12 @@ import asyncio
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Final
 
 import msgspec
 from fastapi import FastAPI
+from sqlalchemy.exc import DBAPIError
 
 from tapster import api
 from tapster.contract.errors import TapsterError
@@ -86,7 +88,14 @@ def open_parts(config: Settings) -> Parts:
         signer=Signer.of(config.home / "signing.key"),
         uploads=Uploads(config.home / "uploads"),
     )
-    parts.db.migrate()
+    try:
+        parts.db.migrate()
+    except DBAPIError as error:
+        raise TapsterError(
+            "unavailable",
+            f"the database cannot be opened: {error.orig}",
+            hint="`tapster doctor` checks the installation",
+        ) from None
     admin = tenancy.ensure_key_file(config.home / "admin.key")
     with parts.db.write() as tx:
         tenancy.ensure_admin(tx, admin)
@@ -96,7 +105,7 @@ def open_parts(config: Settings) -> Parts:
 
 
 def _check_database(config: Settings) -> None:
-    """Refuse SQLite in a home whose blobs are named by PostgreSQL's rows: it would collect them."""
+    """Refuse SQLite in a home whose blobs are named by rows elsewhere: it would collect them."""
     marker = config.home / "postgresql"
     if config.database_url and not config.database_url.startswith("sqlite"):
         write_atomically(marker, b"the rows of this home are in a PostgreSQL database\n")
@@ -107,6 +116,21 @@ def _check_database(config: Settings) -> None:
             hint="set TAPSTER_DATABASE_URL as before, or choose another home",
             field="database_url",
         )
+    elif (
+        not config.database_url
+        and not _filled(config.home / "tapster.db")
+        and any(config.home.glob("blobs/*/*/*"))
+    ):
+        raise TapsterError(
+            "conflict",
+            "this home has datasets or packages, and the database that names them is gone",
+            hint="bring `tapster.db` back from a backup, or choose another home",
+            field="home",
+        )
+
+
+def _filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _collect(parts: Parts) -> None:

@@ -1,18 +1,21 @@
 """Transactions on SQLite and PostgreSQL, and a schema that matches its migrations."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import OperationalError
 
 import tapster.app  # noqa: F401 - every slice's tables are registered
 from tapster.core.blobs import LocalBlobs
-from tapster.core.db import Database, Watch, metadata
+from tapster.core.db import PATIENT, Database, Watch, metadata
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -105,4 +108,45 @@ def test_a_poller_looks_after_a_write_and_now_and_then(tmp_path: Path) -> None:
     while not watch.news():
         assert time.monotonic() < end
         time.sleep(0.01)
+    db.close()
+
+
+def test_a_lock_that_stays_is_not_waited_for_again(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    db = Database(f"sqlite:///{path}")
+    with db.write() as tx:
+        tx.execute(text("create table t (n integer)"))
+
+    def attempt() -> float:
+        began = time.monotonic()
+        with pytest.raises(OperationalError, match="locked"), db.write():
+            pass
+        return time.monotonic() - began
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        assert attempt() >= PATIENT * 0.9
+        assert attempt() < PATIENT / 2
+        other.execute("rollback")
+    with db.write() as tx:
+        tx.execute(text("insert into t values (1)"))
+    db.close()
+
+
+def test_a_file_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    path, away = tmp_path / "test.db", tmp_path / "away.db"
+    db = Database(f"sqlite:///{path}")
+    with db.write() as tx:
+        tx.execute(text("create table t (n integer)"))
+    path.rename(away)
+    with db.engine.connect(), pytest.raises(OperationalError), db.read():
+        pass  # the pool has to open another connection
+    with pytest.raises(OperationalError), db.write() as tx:
+        tx.execute(text("insert into t values (1)"))
+    assert not path.exists()
+    away.rename(path)
+    with db.write() as tx:
+        tx.execute(text("insert into t values (2)"))
+    with db.read() as tx:
+        assert tx.execute(text("select n from t")).scalars().all() == [2]
     db.close()

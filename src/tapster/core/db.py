@@ -2,17 +2,28 @@
 
 SQLite runs with a rollback journal, `synchronous=FULL` and one writing connection that takes its
 lock at `BEGIN IMMEDIATE`: SQLite before 3.51.3 can corrupt a WAL that two connections write.
+
+A database that does not answer is waited for a few seconds, and hardly at all while that goes on,
+so that callers hear of it at once.
 """
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, event
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from tapster.contract.errors import TapsterError
 from tapster.core.blobs import in_transaction
+
+PATIENT: Final = 5.0
+HASTY: Final = 0.1
 
 metadata: Final = MetaData(
     naming_convention={
@@ -28,19 +39,24 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = _engine(url)
-        self.sqlite = self.engine.dialect.name == "sqlite"
+        self.sqlite = url.startswith("sqlite")
+        self.engine = self._sqlite() if self.sqlite else _postgresql(url)
         self.writes = 0
         self._writer = threading.Lock()
+        self._patience = PATIENT
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that may write; commits at the end, rolls back on any exception."""
         if self.sqlite:
-            with self._writer:
+            if not self._writer.acquire(timeout=2 * self._patience):
+                raise _busy()
+            try:
                 with self._begin("BEGIN IMMEDIATE") as connection:
                     yield connection
                 self.writes += 1
+            finally:
+                self._writer.release()
         else:
             with self._begin("") as connection:
                 yield connection
@@ -59,6 +75,14 @@ class Database:
                 connection = plain.execution_options(tapster_begin=statement)
                 with connection.begin():
                     yield connection
+        except PoolTimeoutError:
+            raise _busy() from None
+        except OperationalError as error:
+            if "locked" in str(error.orig):
+                self._patience = HASTY
+            raise
+        else:
+            self._patience = PATIENT
         finally:
             in_transaction.reset(token)
 
@@ -76,6 +100,34 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+    def _sqlite(self) -> Engine:
+        path = Path(make_url(self.url).database or "").absolute().as_uri()
+        mode = "rwc"
+
+        def connect() -> sqlite3.Connection:
+            nonlocal mode
+            made = sqlite3.connect(
+                f"{path}?mode={mode}",
+                uri=True,
+                timeout=self._patience,
+                isolation_level=None,  # we say BEGIN ourselves
+                check_same_thread=False,
+            )
+            for pragma in ("journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON"):
+                made.execute(f"PRAGMA {pragma}")
+            mode = "rw"  # a file that is gone is not to be made again, empty
+            return made
+
+        engine = create_engine(self.url, creator=connect, pool_size=8, pool_timeout=PATIENT)
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            statement = connection.get_execution_options().get("tapster_begin", "BEGIN IMMEDIATE")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={int(self._patience * 1000)}")
+            connection.exec_driver_sql(statement or "BEGIN")
+
+        return engine
 
 
 class Watch:
@@ -99,20 +151,19 @@ class Watch:
         return True
 
 
-def _engine(url: str) -> Engine:
-    if not url.startswith("sqlite"):
-        return create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), pool_size=8)
-    engine = create_engine(url, pool_size=8, connect_args={"timeout": 10})
+def _postgresql(url: str) -> Engine:
+    return create_engine(
+        url.replace("postgresql://", "postgresql+psycopg://", 1),
+        pool_size=8,
+        pool_timeout=PATIENT,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": int(PATIENT)},
+    )
 
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
-        for pragma in ("journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        statement = connection.get_execution_options().get("tapster_begin", "BEGIN IMMEDIATE")
-        connection.exec_driver_sql(statement or "BEGIN")
-
-    return engine
+def _busy() -> TapsterError:
+    return TapsterError(
+        "unavailable",
+        "the database did not answer",
+        hint="try again; if it goes on, run `tapster doctor`",
+    )

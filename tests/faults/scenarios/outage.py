@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -43,23 +42,12 @@ class Outage:
     failures: list[str] = field(default_factory=list)
 
 
-def outages(server: Server) -> dict[str, Callable[[], Iterator[None]]]:
-    """Ways to be without a control plane or a database, each with its return."""
-    database = server.home / "tapster.db"
-    return {
-        "killed, and cannot start": partial(_beheaded, server, database),
-        "database locked": partial(_locked, database),
-        "database deleted": partial(_deleted, database),
-        "database not writable": partial(_blocked, database),
-    }
-
-
 def without_control(server: Server, name: str, seconds: float) -> Outage:
     """Call at a hundred requests a second before, during and after an outage."""
     seen = Outage(name)
-    with Load(port_of(server), requests_to(server, ENDPOINT), rate=RATE, reuse=50) as load:
+    with calls(server) as load:
         load.more(100)
-        with ThreadPoolExecutor(ADMINISTRATORS) as pool, contextmanager(outages(server)[name])():
+        with ThreadPoolExecutor(ADMINISTRATORS) as pool, contextmanager(_WAYS[name])(server):
             end = time.monotonic() + seconds
             while time.monotonic() < end:
                 asked = [pool.submit(_ask, server, number % 2) for number in range(ADMINISTRATORS)]
@@ -79,6 +67,11 @@ def without_control(server: Server, name: str, seconds: float) -> Outage:
 def prepare(server: Server) -> None:
     """Deploy what callers call."""
     deploy(server, ENDPOINT, models.total(0.0))
+
+
+def calls(server: Server) -> Load:
+    """Callers at a hundred requests a second, often on new connections."""
+    return Load(port_of(server), requests_to(server, ENDPOINT), rate=RATE, reuse=50)
 
 
 def _ask(server: Server, write: int) -> tuple[float, int]:
@@ -121,9 +114,9 @@ def _control(server: Server) -> int:
     return found[0].pid if found else 0
 
 
-def _beheaded(server: Server, database: Path) -> Iterator[None]:
+def _beheaded(server: Server) -> Iterator[None]:
     """The process is killed, and a folder in its database's place lets none start."""
-    away = database.with_name("away.db")
+    database, away = _database(server)
     database.rename(away)
     database.mkdir()
     os.kill(_control(server), signal.SIGKILL)
@@ -132,25 +125,25 @@ def _beheaded(server: Server, database: Path) -> Iterator[None]:
     away.rename(database)
 
 
-def _locked(database: Path) -> Iterator[None]:
-    """Another process holds the database's lock; as SQLite's lock is a process's, so may we."""
-    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+def _locked(server: Server) -> Iterator[None]:
+    """Another process, this one, holds the database's lock."""
+    with closing(sqlite3.connect(_database(server)[0], isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield
         other.execute("ROLLBACK")
 
 
-def _deleted(database: Path) -> Iterator[None]:
+def _deleted(server: Server) -> Iterator[None]:
     """The file is gone under the process that has it open."""
-    away = database.with_name("away.db")
+    database, away = _database(server)
     database.rename(away)
     yield
     away.rename(database)
 
 
-def _blocked(database: Path) -> Iterator[None]:
+def _blocked(server: Server) -> Iterator[None]:
     """No journal can be made, as on a file system that is read-only."""
-    journal = database.with_name("tapster.db-journal")
+    journal = server.home / "tapster.db-journal"
     until(lambda: _made(journal), "a moment between two transactions")
     yield
     journal.rmdir()
@@ -162,3 +155,19 @@ def _made(folder: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _database(server: Server) -> tuple[Path, Path]:
+    """Where the database is, and where it may be put away."""
+    return server.home / "tapster.db", server.home / "away.db"
+
+
+_WAYS: Final[dict[str, Callable[[Server], Iterator[None]]]] = {
+    "killed, and cannot start": _beheaded,
+    "database locked": _locked,
+    "database deleted": _deleted,
+    "database not writable": _blocked,
+}
+NAMES: Final = tuple(_WAYS)
+# Ten minutes in all.
+SECONDS: Final = dict(zip(NAMES, (300.0, 100.0, 100.0, 100.0), strict=True))

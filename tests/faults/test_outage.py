@@ -1,0 +1,65 @@
+"""No control plane, or none with a database: callers must not notice, administrators at once."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import Server
+from tests.faults.scenarios import outage
+from tests.faults.scenarios.kills import until
+from tests.faults.scenarios.load import percentile
+from tests.faults.soak import scaled
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("outage") / "home", {"TAPSTER_WORKERS": "2"}).start()
+    outage.prepare(server)
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", outage.NAMES)
+def test_callers_do_not_notice(installation: Server, name: str) -> None:
+    assert installation.process is not None
+    seen = outage.without_control(installation, name, scaled(outage.SECONDS[name], 5))
+    assert seen.failures == []
+    assert seen.statuses == {200}
+    refused = [(took, status) for took, status in seen.control if status != 200]
+    assert {status for _, status in refused} == {503}
+    assert percentile([took for took, _ in refused], 0.5) < 1
+    assert installation.process.poll() is None
+
+
+@pytest.mark.soak
+def test_a_start_without_the_database_serves_and_loses_nothing(
+    new_server: Callable[..., Server],
+) -> None:
+    server = new_server()
+    outage.prepare(server)
+    assert server.stop() == 0
+    database, blobs = server.home / "tapster.db", _files(server.home / "blobs")
+    away = database.rename(server.home / "away.db")
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(server.start)  # which waits for the control plane
+        until((server.home / "run.json").exists, "the ports")
+        running = json.loads((server.home / "run.json").read_text())
+        server.url, server.rest_url = running["url"], running["rest_url"]
+        with outage.calls(server) as load:
+            load.more(100)
+            until(lambda: httpx.get(f"{server.url}/health", timeout=60).status_code == 503, "503")
+            load.more(100)
+        assert not database.exists()
+        away.rename(database)
+        starting.result(60)
+    assert {answer.status for answer in load.answers} == {200}
+    assert _files(server.home / "blobs") == blobs != set()
+
+
+def _files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
