@@ -45,7 +45,7 @@ def test_the_onnx_runtime(tmp_path: Path) -> None:
         tolerance=Tolerance(0, 0),
     )
     testing.check_runtime(plugins.load("tapster.runtimes", "onnx")(), tmp_path, digest)
-    assert plugins.names("tapster.runtimes") == ["onnx"]
+    assert plugins.names("tapster.runtimes") == ["onnx", "python", "skops", "torch"]
 
 
 def test_an_unknown_plugin_is_named_with_those_there_are() -> None:
