@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tapster.contract.inference import NUMPY_TYPE
 from tapster.contract.manifest import Column, Signature, TensorSpec, Tolerance
 from tapster.contract.plan import PackageRef
 from tapster.core.crypto import Signer
@@ -120,6 +121,38 @@ def typed(home: Path) -> PackageRef:
     return _put(home, "other", nodes, {}, signature, inputs)
 
 
+EVERY: dict[Any, Any] = {
+    "BOOL": [[True, False], [False, True]],
+    "INT8": [[-128, 127], [0, 1]],
+    "INT16": [[-(2**15), 2**15 - 1], [0, 1]],
+    "INT32": [[-(2**31), 2**31 - 1], [0, 1]],
+    "INT64": [[-(2**63), 2**63 - 1], [0, 1]],
+    "UINT8": [[0, 255], [2, 1]],
+    "UINT16": [[0, 2**16 - 1], [2, 1]],
+    "UINT32": [[0, 2**32 - 1], [2, 1]],
+    "UINT64": [[0, 2**64 - 1], [2, 1]],
+    "FP16": [[1.5, -65504.0], [0.0, 2.0]],
+    "FP32": [[1.5, -3.25e38], [0.0, 2.0]],
+    "FP64": [[1.5, -1.5e308], [0.0, 2.0]],
+    "BYTES": [["", "naïve-😀"], ["a\0b", "x" * 300]],
+}
+
+
+def every(home: Path, *datatypes: Any) -> PackageRef:
+    """A bare import: inputs `x_<datatype>` [n, 2], which come back as outputs `y_<datatype>`.
+
+    Without `datatypes`, one of each of `EVERY`.
+    """
+    chosen = datatypes or tuple(EVERY)
+    signature = Signature(
+        inputs=tuple(TensorSpec(f"x_{kind}", kind, (-1, 2)) for kind in chosen),
+        outputs=tuple(TensorSpec(f"y_{kind}", kind, (-1, 2)) for kind in chosen),
+    )
+    nodes = [helper.make_node("Identity", [f"x_{kind}"], [f"y_{kind}"]) for kind in chosen]
+    inputs = {f"x_{kind}": np.array(EVERY[kind], NUMPY_TYPE[kind]) for kind in chosen}
+    return _put(home, "other", nodes, {}, signature, inputs)
+
+
 def heavy(home: Path, size: int = 1000, layers: int = 60) -> PackageRef:
     """A long chain of matrix products, milliseconds a row: for deadlines and slow models."""
     nodes = []
@@ -160,6 +193,19 @@ def _put(  # noqa: PLR0917
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    return put(home, task, model, signature, inputs, spoil=spoil)
+
+
+def put(  # noqa: PLR0917
+    home: Path,
+    task: Any,
+    model: onnx.ModelProto,
+    signature: Signature,
+    inputs: dict[str, Any],
+    *,
+    spoil: bool = False,
+) -> PackageRef:
+    """Seal a graph with its own answers to `inputs` into a package where a worker looks."""
     folder = home / "making"
     folder.mkdir(parents=True)
     data = model.SerializeToString()
@@ -191,7 +237,15 @@ _TYPES = {
     "FP32": TensorProto.FLOAT,
     "BYTES": TensorProto.STRING,
     "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
     "INT64": TensorProto.INT64,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "FP16": TensorProto.FLOAT16,
+    "FP64": TensorProto.DOUBLE,
     "BOOL": TensorProto.BOOL,
 }
 
