@@ -138,18 +138,21 @@ EVERY: dict[Any, Any] = {
 }
 
 
-def every(home: Path, *datatypes: Any) -> PackageRef:
-    """A bare import: inputs `x_<datatype>` [n, 2], which come back as outputs `y_<datatype>`.
+def every(home: Path, *datatypes: Any, width: int = 2) -> PackageRef:
+    """A bare import: inputs `x_<datatype>` [n, width], which come back as `y_<datatype>`.
 
     Without `datatypes`, one of each of `EVERY`.
     """
     chosen = datatypes or tuple(EVERY)
     signature = Signature(
-        inputs=tuple(TensorSpec(f"x_{kind}", kind, (-1, 2)) for kind in chosen),
-        outputs=tuple(TensorSpec(f"y_{kind}", kind, (-1, 2)) for kind in chosen),
+        inputs=tuple(TensorSpec(f"x_{kind}", kind, (-1, width)) for kind in chosen),
+        outputs=tuple(TensorSpec(f"y_{kind}", kind, (-1, width)) for kind in chosen),
     )
     nodes = [helper.make_node("Identity", [f"x_{kind}"], [f"y_{kind}"]) for kind in chosen]
-    inputs = {f"x_{kind}": np.array(EVERY[kind], NUMPY_TYPE[kind]) for kind in chosen}
+    inputs = {
+        f"x_{kind}": np.array(EVERY[kind], NUMPY_TYPE[kind]).reshape(-1, max(width, 1))
+        for kind in chosen
+    }
     return _put(home, "other", nodes, {}, signature, inputs)
 
 
@@ -196,7 +199,7 @@ def _put(  # noqa: PLR0917
     return put(home, task, model, signature, inputs, spoil=spoil)
 
 
-def put(  # noqa: PLR0917
+def put(
     home: Path,
     task: Any,
     model: onnx.ModelProto,
