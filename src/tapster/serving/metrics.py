@@ -346,19 +346,3 @@ def _published(
                     round(times.user + times.system, 2),
                 )
     return list(agent.published(folder, slots)), vitals
-
-
-def stamp(region: Region, seen: "np.ndarray[Any, Any] | None", count: int) -> Any:
-    """Note the time at places whose counters have changed since `seen`; returns them as they are.
-
-    To be called by the worker that owns the region, every few seconds.
-    """
-    start = region.offset + layout.WORKER_WORDS
-    words = np.frombuffer(region.words, np.uint64)[start : start + count * layout.PLACE_WORDS]
-    now = words.reshape(count, -1)[:, : layout.CHANGED].copy()
-    if seen is not None:
-        changed = np.any(now[: len(seen)] != seen, axis=1)
-        fresh = np.any(now[len(seen) :] != 0, axis=1)
-        for number in np.flatnonzero(np.concatenate([changed, fresh])).tolist():
-            region.words[region.place(number) + layout.CHANGED] = int(time.time())
-    return now

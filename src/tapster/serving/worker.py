@@ -27,7 +27,7 @@ from tapster.contract.plan import WorkerState
 from tapster.core import plugins, telemetry
 from tapster.core.processes import die_with_parent
 from tapster.core.settings import Settings, load
-from tapster.serving import agent, planfile
+from tapster.serving import agent, planfile, watcher
 from tapster.serving.engine import Engine
 from tapster.serving.gate import Gate
 from tapster.serving.rest.application import Application
@@ -87,10 +87,12 @@ class Worker:
         self.service = Service(settings, slots, self._region, gate, engine)
         self._engine = engine
         self._agent = agent.Agent(settings, slots)
+        self._watcher = watcher.Watcher(settings, slots, self._region, index)
         self._stamp: object = None
         self._refused: object = None
         self._beaten = self._loop.time()
         self._published: WorkerState | None = None
+        self._told: WorkerState | None = None
         self._publishing = False
         config = Config(
             Application(self.service),
@@ -114,6 +116,7 @@ class Worker:
         self._watch()
         self._changed()
         self._agent.start()
+        self._watcher.start()
         with self._server.capture_signals():
             await self._first_load()
         gc.collect()
@@ -183,6 +186,8 @@ class Worker:
             self._publishing = False
             return
         self._published = state
+        watcher.changes(self._told, state)
+        self._told = state
         done = self._loop.run_in_executor(None, agent.publish, self._folder, state)
         done.add_done_callback(self._after_publishing)
 

@@ -14,9 +14,8 @@ from tapster.serving.gate import Pass
 from tapster.serving.rest import open_models, tf_serving
 from tapster.serving.rest.bodies import encode, invalid
 from tapster.serving.rest.calls import STATUS
-from tapster.serving.rest.routes import Route
+from tapster.serving.rest.routes import WATCHING, Route
 from tapster.serving.rest.service import Service, wire_of
-from tapster.serving.rest.watching import KINDS as WATCHING
 from tapster.serving.rest.watching import Watching
 
 log = logging.getLogger(__name__)

@@ -28,6 +28,8 @@ _FIXED: Final = {
     "/v2/health/ready": "v2.ready",
     "/v1/models": "v1.models",
     "/metrics": "metrics",
+    "/debug/slow": "debug.slow",
+    "/debug/profile": "debug.profile",
 }
 _OPEN_KINDS: Final = {None: "v2.model", "/ready": "v2.model_ready", "/infer": "v2.infer"}
 _TENSORFLOW_KINDS: Final = {
@@ -38,6 +40,7 @@ _TENSORFLOW_KINDS: Final = {
     ":regress": "v1.other",
 }
 CALLS: Final = frozenset({"v2.infer", "v1.predict", "plain.predict"})
+WATCHING: Final = frozenset({"metrics", "debug.slow", "debug.profile"})
 POSTS: Final = CALLS | {"v1.other"}
 
 
@@ -56,7 +59,7 @@ class Route:
         self.public = public
         self.call = kind in CALLS
         self.method = b"POST" if kind in POSTS else b"GET"
-        self.right = METRICS if kind == "metrics" else PREDICT
+        self.right = METRICS if kind in WATCHING else PREDICT
 
 
 UNKNOWN: Final = Route("unknown")

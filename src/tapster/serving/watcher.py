@@ -1,0 +1,267 @@
+"""What a worker notices about requests: the slowest, those that fail, those that are logged.
+
+Almost every request costs nothing here: the counters ask for a look at a batch only when one of
+it was slower than what is looked for, and at failures. What is refused in numbers is read from
+the counters every few seconds and logged as one line an endpoint.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from tapster.contract.errors import TapsterError
+from tapster.contract.plan import WorkerState
+from tapster.core.settings import Settings
+from tapster.core.telemetry import logger
+from tapster.serving import slots as layout
+from tapster.serving import slowest
+from tapster.serving.slots import NEVER, Region, Slots, Watched
+from tapster.serving.slowest import Phases, Request, Slowest
+
+log = logger(__name__)
+
+TICK_SECONDS: Final = 1.0
+SUMMARY_TICKS: Final = 5
+# Lines about single requests, of each kind: so many at once, and so many a second.
+BURST: Final = 20
+LINES_A_SECOND: Final = 5.0
+MOST_ENDPOINTS: Final = 20
+MOST_CHANGES: Final = 20
+_SUMMED: Final = {
+    "client_errors": layout.CLIENT_ERRORS,
+    "server_errors": layout.SERVER_ERRORS,
+    "queue_full": layout.QUEUE_FULL,
+    "expired": layout.EXPIRED,
+    "limited": layout.LIMITED,
+    "cancelled": layout.CANCELLED,
+    "unavailable": layout.UNAVAILABLE,
+}
+_OURS: Final = ("server_errors", "queue_full", "expired", "unavailable")
+
+
+class Allowance:
+    """How many lines may still be written: some at once, then so many a second."""
+
+    def __init__(self) -> None:
+        self._left = float(BURST)
+        self._at = time.monotonic()
+        self.refused = 0
+
+    def take(self) -> bool:
+        """Whether one more may be written now."""
+        now = time.monotonic()
+        self._left = min(self._left + (now - self._at) * LINES_A_SECOND, BURST)
+        self._at = now
+        if self._left < 1:
+            self.refused += 1
+            return False
+        self._left -= 1
+        return True
+
+    def forgive(self) -> int:
+        """How many were refused since this was last asked."""
+        count, self.refused = self.refused, 0
+        return count
+
+
+class Watcher:
+    """See Watch. Everything but publishing happens on the worker's event loop."""
+
+    def __init__(self, settings: Settings, slots: Slots, region: Region, worker: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._folder = settings.home / "run"
+        self._slots = slots
+        self._region = region
+        self._worker = worker
+        self._slow = int(settings.slow_request * 1e9) or NEVER
+        self._share = settings.access_log
+        self._due = 0.0
+        self._slowest = Slowest()
+        self._failures = Allowance()
+        self._slowness = Allowance()
+        self._ticks = 0
+        self._seen: np.ndarray[Any, np.dtype[np.uint64]] | None = None
+        self._places = 0
+        self._refused = region.words[region.offset + layout.REFUSED]
+        self._publishing: asyncio.Future[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._region.watch = self
+        self._aim()
+        self._summarise()
+        self._loop.call_later(TICK_SECONDS, self._tick)
+
+    # -- single requests
+
+    def served(self, requests: Sequence[Watched], now: int, started: int, compute: int) -> None:
+        """See Watch."""
+        for request in requests:
+            elapsed = now - request.began
+            if elapsed > self._slowest.floor:
+                self._slowest.add(self._described(request, now, started, compute))
+            if elapsed >= self._slow and self._slowness.take():
+                found = self._described(request, now, started, compute)
+                log.warning("slow request", **_fields(found))
+        if self._share:
+            for request in self._drawn(requests):
+                log.info("request", **_fields(self._described(request, now, started, compute)))
+        self._aim()
+
+    def failed(self, request: Watched, status: int, error: Exception, elapsed: int) -> None:
+        """See Watch."""
+        if elapsed > self._slowest.floor:
+            self._slowest.add(self._request(request, status, elapsed))
+            self._aim()
+        if self._share and self._drawn([request]):
+            log.info("request", **_fields(self._request(request, status, elapsed)))
+        if status >= 500 and self._failures.take():
+            code = error.code if isinstance(error, TapsterError) else "internal"
+            fields = _fields(self._request(request, status, elapsed))
+            if code == "internal":
+                log.error("a request failed", error.__cause__, code=code, **fields)
+            else:
+                log.warning("a request failed", code=code, reason=str(error), **fields)
+
+    def _aim(self) -> None:
+        """Ask the counters for requests that take so long, or for all."""
+        wanted = 0 if self._share else min(self._slowest.floor + 1, self._slow)
+        self._region.least = wanted
+
+    def _drawn(self, requests: Sequence[Watched]) -> list[Watched]:
+        """The share of requests that are logged: evenly, so many of any number."""
+        self._due += len(requests) * self._share
+        count = min(int(self._due), len(requests))
+        self._due -= count
+        return list(requests[:count])
+
+    def _described(self, request: Watched, now: int, started: int, compute: int) -> Request:
+        ready = getattr(request, "ready", 0) or request.began
+        phases = Phases(
+            read=(ready - request.began) / 1e9,
+            wait=(started - ready) / 1e9,
+            run=compute / 1e9,
+            write=max(now - started - compute, 0) / 1e9,
+        )
+        return self._request(request, 200, now - request.began, phases)
+
+    def _request(
+        self, request: Watched, status: int, elapsed: int, phases: Phases | None = None
+    ) -> Request:
+        number = (request.place - self._region.place(0)) // layout.PLACE_WORDS
+        tenant, endpoint, version = self._slots.name(number)
+        return Request(
+            ended=time.time(),
+            seconds=elapsed / 1e9,
+            request_id=request.identify(),
+            tenant=tenant,
+            endpoint=endpoint,
+            version=version,
+            worker=self._worker,
+            status=status,
+            rows=request.rows,
+            phases=phases,
+        )
+
+    # -- now and then
+
+    def _tick(self) -> None:
+        self._ticks += 1
+        self._slowest.turn()
+        self._aim()
+        if self._slowest.changed and (self._publishing is None or self._publishing.done()):
+            self._slowest.changed = False
+            self._publishing = self._loop.run_in_executor(
+                None, slowest.publish, self._folder, self._worker, self._slowest.all()
+            )
+            self._publishing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if self._ticks % SUMMARY_TICKS == 0:
+            self._summarise()
+        self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def _summarise(self) -> None:
+        """Note which places changed since the last time, and log what was refused at each."""
+        before, now = self._seen, self._counters()
+        self._seen = now
+        if before is not None:
+            fresh = np.zeros((len(now) - len(before), now.shape[1]), np.uint64)
+            more = now - np.concatenate([before, fresh])
+            changed = np.flatnonzero(more.any(axis=1)).tolist()
+            for number in changed:
+                place = self._region.place(number)
+                self._region.words[place + layout.CHANGED] = int(time.time())
+            self._log_refusals({number: more[number] for number in changed})
+        for event, allowance in (
+            ("a request failed", self._failures),
+            ("slow request", self._slowness),
+        ):
+            if count := allowance.forgive():
+                log.warning("lines were left out", about=event, count=count)
+
+    def _counters(self) -> "np.ndarray[Any, np.dtype[np.uint64]]":
+        """A copy of this worker's counters of all places, up to `CHANGED`."""
+        self._places += len(self._slots.places(self._places))
+        start = self._region.place(0)
+        end = start + self._places * layout.PLACE_WORDS
+        words = np.frombuffer(self._region.words, np.uint64)[start:end]
+        return words.reshape(self._places, -1)[:, : layout.CHANGED].copy()
+
+    def _log_refusals(self, more: dict[int, "np.ndarray[Any, np.dtype[np.uint64]]"]) -> None:
+        """One line for each place whose refusals have become more, for so many places."""
+        seconds = TICK_SECONDS * SUMMARY_TICKS
+        lines = []
+        for number, words in more.items():
+            counts = {name: int(words[word]) for name, word in _SUMMED.items() if words[word]}
+            if counts:
+                lines.append((sum(counts.values()), number, counts))
+        lines.sort(key=lambda line: -line[0])
+        for _, number, counts in lines[:MOST_ENDPOINTS]:
+            tenant, endpoint, version = self._slots.name(number)
+            say = log.warning if counts.keys() & _OURS else log.info
+            names = {"tenant": tenant, "endpoint": endpoint, "version": version}
+            say("requests were not served", **names, **counts, seconds=seconds)
+        if len(lines) > MOST_ENDPOINTS:
+            rest = lines[MOST_ENDPOINTS:]
+            count = sum(line[0] for line in rest)
+            log.warning("requests were not served", endpoints=len(rest), count=count, seconds=seconds)
+        refused = self._region.words[self._region.offset + layout.REFUSED]
+        if refused > self._refused:
+            log.info("requests without a valid key", count=refused - self._refused, seconds=seconds)
+        self._refused = refused
+
+
+def changes(before: WorkerState | None, after: WorkerState) -> None:
+    """Log what has become of the plan and its packages in this worker."""
+    known = {each.digest: each.state for each in before.packages} if before else {}
+    new = [each for each in after.packages if known.get(each.digest) != each.state]
+    for package in new[:MOST_CHANGES]:
+        if package.state == "failed":
+            log.error("a package is refused", package=package.digest[:12], reason=package.error)
+        else:
+            log.info("a package changed", package=package.digest[:12], state=package.state)
+    gone = len(known.keys() - {each.digest for each in after.packages})
+    if len(new) > MOST_CHANGES or gone:
+        more = max(len(new) - MOST_CHANGES, 0)
+        log.info("packages changed", more=more, unloaded=gone, packages=len(after.packages))
+    if before is None or after.plan != before.plan:
+        log.info("the plan is applied", plan=after.plan)
+
+
+def _fields(request: Request) -> dict[str, object]:
+    """A request as a log line has it."""
+    found: dict[str, object] = {
+        "request_id": request.request_id,
+        "tenant": request.tenant,
+        "endpoint": request.endpoint,
+        "version": request.version,
+        "status": request.status,
+        "seconds": round(request.seconds, 6),
+        "rows": request.rows,
+    }
+    if request.phases is not None:
+        for name in ("read", "wait", "run", "write"):
+            found[name] = round(getattr(request.phases, name), 6)
+    return found
