@@ -20,6 +20,7 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Manifest, Signature
 from tapster.core import settings
+from tapster.runtimes import Stop
 from tapster.runtimes.answers import conform
 from tapster.runtimes.declaration import DECLARATION, declared
 
@@ -45,7 +46,9 @@ class PythonRuntime:
             )
         return signature
 
-    def load(self, manifest: Manifest, files: dict[str, bytes], threads: int) -> "PythonModel":
+    def load(
+        self, manifest: Manifest, files: dict[str, bytes], threads: int, shelf: Path | None = None
+    ) -> "PythonModel":
         """See Runtime: run `model.py` and load the model it defines."""
         check_allowed()
         folder = Path(tempfile.mkdtemp(prefix="files-"))
@@ -69,7 +72,11 @@ class PythonModel:
         self._model = model
 
     def run(
-        self, inputs: dict[str, Array], outputs: Sequence[str] = (), deadline: float | None = None
+        self,
+        inputs: dict[str, Array],
+        outputs: Sequence[str] = (),
+        deadline: float | None = None,
+        stop: Stop | None = None,
     ) -> list[Array]:
         """See LoadedModel. The model gets copies, which it may keep and write to."""
         given = self._model.predict({name: array.copy() for name, array in inputs.items()})

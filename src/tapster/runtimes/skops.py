@@ -7,6 +7,7 @@ process of its own: neither scikit-learn nor anything of the file comes into a s
 
 import importlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Column, Datatype, Manifest, Signature, TensorSpec
 from tapster.core import settings
+from tapster.runtimes import Stop
 from tapster.runtimes.answers import conform
 from tapster.runtimes.declaration import declared
 from tapster.runtimes.parity import PREDICTION, PROBABILITIES
@@ -35,7 +37,9 @@ class SkopsRuntime:
         """See Runtime: what `model.json` says, else what the fitted estimator knows of itself."""
         return declared(files).signature or _signature(open_estimator(files[model_file]))
 
-    def load(self, manifest: Manifest, files: dict[str, bytes], threads: int) -> "SkopsModel":
+    def load(
+        self, manifest: Manifest, files: dict[str, bytes], threads: int, shelf: Path | None = None
+    ) -> "SkopsModel":
         """See Runtime."""
         return SkopsModel(open_estimator(files[manifest.model_file]), manifest.signature)
 
@@ -52,7 +56,11 @@ class SkopsModel:
         self._estimator = estimator
 
     def run(
-        self, inputs: dict[str, Array], outputs: Sequence[str] = (), deadline: float | None = None
+        self,
+        inputs: dict[str, Array],
+        outputs: Sequence[str] = (),
+        deadline: float | None = None,
+        stop: Stop | None = None,
     ) -> list[Array]:
         """See LoadedModel. Probabilities are computed only when they are asked for."""
         names = outputs or [spec.name for spec in self.signature.outputs]

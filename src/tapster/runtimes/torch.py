@@ -12,11 +12,13 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Datatype, Manifest, Signature, TensorSpec
+from tapster.runtimes import Stop
 from tapster.runtimes.answers import conform
 from tapster.runtimes.declaration import declared
 
@@ -78,7 +80,9 @@ class TorchRuntime:
         found = Signature(tuple(_inputs(program)), tuple(_outputs(program)))
         return declared(files).signature or found
 
-    def load(self, manifest: Manifest, files: dict[str, bytes], threads: int) -> "TorchModel":
+    def load(
+        self, manifest: Manifest, files: dict[str, bytes], threads: int, shelf: Path | None = None
+    ) -> "TorchModel":
         """See Runtime."""
         import torch
 
@@ -101,7 +105,11 @@ class TorchModel:
         self._outputs = [spec.name for spec in _outputs(program)]
 
     def run(
-        self, inputs: dict[str, Array], outputs: Sequence[str] = (), deadline: float | None = None
+        self,
+        inputs: dict[str, Array],
+        outputs: Sequence[str] = (),
+        deadline: float | None = None,
+        stop: Stop | None = None,
     ) -> list[Array]:
         """See LoadedModel."""
         import torch

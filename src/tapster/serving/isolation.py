@@ -6,7 +6,6 @@ The mechanism is `runtimes.isolated`; this is what a data-plane worker asks of i
 from pathlib import Path
 
 from tapster.contract.manifest import Manifest
-from tapster.core import settings
 from tapster.runtimes.isolated import Limits
 from tapster.runtimes.isolated.model import Isolated
 
@@ -16,14 +15,4 @@ def load(folder: Path, digest: str, manifest: Manifest, memory: int = 0) -> Isol
 
     `memory`: bytes that each may use, 0 for the setting. Raises TapsterError(unprocessable).
     """
-    return Isolated.of_package(folder, digest, manifest, limits(memory))
-
-
-def limits(memory: int = 0) -> Limits:
-    """What a model's processes may take by the settings of this process."""
-    given = settings.load()
-    return Limits(
-        memory=memory or given.model_memory,
-        start=given.model_start_timeout,
-        instances=given.model_instances,
-    )
+    return Isolated.of_package(folder, digest, manifest, Limits.of_settings(memory))

@@ -24,3 +24,15 @@ class Limits:
     instances: int = 1
     largest: int = 512 * MIB
     threads: int = 1
+
+    @classmethod
+    def of_settings(cls, memory: int = 0, instances: int = 0) -> "Limits":
+        """Those of this installation; `memory` and `instances` in place of its own if not 0."""
+        from tapster.core import settings
+
+        given = settings.load()
+        return cls(
+            memory=memory or given.model_memory,
+            start=given.model_start_timeout,
+            instances=instances or given.model_instances,
+        )

@@ -15,11 +15,13 @@ from typing import Any, Final
 import msgspec
 
 from tapster.contract.manifest import Signature
+from tapster.runtimes import Stop
 from tapster.runtimes.isolated.tensors import Packed
 
 LONGEST: Final = 64 << 20
 _HEAD: Final = struct.Struct("<I")
 _PIECE: Final = 256 << 10
+_LOOK: Final = 0.05  # seconds between two looks whether a run is stopped
 _CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # Linux only
 
 
@@ -107,10 +109,12 @@ class Line:
     """One end of the socket between a worker and a model's process. For one thread at a time.
 
     The worker hears WORDS and takes no descriptors; `watched` is one of its own that becomes
-    readable when the other side ends. The other side hears ORDERS.
+    readable when the other side ends; a `stop` that is called ends a wait. The other side hears
+    ORDERS.
     """
 
     def __init__(self, end: socket.socket, decoder: Any, watched: int = -1) -> None:
+        self.stop: Stop | None = None
         self._end = end
         self._decoder = decoder
         self._ancillary = socket.CMSG_SPACE(4) if decoder is ORDERS else 0
@@ -188,10 +192,17 @@ class Line:
             return data, int.from_bytes(sent[0][2][:4], sys.byteorder) if sent else -1
 
     def _wait(self, poll: select.poll, until: float | None) -> None:
-        """Until the socket is ready. Raises Silence after `until`, and Lost."""
-        left = None if until is None else until - time.monotonic()
-        if left is not None and left <= 0:
-            raise Silence
-        ready = poll.poll(None if left is None else left * 1000)
-        if ready and all(descriptor != self._end.fileno() for descriptor, _ in ready):
-            raise Lost
+        """Until the socket is ready. Raises Silence after `until` or when stopped, and Lost."""
+        while True:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                raise Silence
+            if self.stop is not None:
+                left = _LOOK if left is None else min(left, _LOOK)
+            ready = poll.poll(None if left is None else left * 1000)
+            if ready and all(descriptor != self._end.fileno() for descriptor, _ in ready):
+                raise Lost
+            if ready:
+                return
+            if self.stop is not None and self.stop.called:
+                raise Silence

@@ -124,7 +124,7 @@ class Isolated:
         while True:
             process = self._take(until)
             try:
-                found = process.ask(inputs, names, until)
+                found = process.ask(inputs, names, until, stop)
             except Died as death:
                 if death.asked:
                     raise _died(str(death)) from None

@@ -17,6 +17,7 @@ from typing import Final
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Signature
+from tapster.runtimes import Stop
 from tapster.runtimes.isolated import MIB, Limits
 from tapster.runtimes.isolated.frames import (
     WORDS,
@@ -35,13 +36,15 @@ from tapster.runtimes.isolated.frames import (
 from tapster.runtimes.isolated.segments import KEEP, Segment
 from tapster.runtimes.isolated.surroundings import Folder, Talk, environment
 from tapster.runtimes.isolated.tensors import Parcel, unpack
+from tapster.runtimes.isolated.usage import children, memory
 
 log = logging.getLogger(__name__)
 
 # A model that looks at its deadline itself answers shortly after it.
 GRACE: Final = 0.1
-# An overdue run may take as long as the longest good one did, at most so many seconds.
-PATIENCE: Final = 1.0
+# An overdue run may go on as long as the longest good one took, at most so many seconds: a caller
+# in a hurry shall not be able to end a model's process.
+PATIENCE: Final = 4.0
 TICK: Final = 0.1
 OUT_OF_MEMORY: Final = 86
 _FULL: Final = 0.9
@@ -125,7 +128,7 @@ class Process:
         except Garbled:
             raise Died("it said something that is no answer") from None
         if isinstance(word, Hello):
-            self._base = _memory(self.pid)[0]
+            self._base = memory(self.pid)[0]
             return word.signature
         if isinstance(word, Refusal) and not word.memory:
             raise TapsterError.from_dict(word.error)
@@ -139,11 +142,11 @@ class Process:
         if self._wait(self._overdue_until is not None):
             return False
         self._ticks += 1
-        private, _, shared = _memory(self.pid)
+        private, _, shared = memory(self.pid)
         ours = sum(each.size for each in (self._inputs, self._outputs) if each is not None)
         private += max(0, shared - ours)
         if self._ticks % _FAMILY_TICKS == 0:
-            self._family = sum(_memory(child)[0] for child in _children(self.pid))
+            self._family = sum(memory(child)[0] for child in children(self.pid))
         if private + self._family > self._limits.memory:
             self.kill(self._short())
         if self._overdue_until is not None and time.monotonic() > self._overdue_until:
@@ -172,7 +175,7 @@ class Process:
 
     def full(self) -> bool:
         """Whether it has grown so near its limit of memory that it is better replaced now."""
-        private, asked, _ = _memory(self.pid)
+        private, asked, _ = memory(self.pid)
         return asked > _FULL * self._limits.memory and private > _GROWN * self._base
 
     def kill(self, cause: str) -> None:
@@ -201,14 +204,20 @@ class Process:
     # -- for whoever runs the model
 
     def ask(
-        self, inputs: dict[str, Array], outputs: Sequence[str], deadline: float
+        self, inputs: dict[str, Array], outputs: Sequence[str], deadline: float, stop: Stop | None
     ) -> dict[str, Array]:
-        """Run the model. Raises what it raises, TapsterError(deadline, invalid, too_large), Died.
+        """Run the model. Raises what it raises, Died, and TapsterError(deadline, cancelled,
 
-        After TapsterError(deadline) `overdue` may hold: then the keeper has the process.
+        invalid, too_large); after the first two `overdue` may hold: then its keeper has it.
         """
         with self._asking:  # what it reads from is not closed under its hands
-            return self._ask(inputs, outputs, deadline)
+            self._line.stop = stop
+            try:
+                return self._ask(inputs, outputs, deadline)
+            except Silence:
+                raise self._left_alone(deadline, stop) from None
+            finally:
+                self._line.stop = None
 
     def _ask(
         self, inputs: dict[str, Array], outputs: Sequence[str], deadline: float
@@ -221,9 +230,6 @@ class Process:
             self._send(parcel, outputs, deadline)
             asked = True
             answers = self._taken(self._heard(deadline))
-        except Silence:
-            self._overdue_until = time.monotonic() + min(self._longest, PATIENCE)
-            raise late() from None
         except Lost:
             raise Died(self._epitaph(), asked=asked) from None
         except (Garbled, ValueError):
@@ -232,6 +238,15 @@ class Process:
         self._longest = max(self._longest, time.monotonic() - began)
         self._give_back_large()
         return answers
+
+    def _left_alone(self, deadline: float, stop: Stop | None) -> TapsterError:
+        """Leave it to its keeper, with some time to end by itself; what to tell the caller."""
+        now = time.monotonic()
+        if stop is not None and stop.called:
+            self._overdue_until = min(deadline, now + self._longest)
+            return TapsterError("cancelled", "nobody waits for the answer any more")
+        self._overdue_until = now + min(self._longest, PATIENCE)
+        return late()
 
     @property
     def overdue(self) -> bool:
@@ -381,33 +396,3 @@ def _too_large(what: str, size: int, largest: int) -> TapsterError:
         f"the {what} of this run would take {size // MIB} MiB; at most {largest // MIB} are passed",
         hint="send fewer rows at a time",
     )
-
-
-def _memory(pid: int) -> tuple[int, int, int]:
-    """Bytes of private memory that a process uses and has asked for, and of shared memory.
-
-    Zeros once it is gone.
-    """
-    if sys.platform != "linux":
-        import psutil
-
-        with suppress(psutil.Error):
-            used = int(psutil.Process(pid).memory_info().rss)
-            return used, used, 0
-        return 0, 0, 0
-    found = dict.fromkeys(("RssAnon", "VmData", "RssShmem"), 0)
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name in found:
-                found[name] = int(value.split()[0]) << 10
-    return found["RssAnon"], found["VmData"], found["RssShmem"]
-
-
-def _children(pid: int) -> list[int]:
-    """The processes that a process has started, and theirs."""
-    found: list[int] = []
-    with suppress(OSError, ValueError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
-    return found + [grandchild for child in found for grandchild in _children(child)]
