@@ -14,11 +14,14 @@ from typing import Final
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import EndpointPlan, PackageRef, PackageState, ServingPlan, Variant
 from tapster.core.blobs import BlobStore
+from tapster.serving import golden
 from tapster.serving.batcher import Batcher, Budget, Work
+from tapster.serving.ensemble import Ensemble, as_one
 from tapster.serving.gate import Gate, Pass
 from tapster.serving.model import FAILED, LOADING, READY, Loaded, Model
+from tapster.serving.shadow import Mirror
 from tapster.serving.slots import Region, Slots
-from tapster.serving.traffic import Split
+from tapster.serving.traffic import Inner, Split
 
 log = logging.getLogger(__name__)
 
@@ -28,18 +31,22 @@ STUCK_SECONDS: Final = 5.0
 
 
 class Target:
-    """What a request to an endpoint runs: one version of its model.
+    """What a request to an endpoint runs: one version of its model, or an ensemble.
 
-    `submit` runs a request: the batcher's own method, or what the plan puts around it.
+    `submit` runs a request: the batcher's own method, or what the plan puts around it. `members`
+    are those of an ensemble.
     """
 
-    __slots__ = ("endpoint", "model", "place", "prefix", "submit", "variant", "version")
+    __slots__ = (
+        "endpoint", "members", "model", "place", "prefix", "submit", "variant", "version",
+    )  # fmt: skip
 
     def __init__(self, endpoint: "Endpoint", variant: Variant, model: Model, place: int) -> None:
         self.endpoint = endpoint
         self.variant = variant
         self.model = model
         self.place = place
+        self.members: tuple[Inner, ...] = ()
         self.version = str(variant.version)
         self.submit: Callable[[Work], None] = model.batcher.submit
         # The beginning of every Open Inference answer; names need no escaping.
@@ -51,29 +58,53 @@ class Target:
 class Endpoint:
     """A name that takes traffic: the plan in force for it and the models behind it."""
 
-    def __init__(self, plan: EndpointPlan, place: Callable[[str, str, str], int]) -> None:
+    def __init__(
+        self, plan: EndpointPlan, region: Region, number: Callable[[str, str, str], int]
+    ) -> None:
         self.plan = plan
-        self._place = place
-        self.place = place(plan.tenant, plan.name, "")
+        self._region = region
+        self._number = number
+        self.place = self._place("")
+        # Every model behind the endpoint, in the order of the plan's variants.
+        self.models: list[Model] = []
         self.targets: list[Target] = []
         self.shadows: list[Target] = []
         # The only target that takes traffic; None when there is none, or a choice.
         self.only: Target | None = None
         self._split: Split[Target] | None = None
+        self._mirrors: list[Mirror] = []
 
     def switch(self, plan: EndpointPlan, models: list[Model]) -> None:
-        """Send traffic to `models`, which are those of the plan's variants, all ready."""
-        self.plan = plan
-        found = [
-            Target(self, variant, model, self._place(plan.tenant, plan.name, str(variant.version)))
-            for variant, model in zip(plan.variants, models, strict=True)
-        ]
-        self.targets = [target for target in found if not target.variant.shadow]
-        self.shadows = [target for target in found if target.variant.shadow]
-        drawn = [target for target in self.targets if target.variant.weight > 0]
+        """Send traffic to `models`, which are those of the plan's variants, all ready.
+
+        Raises TapsterError(unprocessable), and changes nothing, for models that cannot be put
+        together as the plan says.
+        """
+        if models == self.models and plan == self.plan:
+            return
+        before, self.plan = self.plan, plan
+        try:
+            targets, shadows, mirrors = self._arranged(plan, models)
+        except TapsterError:
+            self.plan = before
+            raise
+        self.close()
+        self.models, self.targets, self.shadows, self._mirrors = models, targets, shadows, mirrors
+        drawn = [target for target in targets if target.variant.weight > 0]
         self.only = drawn[0] if len(drawn) == 1 else None
         weights = [target.variant.weight for target in drawn]
-        self._split = Split(drawn, weights, plan.id) if len(drawn) > 1 else None
+        versions = [target.version for target in drawn]
+        self._split = Split(drawn, weights, versions, plan.id) if len(drawn) > 1 else None
+        for target in drawn:
+            if target.variant.canary:
+                golden.ask(
+                    self._inner(target, f"shadow:{target.version}"), target.place, self._region
+                )
+
+    def close(self) -> None:
+        """Send nothing more to shadows."""
+        for mirror in self._mirrors:
+            mirror.close()
 
     def target(self, version: str, label: str, sticky: bytes = b"") -> Target | None:
         """The target of a version, of a label, or of one request; None if it serves no such.
@@ -89,6 +120,54 @@ class Endpoint:
             if target.version == version:
                 return target
         return None
+
+    def _place(self, version: str) -> int:
+        """Where a version's counters lie."""
+        return self._region.place(self._number(self.plan.tenant, self.plan.name, version))
+
+    def _arranged(
+        self, plan: EndpointPlan, models: list[Model]
+    ) -> tuple[list[Target], list[Target], list[Mirror]]:
+        """What answers, what is mirrored to, and the mirrors between."""
+        pairs = list(zip(plan.variants, models, strict=True))
+        if plan.kind == "ensemble":
+            return [self._ensemble(plan, pairs)], [], []
+        targets = [
+            Target(self, variant, model, self._place(str(variant.version)))
+            for variant, model in pairs
+            if not variant.shadow
+        ]
+        shadows = [
+            Target(self, variant, model, self._place(f"shadow:{variant.version}"))
+            for variant, model in pairs
+            if variant.shadow
+        ]
+        inner = [self._inner(shadow, f"shadow:{shadow.version}") for shadow in shadows]
+        mirrors = []
+        for target in targets if inner else ():
+            mirror = Mirror(target.submit, target.model.manifest, inner, self._region)
+            target.submit = mirror.submit
+            mirrors.append(mirror)
+        return targets, shadows, mirrors
+
+    def _ensemble(self, plan: EndpointPlan, pairs: list[tuple[Variant, Model]]) -> Target:
+        """The target that is all of the members."""
+        members = []
+        for variant, model in pairs:
+            name = f"{variant.model}:{variant.version}"
+            members.append(self._inner(Target(self, variant, model, self._place(name)), name))
+        ensemble = Ensemble(members, self._region)
+        whole = Variant(plan.name, plan.version, package="")
+        target = Target(self, whole, pairs[0][1], self._place(str(plan.version)))
+        target.model = as_one(target.model)
+        target.submit = ensemble.submit
+        target.members = ensemble.members
+        return target
+
+    def _inner(self, target: Target, place: str) -> Inner:
+        variant = target.variant
+        name = f"{variant.model}@{variant.version}"
+        return Inner(name, target.model, variant.weight, self._place(place), target.submit)
 
 
 class Engine:
@@ -143,7 +222,7 @@ class Engine:
         return list(self._endpoints.values())
 
     def models(self) -> list[tuple[Endpoint, Target]]:
-        """Everything that takes traffic, for metrics."""
+        """Everything that takes traffic."""
         return [(e, target) for e in self._endpoints.values() for target in e.targets]
 
     def queued(self) -> int:
@@ -223,9 +302,12 @@ class Engine:
             models = [self._models.get(variant.package) for variant in wanted.variants]
             ready = [model for model in models if model is not None and model.state == READY]
             if len(ready) == len(models):
-                endpoint.switch(wanted, ready)
+                self._switch(endpoint, wanted, ready)
             elif any(model is not None and model.state == LOADING for model in models):
                 settled = False
+        for name, endpoint in self._endpoints.items():
+            if name not in keep:
+                endpoint.close()
         self._endpoints = keep
         self.generation += 1
         self._retire(plan)
@@ -233,14 +315,19 @@ class Engine:
             self.applied = plan.number
         self._changed()
 
+    def _switch(self, endpoint: Endpoint, plan: EndpointPlan, models: list[Model]) -> None:
+        try:
+            endpoint.switch(plan, models)
+        except TapsterError as error:
+            # The control plane has compared the signatures; whatever serves now serves on.
+            log.error("endpoint %s cannot be as planned: %s", plan.name, error)
+
     def _fresh(self, plan: EndpointPlan) -> Endpoint:
-        return Endpoint(plan, lambda *names: self._region.place(self._slots.place(*names)))
+        return Endpoint(plan, self._region, self._slots.place)
 
     def _retire(self, plan: ServingPlan) -> None:
         named = {package.digest for package in plan.packages}
-        serving = {
-            target.model for endpoint in self._endpoints.values() for target in endpoint.targets
-        }
+        serving = {model for endpoint in self._endpoints.values() for model in endpoint.models}
         for digest, model in list(self._models.items()):
             if digest in named or model in serving or model.state == LOADING:
                 continue

@@ -24,6 +24,9 @@ READY: Final = "ready"
 FAILED: Final = "failed"
 WARM_ROWS: Final = 16
 WARM_RUNS: Final = 5
+# What is kept of a package's recorded answers, to ask for them again: see golden.py.
+GOLDEN_ROWS: Final = 16
+GOLDEN_BYTES: Final = 1 << 20
 FLOATS: Final[frozenset[Datatype]] = frozenset({"FP32", "FP64", "FP16"})
 
 
@@ -46,6 +49,7 @@ class Loaded:
             vectors = opened.files.get(PARITY, b"")
             parity.replay(self.loaded, vectors, self.manifest.tolerance)
             recorded = parity.load(vectors)
+            self.golden = _sample(recorded)
             self.together = _batchable(self.manifest.signature) and all(
                 vector.independent for vector in recorded
             )
@@ -64,6 +68,7 @@ class Model:
         self.error = ""
         self.manifest: Manifest
         self.signature: Signature
+        self.golden: list[parity.Vector]
         self.batcher: Batcher
         self.encoder: Encoder
         # Datatype and shape of each input tensor by name.
@@ -80,6 +85,7 @@ class Model:
         """Take what was loaded; from now on the model answers."""
         self.manifest = loaded.manifest
         self.signature = loaded.manifest.signature
+        self.golden = loaded.golden
         self.batcher = batcher
         self.encoder = Encoder(self.signature)
         self.inputs = {spec.name: (spec.datatype, spec.shape) for spec in self.signature.inputs}
@@ -112,6 +118,22 @@ def _label(value: str | float | bool) -> str:
 def _batchable(signature: Signature) -> bool:
     specs = (*signature.inputs, *signature.outputs)
     return all(spec.shape and spec.shape[0] == -1 for spec in specs)
+
+
+def _sample(recorded: list[parity.Vector]) -> list[parity.Vector]:
+    """A few recorded rows; none of a batch that is large and indivisible."""
+    first = recorded[0]
+    rows = len(next(iter(first.inputs.values())))
+    size = sum(array.nbytes for array in (*first.inputs.values(), *first.outputs.values()))
+    if first.independent and rows > 1:
+        kept = max(1, min(GOLDEN_ROWS, GOLDEN_BYTES * rows // max(size, 1)))
+        size = size * kept // rows
+        first = parity.Vector(_head(first.inputs, kept), _head(first.outputs, kept))
+    return [first] if size <= GOLDEN_BYTES else []
+
+
+def _head(arrays: dict[str, Array], rows: int) -> dict[str, Array]:
+    return {name: array[:rows].copy() for name, array in arrays.items()}
 
 
 def _measure(loaded: LoadedModel, recorded: dict[str, Array], together: bool) -> Cost:
