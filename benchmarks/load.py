@@ -1,9 +1,8 @@
-"""A closed-loop HTTP load generator: N keep-alive connections, one request at a time each.
+"""A closed-loop load generator: N connections, one request at a time each, over HTTP or gRPC.
 
 `python benchmarks/load.py PLAN.json` prints one JSON object. It must be far faster than what it
-measures: requests are bytes made beforehand, answers are framed by Content-Length and nothing
-more, every status is checked, and one answer in `check_every` is parsed and compared with the
-model's own scores.
+measures: requests are bytes made beforehand, answers are framed and nothing more, every status is
+checked, and one answer in `check_every` is parsed and compared with the model's own scores.
 """
 
 import asyncio
@@ -12,11 +11,16 @@ import os
 import sys
 import time
 from array import array
+from base64 import b64decode
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
+
+HERE: Final = Path(__file__).resolve().parent
+sys.path[0] = str(HERE.parent)
+
+from benchmarks import http2, wires  # noqa: E402 - found from the line above
 
 SCORE_TOLERANCE: Final = 1e-4
 _LENGTH: Final = b"\r\ncontent-length:"
@@ -27,12 +31,18 @@ _SHOWN: Final = 300
 class Plan:
     """What to send where. `expected[i]` are the scores that `bodies[i]` must be answered with.
 
-    `cpu` is the core to stay on; `server` the process whose tree's processor time is measured.
+    `bodies` are in base64: whole HTTP requests, or messages of a gRPC method that is called with
+    the metadata in `headers`. `output` names the tensor that holds the scores; empty where any
+    answer will do. `cpu` is the core to stay on; `server` the process whose tree's processor time
+    is measured.
     """
 
-    url: str
+    wire: str
+    host: str
+    port: int
     bodies: list[str]
     expected: list[list[float]]
+    output: str
     headers: dict[str, str] = field(default_factory=dict)
     connections: int = 32
     warm_up: float = 1.0
@@ -41,25 +51,13 @@ class Plan:
     cpu: int | None = None
     server: int | None = None
 
-    def requests(self) -> list[bytes]:
-        """Each body as the bytes of a whole HTTP/1.1 request."""
-        parts = urlsplit(self.url)
-        extra = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
-        return [
-            f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{extra}"
-            f"Content-Type: application/json\r\nContent-Length: {len(body.encode())}\r\n\r\n"
-            f"{body}".encode()
-            for body in self.bodies
-        ]
-
 
 class Tally:
     """What all connections saw. Latencies are kept only while `counting`."""
 
     def __init__(self, plan: Plan, ended: asyncio.Event) -> None:
-        self.requests = plan.requests()
-        self.expected = plan.expected
-        self.check_every = plan.check_every
+        self.plan = plan
+        self.requests = [b64decode(body) for body in plan.bodies]
         self.counting = False
         self.stopping = False
         self.latencies = array("d")
@@ -81,30 +79,30 @@ class Tally:
         if not self.open:
             self._ended.set()
 
-    def check(self, body: bytes, case: int) -> None:
+    def take(self, head: bytes, body: bytes, case: int, sent: float) -> None:
+        """Count a good answer to request `case`; check one in `check_every`."""
+        if self.counting:
+            self.latencies.append(time.perf_counter() - sent)
+        self.answered += 1
+        if self.answered % self.plan.check_every == 0 and self.plan.output:
+            self._check(head, body, case)
+
+    def _check(self, head: bytes, body: bytes, case: int) -> None:
         """Compare an answer with the model's own scores."""
         self.checked += 1
         try:
-            got = scores(json.loads(body))
-        except (ValueError, LookupError, TypeError):
-            self.wrong(f"not an inference answer: {body!r}")
+            got = wires.read(self.plan.wire, head, body, self.plan.output)
+        except (ValueError, LookupError, TypeError) as error:
+            self.wrong(f"not an inference answer ({error!r}): {body!r}")
             return
-        wanted = self.expected[case]
+        wanted = self.plan.expected[case]
         near = zip(got, wanted, strict=False)
         if len(got) != len(wanted) or any(abs(a - b) > SCORE_TOLERANCE for a, b in near):
             self.wrong(f"wrong scores: {got} instead of {wanted}")
 
 
-def scores(answer: dict[str, Any]) -> list[float]:
-    """The probabilities in an Open Inference answer, whose label must be there too."""
-    outputs = {output["name"]: output["data"] for output in answer["outputs"]}
-    outputs["label"]
-    flat: list[Any] = outputs["probabilities"]
-    return [float(value) for value in flat]
-
-
 class Connection(asyncio.Protocol):
-    """One caller: sends the next request as soon as the answer to the last is whole."""
+    """One HTTP caller: sends the next request as soon as the answer to the last is whole."""
 
     def __init__(self, tally: Tally, first: int) -> None:
         self._tally = tally
@@ -132,22 +130,16 @@ class Connection(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
         end = data.find(b"\r\n\r\n")
-        whole = end + 4 + _content_length(data, end) if end > 0 else len(data) + 1
+        whole = _whole(data, end) if end > 0 else len(data) + 1
         if len(data) < whole:
             self._buffer = data
             return
         self._buffer = b""
-        self._answered(data, end + 4, len(data) == whole)
-
-    def _answered(self, data: bytes, body: int, exact: bool) -> None:
         tally = self._tally
-        if tally.counting:
-            tally.latencies.append(time.perf_counter() - self._sent)
-        tally.answered += 1
-        if data[9:12] != b"200" or not exact:
+        if data[9:12] != b"200" or len(data) != whole:
             tally.wrong(repr(data))
-        elif tally.answered % tally.check_every == 0:
-            tally.check(data[body:], self._case)
+        else:
+            tally.take(data[:end], data[end + 4 :], self._case, self._sent)
         if tally.stopping:
             self._transport.close()
             return
@@ -161,13 +153,14 @@ class Connection(asyncio.Protocol):
         self._transport.write(self._requests[self._case])
 
 
-def _content_length(data: bytes, end: int) -> int:
+def _whole(data: bytes, end: int) -> int:
+    """The length of an answer whose head ends at `end`; without a Content-Length none is right."""
     head = data[: end + 2].lower()
     start = head.find(_LENGTH)
     if start < 0:
-        raise ValueError(f"an answer without Content-Length: {head!r}")
+        return 0
     start += len(_LENGTH)
-    return int(head[start : head.index(b"\r", start)])
+    return end + 4 + int(head[start : head.index(b"\r", start)])
 
 
 async def drive(plan: Plan) -> dict[str, Any]:
@@ -175,11 +168,10 @@ async def drive(plan: Plan) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     tally = Tally(plan, ended)
-    parts = urlsplit(plan.url)
-    host, port = parts.hostname or "", parts.port or 80
+    kind: Any = http2.Connection if plan.wire == "grpc" else Connection
     for index in range(plan.connections):
-        connection = partial(Connection, tally, index * 7 % len(plan.bodies))
-        await loop.create_connection(connection, host, port)
+        connection = partial(kind, tally, index * 7 % len(plan.bodies))
+        await loop.create_connection(connection, plan.host, plan.port)
     await asyncio.sleep(plan.warm_up)
     used = tree_seconds(plan.server)
     began, cpu = time.perf_counter(), time.process_time()
@@ -218,6 +210,7 @@ def summary(tally: Tally, took: float, busy: float, used: float) -> dict[str, An
 
     return {
         "requests": len(ordered),
+        "answered": tally.answered,
         "rate": len(ordered) / took,
         "p50_ms": percentile(0.5),
         "p99_ms": percentile(0.99),

@@ -1,5 +1,6 @@
 """The servers that `serving.py` measures against: their environments, and how each is run."""
 
+import asyncio
 import hashlib
 import os
 import re
@@ -8,29 +9,28 @@ import subprocess
 import sys
 import time
 import tomllib
-import urllib.error
-import urllib.request
 import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import psutil
+from benchmarks.load import Plan, drive
+
 HERE: Final = Path(__file__).resolve().parent
 VENVS: Final = HERE.parent / ".venvs"
-MODEL: Final = "forest"
-PATH: Final = f"/v2/models/{MODEL}/infer"
 START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 20.0
-PROXYLESS: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Something to be measured against; `goal` is how many times its req/s we want.
+    """Something to be measured against.
 
-    `home` names the virtual environment, where it is not the peer's own.
+    `goal` is how many times its req/s we want for the small model. `home` names the virtual
+    environment, where it is not the peer's own. `python` says that it is written in Python.
     """
 
     name: str
@@ -39,9 +39,12 @@ class Peer:
     goal: float | None = None
     arguments: tuple[str, ...] = ()
     home: str = ""
+    wires: tuple[str, ...] = ("json",)
+    models: tuple[str, ...] = ("forest", "cnn", "bert")
+    python: bool = True
 
     @property
-    def python(self) -> Path:
+    def interpreter(self) -> Path:
         """The interpreter of its environment."""
         return self.folder / "bin" / "python"
 
@@ -51,39 +54,34 @@ class Peer:
         return VENVS / (self.home or self.name)
 
 
+TRITON: Final = "Triton (PyTriton 0.7's binary), Python backend on ONNX Runtime"
+BARE: Final = "nothing: the bare protocol"
 PEERS: Final = (
-    Peer("fastapi-sklearn", "FastAPI + pickled scikit-learn", "fastapi_sklearn.py"),
-    Peer(
-        "fastapi-onnx-threads",
-        "FastAPI + ONNX Runtime, `def`",
-        "fastapi_onnx.py",
-        10,
-        ("--threads",),
-        "fastapi-onnx",
-    ),
-    Peer("fastapi-onnx", "FastAPI + ONNX Runtime, `async def`", "fastapi_onnx.py", 10),
-    Peer("mlserver", "MLServer 1.7.1 + ONNX Runtime", "mlserver_runtime.py", 20),
+    Peer("fastapi-sklearn", "FastAPI + pickled scikit-learn", "fastapi_sklearn.py",
+         models=("forest",)),
+    Peer("ray", "Ray Serve 2.60 + ONNX Runtime", "ray_serve.py", wires=("json", "grpc")),
     Peer("litserve", "LitServe + ONNX Runtime", "litserve_api.py"),
     Peer("bentoml", "BentoML + ONNX Runtime", "bentoml_service.py"),
-)
+    Peer("mlserver", "MLServer 1.7.1 + ONNX Runtime", "mlserver_runtime.py", 25,
+         wires=("json", "grpc")),
+    Peer("fastapi-onnx-threads", "FastAPI + ONNX Runtime, `def`", "fastapi_onnx.py", 12,
+         ("--threads",), "fastapi-onnx"),
+    Peer("fastapi-onnx", "FastAPI + ONNX Runtime, `async def`", "fastapi_onnx.py", 12),
+    Peer("grpcio-onnx", "grpc.aio + ONNX Runtime", "grpcio_onnx.py", wires=("grpc",)),
+    Peer("triton", TRITON, "triton_server.py", 5, wires=("json", "binary", "grpc"), python=False),
+    Peer("bare", BARE, "bare_protocol.py", wires=("json", "grpc"), models=("forest",),
+         python=False),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where to send requests, the server's process, and the headers that it wants."""
+    """Where requests go: ports on loopback, the server's process, the headers that it wants."""
 
-    url: str
+    http_port: int
+    grpc_port: int
     process: int
     headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One-row requests and the scores that answer them."""
-
-    folder: Path
-    bodies: list[str]
-    expected: list[list[float]]
 
 
 def say(text: str) -> None:
@@ -91,60 +89,60 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def ensure_environment(peer: Peer, constraints: Path) -> str:
+def ensure_environment(peer: Peer, constraints: str) -> str:
     """Make the peer's virtual environment unless it is there; returns why it cannot be, or ""."""
     home = peer.folder
     stamp = home / "tapster-benchmark"
-    wanted = [*requirements(HERE / "serving_peers" / peer.file), constraints.read_text()]
-    digest = hashlib.sha256("\n".join(wanted).encode()).hexdigest()
+    whole, bare = requirements(HERE / "serving_peers" / peer.file)
+    digest = hashlib.sha256("\n".join([*whole, "", *bare, constraints]).encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return ""
     say(f"installing {peer.label} into .venvs/{home.name} ...")
-    venv.create(home, with_pip=True, symlinks=True)
-    done = subprocess.run(
-        [peer.python, "-m", "pip", "install", "--quiet", "-c", constraints, *wanted[:-1]],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        return (errors or done.stderr.splitlines() or ["pip failed"])[-1]
-    stamp.write_text(digest)
-    return ""
+    venv.create(home, clear=True, symlinks=True)
+    limits = home / "constraints.txt"
+    limits.write_text(constraints)
+    problem = _install(peer, ["--constraint", str(limits), *whole])
+    if not problem and bare:
+        problem = _install(peer, ["--no-deps", *bare])
+    if not problem:
+        stamp.write_text(digest)
+    return problem
 
 
-def requirements(script: Path) -> list[str]:
-    """The dependencies in a script's inline metadata (PEP 723)."""
+def _install(peer: Peer, arguments: list[str]) -> str:
+    pip = [sys.executable, "-m", "pip", "--python", str(peer.interpreter), "install", "--quiet"]
+    done = subprocess.run([*pip, *arguments], check=False, capture_output=True, text=True)
+    if not done.returncode:
+        return ""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    return (errors or done.stderr.splitlines() or ["pip failed"])[-1]
+
+
+def requirements(script: Path) -> tuple[list[str], list[str]]:
+    """What a script's inline metadata (PEP 723) asks for: with, and without dependencies."""
     block = re.search(r"^# /// script\n((?:#.*\n)+?)# ///$", script.read_text(), re.MULTILINE)
     assert block is not None, f"{script.name} does not say what it needs"
     metadata = tomllib.loads(re.sub(r"^# ?", "", block[1], flags=re.MULTILINE))
-    found: list[str] = metadata["dependencies"]
-    return found
+    ours = metadata.get("tool", {}).get("tapster", {})
+    return metadata["dependencies"], ours.get("without-dependencies", [])
 
 
 @contextmanager
-def peer_running(peer: Peer, workload: Workload, cpu: int) -> Iterator[Address]:
-    """The peer on its core, once it gives a right answer."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    log_path = workload.folder / f"{peer.name}.log"
+def peer_running(peer: Peer, model: Path, cpu: int) -> Iterator[Address]:
+    """The peer with a model, on its core."""
+    http_port, grpc_port = free_ports()
+    log_path = model.parent / f"{peer.name}.log"
     environment = {name: text for name, text in os.environ.items() if "PYTHON" not in name}
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     script = HERE / "serving_peers" / peer.file
+    ports = [str(http_port), str(grpc_port)]
+    command = [str(peer.interpreter), str(script), str(model), *ports, *peer.arguments]
     with log_path.open("wb") as log, on_core(cpu):
         process = subprocess.Popen(
-            [peer.python, script, workload.folder, str(port), *peer.arguments],
-            cwd=workload.folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
+            command, cwd=model, env=environment, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        address = Address(f"http://127.0.0.1:{port}{PATH}", process.pid)
-        wait_for_answer(address, workload, process)
-        yield address
+        yield Address(http_port, grpc_port, process.pid)
     except RuntimeError as error:
         tail = log_path.read_text(errors="replace")[-2000:]
         raise RuntimeError(f"{peer.label}: {error}\n{tail}") from None
@@ -152,18 +150,28 @@ def peer_running(peer: Peer, workload: Workload, cpu: int) -> Iterator[Address]:
         end(process)
 
 
+def free_ports() -> tuple[int, int]:
+    """Two ports that nobody listens on."""
+    here = ("127.0.0.1", 0)
+    with socket.create_server(here) as one, socket.create_server(here) as two:
+        return one.getsockname()[1], two.getsockname()[1]
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Stop a peer and whatever it started (its session's process group)."""
+    """Stop a peer and whatever it started, in whatever session that runs."""
+    try:
+        started = psutil.Process(process.pid).children(recursive=True)
+    except psutil.Error:
+        started = []
     process.terminate()
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    try:
-        os.killpg(process.pid, 9)
-    except ProcessLookupError:
-        return
+    _, alive = psutil.wait_procs(started, timeout=3)
+    for one in alive:
+        one.kill()
 
 
 @contextmanager
@@ -177,24 +185,28 @@ def on_core(cpu: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def wait_for_answer(
-    address: Address, workload: Workload, process: subprocess.Popen[bytes] | None = None
-) -> None:
-    """Ask until the first answer. Raises RuntimeError when none comes."""
+def wait_for_answer(plan: Plan) -> None:
+    """Ask one request at a time until an answer is right. Raises RuntimeError when none is."""
+    probe = replace(plan, connections=1, warm_up=0.0, seconds=0.05, check_every=1, cpu=None)
     until = time.monotonic() + START_SECONDS
     last = "nothing"
-    while time.monotonic() < until and (process is None or process.poll() is None):
-        request = urllib.request.Request(
-            address.url,
-            workload.bodies[0].encode(),
-            {"Content-Type": "application/json", **address.headers},
-        )
+    while time.monotonic() < until:
+        if plan.server is not None and not _alive(plan.server):
+            raise RuntimeError("it ended while it was starting")
         try:
-            with PROXYLESS.open(request, timeout=20):
-                return
-        except urllib.error.HTTPError as error:
-            last = f"{error.code} {error.read()[:300]!r}"
+            result = asyncio.run(drive(probe))
         except OSError as error:
-            last = str(error)
-        time.sleep(0.1)
-    raise RuntimeError(f"no answer; the last was: {last}")
+            last = repr(error)
+        else:
+            if result["answered"] and not result["errors"]:
+                return
+            last = result["first_error"]
+        time.sleep(0.2)
+    raise RuntimeError(f"it gave no right answer within {START_SECONDS:.0f} s: {last}")
+
+
+def _alive(process: int) -> bool:
+    try:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

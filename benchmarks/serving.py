@@ -1,9 +1,9 @@
 """Tapster beside the usual ways of serving a model, each on one core: requests a second, p50, p99.
 
-Every server answers the same one-row Open Inference v2 JSON bodies with the same 100-tree random
-forest. It runs alone, on one core, while `load.py` drives it from another; rounds take turns, and
-the medians are compared. Tapster runs as it is installed: `tapster up` with its control plane on
-the same core, keys checked, usage metered, metrics counted. Each peer has a virtual environment
+Every server answers the same requests with the same model: JSON and binary tensors over HTTP, and
+gRPC, where it speaks them. It runs alone, on one core, while `load.py` drives it from another;
+rounds take turns, and the medians are compared. Tapster runs as it is installed: its control plane
+on the same core, keys checked, usage metered, metrics counted. Each peer has a virtual environment
 of its own under `.venvs`, made here from the requirements in its file, and is set up as fast as
 its authors' documents allow. Exit code 0 if the goals are met, 1 if not.
 """
@@ -11,229 +11,220 @@ its authors' documents allow. Exit code 0 if the goals are met, 1 if not.
 import argparse
 import json
 import os
-import pickle
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import groupby, product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
 
 HERE: Final = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parent)
 
-from benchmarks.peers import (  # noqa: E402 - found from the line above
-    MODEL,
-    PATH,
+from benchmarks import report, subjects, wires  # noqa: E402 - found from the line above
+from benchmarks.load import Plan  # noqa: E402
+from benchmarks.peers import (  # noqa: E402
     PEERS,
     Address,
-    Workload,
+    Peer,
     ensure_environment,
     on_core,
     peer_running,
     say,
     wait_for_answer,
 )
+from benchmarks.report import ALONE, OURS, Cell, Result  # noqa: E402
+from benchmarks.subjects import Subject  # noqa: E402
 
 from tapster.client.transport import read_run  # noqa: E402
 from tapster.contract.errors import TapsterError  # noqa: E402
 
-OURS: Final = "Tapster"
 CASES: Final = 64
+MOST_BYTES: Final = 8 << 20
 # What both sides must have in one version, or they would not run the same model.
 SHARED: Final = ("numpy", "onnxruntime", "scikit-learn")
+# Rows on their way at once, beyond which a round would be too short for a heavy model.
+MOST_ROWS: Final = {"forest": 1 << 20, "cnn": 512, "bert": 256}
+HEAVY_CONNECTIONS: Final = 8
+HEAVY_SECONDS: Final = 2.0  # times as long: what batches finish at the edges must not matter
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A server by label, and how to run it for one round."""
+class Bench:
+    """What all measurements share: the models, the folder, the cores, the length of a round."""
+
+    subjects: dict[str, Subject]
+    folder: Path
+    server_cpu: int
+    load_cpu: int
+    seconds: float
+
+    def length(self, cell: Cell) -> float:
+        """Seconds of load for a cell."""
+        return self.seconds * (1.0 if cell.model == "forest" else HEAVY_SECONDS)
+
+
+class Contestant(Protocol):
+    """Something to measure."""
 
     label: str
-    run: Callable[[], AbstractContextManager[Address]]
-    goal: float | None = None
+    cells: list[Cell]
+
+    def visit(self, bench: Bench, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result]]:
+        """Measure cells of one model and number of workers, with one start.
+
+        Raises RuntimeError or TapsterError when it does not run or answer.
+        """
+        ...
 
 
-# -- the model and the requests
+# -- the contestants
 
 
-def make_workload(folder: Path) -> Workload:
-    """Train the forest on breast cancer (30 numbers a row); write it as a pickle and as ONNX."""
-    import numpy as np
-    from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import FloatTensorType
-    from sklearn.datasets import load_breast_cancer
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
+class Alone:
+    """ONNX Runtime in a loop, without a server."""
 
-    table, target = load_breast_cancer(return_X_y=True)
-    table = table.astype(np.float32)
-    pipeline = make_pipeline(
-        SimpleImputer(strategy="median"), RandomForestClassifier(100, random_state=0)
-    ).fit(table, target)
-    (folder / "model.pickle").write_bytes(pickle.dumps(pipeline))
-    inputs = [("numeric", FloatTensorType([None, table.shape[1]]))]
-    graph = to_onnx(
-        pipeline,
-        initial_types=inputs,
-        options={"zipmap": False},
-        target_opset={"": 18, "ai.onnx.ml": 3},
+    label = ALONE
+
+    def __init__(self, cells: list[Cell]) -> None:
+        self.cells = cells
+
+    def visit(self, bench: Bench, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result]]:
+        """See Contestant."""
+        import numpy as np
+
+        for cell in cells:
+            subject = bench.subjects[cell.model]
+            path = bench.folder / "rows.npy"
+            np.save(path, subject.batch(0, cell.batch)[0])
+            model = subject.folder / "model.onnx"
+            length = str(bench.length(cell))
+            yield cell, _printed("inprocess.py", str(model), str(path), length, bench.server_cpu)
+
+
+class Server(Protocol):
+    """How a server is run with a model."""
+
+    def __call__(self, bench: Bench, cell: Cell) -> Any:
+        """A context manager that gives its Address."""
+        ...
+
+
+class Served:
+    """A server: one of the peers, or ourselves."""
+
+    def __init__(self, label: str, cells: list[Cell], run: Server, checked: bool = True) -> None:
+        self.label = label
+        self.cells = cells
+        self._run = run
+        self._checked = checked
+
+    def visit(self, bench: Bench, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result]]:
+        """See Contestant."""
+        with self._run(bench, cells[0]) as address:
+            for cell in cells:
+                if cell.wire == "grpc" and not address.grpc_port:
+                    raise RuntimeError("it has no gRPC port")
+                plan = plan_for(bench, cell, address, self._checked)
+                wait_for_answer(plan)
+                path = bench.folder / "plan.json"
+                path.write_text(json.dumps(asdict(plan)))
+                yield cell, _printed("load.py", str(path))
+
+
+def plan_for(bench: Bench, cell: Cell, address: Address, checked: bool) -> Plan:
+    """The load of a cell on a server."""
+    subject = bench.subjects[cell.model]
+    port = address.grpc_port if cell.wire == "grpc" else address.http_port
+    host = f"127.0.0.1:{port}"
+    bodies: list[str] = []
+    expected: list[list[float]] = []
+    size = 0
+    while len(bodies) < CASES and size < MOST_BYTES:
+        rows, scores = subject.batch(len(bodies), cell.batch)
+        body, extra = wires.spell(cell.wire, cell.model, subject.input, rows)
+        if cell.wire != "grpc":
+            path = wires.infer_path(cell.model)
+            body = wires.http_request(path, host, address.headers, body, extra)
+        bodies.append(b64encode(body).decode())
+        expected.append(scores)
+        size += len(body)
+    metadata = {name.lower(): text for name, text in address.headers.items()}
+    seconds = bench.length(cell)
+    return Plan(
+        wire=cell.wire,
+        host="127.0.0.1",
+        port=port,
+        bodies=bodies,
+        expected=expected,
+        output=subject.output if checked else "",
+        headers={":authority": host, ":path": wires.METHOD, **metadata},
+        connections=cell.connections,
+        seconds=seconds,
+        warm_up=min(seconds / 3, 2.0),
+        cpu=bench.load_cpu,
+        server=address.process,
     )
-    (folder / "model.onnx").write_bytes(graph.SerializeToString())
-    rows = table[:: len(table) // CASES][:CASES]
-    scores: list[list[float]] = pipeline.predict_proba(rows).tolist()
-    return Workload(folder, [body_of([float(str(cell)) for cell in row]) for row in rows], scores)
 
 
-def body_of(row: list[float]) -> str:
-    """An Open Inference request of one row."""
-    tensor = {"name": "numeric", "shape": [1, len(row)], "datatype": "FP32", "data": row}
-    return json.dumps({"inputs": [tensor]})
-
-
-# -- ourselves
+def _printed(script: str, *arguments: object) -> Result:
+    """What a program of ours printed about one measurement."""
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if not done.stdout:
+        raise RuntimeError(f"{script} failed: {done.stderr[-1000:]}")
+    result: Result = json.loads(done.stdout)
+    return result
 
 
 @contextmanager
-def tapster_running(home: Path, workload: Workload, cpu: int) -> Iterator[Address]:
+def tapster_running(bench: Bench, cell: Cell) -> Iterator[Address]:
     """An installation on its core; at its first start, the model is imported and deployed."""
     import tapster
 
+    home = bench.folder / f"home-{cell.model}"
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    with on_core(cpu):
+    os.environ.update(TAPSTER_WORKERS=str(cell.workers), TAPSTER_GRPC_PORT="0")
+    with on_core(bench.server_cpu):
         client = tapster.connect(home=home)
     with client:
         if not client.endpoints():
-            client.models_import(MODEL, workload.folder / "model.onnx")
-            client.deploy(MODEL)
-        headers = {"Authorization": f"Bearer {client.address.key}"}
+            client.models_import(cell.model, bench.subjects[cell.model].folder / "model.onnx")
+            client.deploy(cell.model)
         running = read_run(home)
         assert running is not None
-        address = Address(client.rest_url + PATH, int(running["pid"]), headers)
-        wait_for_answer(address, workload)
-        yield address
+        http, grpc = urlsplit(client.rest_url).port, running.get("grpc_port", 0)
+        headers = {"Authorization": f"Bearer {client.address.key}"}
+        yield Address(http or 0, int(grpc), int(running["pid"]), headers)
 
 
 # -- measuring
 
 
-def drive(
-    address: Address, workload: Workload, options: argparse.Namespace, cpu: int
-) -> dict[str, Any]:
-    """One round of load; what `load.py` says of it."""
-    plan = {
-        "url": address.url,
-        "headers": address.headers,
-        "bodies": workload.bodies,
-        "expected": workload.expected,
-        "connections": options.connections,
-        "seconds": options.seconds,
-        "warm_up": min(options.seconds / 3, 2.0),
-        "cpu": cpu,
-        "server": address.process,
-    }
-    path = workload.folder / "plan.json"
-    path.write_text(json.dumps(plan))
-    done = subprocess.run(
-        [sys.executable, HERE / "load.py", path], check=False, capture_output=True, text=True
-    )
-    if not done.stdout:
-        raise RuntimeError(f"the load generator failed: {done.stderr[-1000:]}")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
 def measure(
-    contestants: Sequence[Contestant],
-    workload: Workload,
-    options: argparse.Namespace,
-    cpu: int,
-) -> dict[str, list[dict[str, Any]]]:
-    """Rounds in turns; a server that fails is left out of the following ones."""
-    rounds: dict[str, list[dict[str, Any]]] = {one.label: [] for one in contestants}
-    failed: set[str] = set()
-    for number in range(options.rounds):
+    contestants: Sequence[Contestant], bench: Bench, rounds: int
+) -> dict[tuple[str, Cell], list[Result]]:
+    """Rounds in turns; a server that fails with a model is left out of the following ones."""
+    found: dict[tuple[str, Cell], list[Result]] = {}
+    failed: set[tuple[str, str]] = set()
+    for number in range(1, rounds + 1):
         for one in contestants:
-            if one.label in failed:
-                continue
-            try:
-                with one.run() as address:
-                    result = drive(address, workload, options, cpu)
-            except (RuntimeError, TapsterError) as error:
-                failed.add(one.label)
-                say(f"round {number + 1}: {one.label} failed: {error}")
-                continue
-            rounds[one.label].append(result)
-            say(f"round {number + 1}: {one.label}: {spell(result)}")
-    return rounds
-
-
-def spell(result: dict[str, Any]) -> str:
-    """One round in a line."""
-    text = (
-        f"{result['rate']:,.0f} req/s, p99 {result['p99_ms']:.2f} ms, "
-        f"{result['cpu_us']:.1f} us of CPU a request, "
-        f"generator {result['generator_busy']:.0%} busy"
-    )
-    if result["errors"]:
-        text += f", {result['errors']} ERRORS, the first: {result['first_error']}"
-    return text
-
-
-# -- the report
-
-
-def summarise(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Medians over the rounds of each server; those that never answered are left out."""
-    figures = ("rate", "p50_ms", "p99_ms", "cpu_us", "errors", "generator_busy")
-    return {
-        label: {name: statistics.median(one[name] for one in results) for name in figures}
-        for label, results in rounds.items()
-        if results and all(one["requests"] for one in results)
-    }
-
-
-def table(medians: dict[str, dict[str, float]]) -> str:
-    """Markdown: each server's figures, and ours in multiples of them."""
-    ours = medians.get(OURS)
-    lines = [
-        "| server | req/s | p50 ms | p99 ms | CPU us a call | our req/s : its | its p99 : ours |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    for label, one in sorted(medians.items(), key=lambda item: item[1]["rate"]):
-        ratios = "| | |"
-        if ours and label != OURS:
-            more, longer = ours["rate"] / one["rate"], one["p99_ms"] / ours["p99_ms"]
-            ratios = f"| {more:.1f} | {longer:.1f} |"
-        figures = (
-            f"{one['rate']:,.0f} | {one['p50_ms']:.2f} | {one['p99_ms']:.2f} | {one['cpu_us']:.0f}"
-        )
-        lines.append(f"| {label} | {figures} {ratios}")
-    return "\n".join(lines)
-
-
-def goals(
-    contestants: Sequence[Contestant], medians: dict[str, dict[str, float]]
-) -> list[tuple[str, bool]]:
-    """What was promised and whether it came true; a peer that did not run is not a success."""
-    found: list[tuple[str, bool]] = []
-    ours = medians.get(OURS, {"rate": 0.0, "p99_ms": float("inf"), "errors": 1.0})
-    for one in contestants:
-        if one.goal is None:
-            continue
-        peer = medians.get(one.label)
-        text = f"at least {one.goal:.0f} times the req/s of {one.label}, with a lower p99"
-        if peer is None:
-            found.append((f"{text} (it did not run)", False))
-            continue
-        ratio = ours["rate"] / peer["rate"]
-        met = ratio >= one.goal and ours["p99_ms"] < peer["p99_ms"]
-        found.append((f"{text}: {ratio:.1f} times", met))
-    found.append(("no wrong or failed answer of ours", not ours["errors"]))
+            for (model, _), cells in groupby(one.cells, lambda cell: (cell.model, cell.workers)):
+                if (one.label, model) in failed:
+                    continue
+                try:
+                    for cell, result in one.visit(bench, list(cells)):
+                        found.setdefault((one.label, cell), []).append(result)
+                        say(f"round {number}: {one.label}: {cell}: {report.spell(result)}")
+                except (RuntimeError, TapsterError) as error:
+                    failed.add((one.label, model))
+                    say(f"round {number}: {one.label} failed: {error}")
     return found
 
 
@@ -247,46 +238,101 @@ def choose_cores() -> tuple[int, int]:
     return cores[0], cores[-1]
 
 
+# -- what to measure
+
+
+def default_cells(peer: Peer | None) -> list[Cell]:
+    """What decides the goals; `peer` is None for ourselves."""
+    small = [Cell("forest", wire) for wire in (peer.wires if peer else wires.WIRES)]
+    if peer is not None:
+        return small
+    heavy = [
+        Cell(model, wire, connections=HEAVY_CONNECTIONS)
+        for model in ("cnn", "bert")
+        for wire in wires.WIRES
+    ]
+    many = [Cell("forest", connections=64, workers=workers) for workers in (1, 2)]
+    return [*small, *many, *heavy]
+
+
+def chosen_cells(options: argparse.Namespace, peer: Peer | None) -> list[Cell]:
+    """All combinations of what was asked for and `peer` has."""
+    cells = [
+        Cell(model, wire, batch, connections)
+        for model, wire, batch, connections in product(
+            options.models, options.wires, options.batches, options.connections
+        )
+        if batch * connections <= MOST_ROWS[model]
+    ]
+    if peer is None:
+        return cells
+    return [cell for cell in cells if cell.wire in peer.wires and cell.model in peer.models]
+
+
+def cells_alone(theirs: Sequence[Cell]) -> list[Cell]:
+    """The loops without a server that heavy models are compared with."""
+    return sorted({
+        replace(cell, wire="", connections=1, workers=1)
+        for cell in theirs
+        if cell.model != "forest"
+    })  # fmt: skip
+
+
+def assemble(options: argparse.Namespace) -> list[Contestant]:
+    """Tapster, the peers that can be installed, and ONNX Runtime alone."""
+    constraints = "".join(f"{name}=={version(name)}\n" for name in SHARED)
+    found: list[Contestant] = []
+    cells = chosen_cells if options.matrix else lambda _, peer: default_cells(peer)
+    for peer in PEERS:
+        wanted = cells(options, peer) if peer.name in options.peers else []
+        if not wanted:
+            continue
+        if problem := ensure_environment(peer, constraints):
+            say(f"{peer.label} cannot be installed: {problem}")
+        found.append(Served(peer.label, wanted, _runner(peer), peer.name != "bare"))
+    if not options.without_tapster:
+        found.append(Served(OURS, cells(options, None), tapster_running))
+    if alone := cells_alone([cell for one in found for cell in one.cells]):
+        found.append(Alone(alone))
+    return found
+
+
+def _runner(peer: Peer) -> Server:
+    return lambda bench, cell: peer_running(
+        peer, bench.subjects[cell.model].folder, bench.server_cpu
+    )
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """The command line; `matrix` says that cells were chosen by it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=8.0, help="of load a round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--connections", type=int, default=32)
     names = [peer.name for peer in PEERS]
-    parser.add_argument("--peers", nargs="*", choices=names, default=names, metavar="PEER",
-                        help=f"of {', '.join(names)}")  # fmt: skip
-    parser.add_argument("--without-tapster", action="store_true", help="measure only the peers")
-    parser.add_argument("--quick", action="store_true", help="one round of 2 s: does it work?")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    add = parser.add_argument
+    add("--seconds", type=float, help="of load a measurement (4; --full: 2)")
+    add("--rounds", type=int, help="(3; --full: 1)")
+    add("--peers", nargs="*", choices=names, default=names, metavar="PEER", help=", ".join(names))
+    add("--models", nargs="+", choices=list(subjects.MAKERS))
+    add("--wires", nargs="+", choices=wires.WIRES)
+    add("--batches", nargs="+", type=int, metavar="ROWS", help="rows a request")
+    add("--connections", nargs="+", type=int, metavar="N")
+    add("--full", action="store_true", help="all models, wires, batches of 1, 8 and 64 rows, and\n"
+        "1, 32 and 256 connections: hours rather than minutes")  # fmt: skip
+    add("--quick", action="store_true", help="one round of 1 s: does it work?")
+    add("--without-tapster", action="store_true", help="measure only the peers")
+    add("--json", action="store_true", help="print one JSON document instead")
     options = parser.parse_args(arguments)
-    if options.quick:
-        options.rounds, options.seconds = 1, 2.0
+    axes = ("models", "wires", "batches", "connections")
+    options.matrix = options.full or any(getattr(options, name) for name in axes)
+    options.models = options.models or (list(subjects.MAKERS) if options.full else ["forest"])
+    options.wires = options.wires or list(wires.WIRES)
+    options.batches = options.batches or ([1, 8, 64] if options.full else [1])
+    options.connections = options.connections or ([1, 32, 256] if options.full else [32])
+    short = options.quick or options.full
+    options.rounds = options.rounds or (1 if short else 3)
+    options.seconds = options.seconds or (1.0 if options.quick else 2.0 if options.full else 4.0)
     return options
-
-
-def assemble(
-    options: argparse.Namespace, workload: Workload, folder: Path, cpu: int
-) -> list[Contestant]:
-    """Tapster and the peers that can be installed."""
-    constraints = folder / "constraints.txt"
-    constraints.write_text("".join(f"{name}=={version(name)}\n" for name in SHARED))
-    found: list[Contestant] = []
-    for peer in PEERS:
-        if peer.name not in options.peers:
-            continue
-        if problem := ensure_environment(peer, constraints):
-            say(f"left out: {peer.label} cannot be installed: {problem}")
-            continue
-        found.append(
-            Contestant(peer.label, lambda peer=peer: peer_running(peer, workload, cpu), peer.goal)  # type: ignore[misc]
-        )
-    if not options.without_tapster:
-        home = folder / "home"
-        found.append(Contestant(OURS, lambda: tapster_running(home, workload, cpu)))
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -295,19 +341,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     server_cpu, load_cpu = choose_cores()
     with tempfile.TemporaryDirectory(prefix="tapster-benchmark-") as name:
         folder = Path(name)
-        workload = make_workload(folder)
-        contestants = assemble(options, workload, folder, server_cpu)
-        rounds = measure(contestants, workload, options, load_cpu)
-    medians = summarise(rounds)
-    verdicts = [] if options.without_tapster else goals(contestants, medians)
+        contestants = assemble(options)
+        models = sorted({cell.model for one in contestants for cell in one.cells})
+        made = {model: subjects.make(model, folder) for model in models}
+        bench = Bench(made, folder, server_cpu, load_cpu, options.seconds)
+        rounds = measure(contestants, bench, options.rounds)
+    medians = report.medians(rounds)
+    planned = [(one.label, cell) for one in contestants for cell in one.cells]
+    judge = report.Judge(medians, planned, PEERS)
+    verdicts = [] if options.without_tapster else judge.verdicts()
     if options.json:
-        promised = [{"goal": text, "met": met} for text, met in verdicts]
-        print(json.dumps({"medians": medians, "goals": promised, "rounds": rounds}, indent=2))
+        print(report.as_json(medians, rounds, verdicts))
     else:
-        print(table(medians))
-        for text, met in verdicts:
-            print(f"goal {'met' if met else 'NOT MET'}: {text}")
-    return 0 if all(met for _, met in verdicts) else 1
+        print(report.tables(medians))
+        print(report.spell_goals(verdicts))
+    return 0 if all(verdict.met for verdict in verdicts) else 1
 
 
 if __name__ == "__main__":

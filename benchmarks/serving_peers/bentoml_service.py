@@ -3,7 +3,7 @@
 # ///
 """BentoML with ONNX Runtime, called in the event loop, in one worker.
 
-`python bentoml_service.py MODEL_FOLDER PORT`
+`python bentoml_service.py MODEL_FOLDER HTTP_PORT GRPC_PORT`
 """
 
 import os
@@ -15,6 +15,10 @@ import bentoml  # type: ignore[import-not-found]
 import numpy as np
 import onnxruntime as ort
 from pydantic import BaseModel
+
+DATATYPES = {"float32": "FP32", "int64": "INT64"}
+NUMPY = {datatype: name for name, datatype in DATATYPES.items()}
+FOLDER = Path(os.environ.setdefault("MODEL_FOLDER", sys.argv[1]))
 
 
 class Tensor(BaseModel):
@@ -34,40 +38,36 @@ class Answer(BaseModel):
 
 
 @bentoml.service(workers=1, logging={"access": {"enabled": False}}, metrics={"enabled": False})
-class Forest:
+class Server:
     """The model behind the Open Inference path."""
 
     def __init__(self) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
-        self.session = ort.InferenceSession(os.environ["FOREST"], options)
+        self.session = ort.InferenceSession(FOLDER / "model.onnx", options)
+        self.names = [output.name for output in self.session.get_outputs()]
 
-    @bentoml.api(route="/v2/models/forest/infer")  # type: ignore[untyped-decorator]
+    @bentoml.api(route=f"/v2/models/{FOLDER.name}/infer")  # type: ignore[untyped-decorator]
     async def infer(self, inputs: list[Tensor]) -> Answer:
         """Score the rows."""
         (tensor,) = inputs
-        rows = np.array(tensor.data, np.float32).reshape(tensor.shape)
-        labels, shares = self.session.run(None, {tensor.name: rows})
-        return Answer(
-            model_name="forest",
-            outputs=[
-                Tensor(
-                    name="label", shape=list(labels.shape), datatype="INT64", data=labels.tolist()
-                ),
-                Tensor(
-                    name="probabilities",
-                    shape=list(shares.shape),
-                    datatype="FP32",
-                    data=shares.ravel().tolist(),
-                ),
-            ],
-        )
+        rows = np.array(tensor.data, NUMPY[tensor.datatype]).reshape(tensor.shape)
+        arrays = self.session.run(None, {tensor.name: rows})
+        outputs = [
+            Tensor(
+                name=name,
+                shape=list(array.shape),
+                datatype=DATATYPES[array.dtype.name],
+                data=array.ravel().tolist(),
+            )
+            for name, array in zip(self.names, arrays, strict=True)
+        ]
+        return Answer(model_name=FOLDER.name, outputs=outputs)
 
 
 if __name__ == "__main__":
     here = Path(__file__).resolve()
-    os.environ["FOREST"] = str(Path(sys.argv[1]).resolve() / "model.onnx")
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
-    serve = [sys.executable, "-m", "bentoml", "serve", f"{here.stem}:Forest", "--quiet"]
+    serve = [sys.executable, "-m", "bentoml", "serve", f"{here.stem}:Server", "--quiet"]
     place = ["--working-dir", str(here.parent), "--host", "127.0.0.1", "--port", sys.argv[2]]
     os.execv(sys.executable, [*serve, *place])

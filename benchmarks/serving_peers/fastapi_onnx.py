@@ -7,7 +7,7 @@ In the event loop (`async def`), which is fastest for so small a model but lets 
 answered while it runs; or with `--threads` as FastAPI's documents have it for calls that block: a
 plain `def`, which runs in its thread pool.
 
-`python fastapi_onnx.py MODEL_FOLDER PORT [--threads]`
+`python fastapi_onnx.py MODEL_FOLDER HTTP_PORT GRPC_PORT [--threads]`
 """
 
 import sys
@@ -20,10 +20,13 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+DATATYPES = {"float32": "FP32", "int64": "INT64"}
+NUMPY = {datatype: name for name, datatype in DATATYPES.items()}
 folder, port = Path(sys.argv[1]), int(sys.argv[2])
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
-session = ort.InferenceSession(str(folder / "model.onnx"), options)
+session = ort.InferenceSession(folder / "model.onnx", options)
+names = [output.name for output in session.get_outputs()]
 app = FastAPI()
 
 
@@ -52,20 +55,18 @@ class Answer(BaseModel):
 def score(request: Inference) -> Answer:
     """Score the rows."""
     (tensor,) = request.inputs
-    rows = np.array(tensor.data, np.float32).reshape(tensor.shape)
-    labels, shares = session.run(None, {tensor.name: rows})
-    return Answer(
-        model_name="forest",
-        outputs=[
-            Tensor(name="label", shape=list(labels.shape), datatype="INT64", data=labels.tolist()),
-            Tensor(
-                name="probabilities",
-                shape=list(shares.shape),
-                datatype="FP32",
-                data=shares.ravel().tolist(),
-            ),
-        ],
-    )
+    rows = np.array(tensor.data, NUMPY[tensor.datatype]).reshape(tensor.shape)
+    arrays = session.run(None, {tensor.name: rows})
+    outputs = [
+        Tensor(
+            name=name,
+            shape=list(array.shape),
+            datatype=DATATYPES[array.dtype.name],
+            data=array.ravel().tolist(),
+        )
+        for name, array in zip(names, arrays, strict=True)
+    ]
+    return Answer(model_name=folder.name, outputs=outputs)
 
 
 async def score_inline(request: Inference) -> Answer:
@@ -73,10 +74,7 @@ async def score_inline(request: Inference) -> Answer:
     return score(request)
 
 
-if "--threads" in sys.argv:
-    app.post("/v2/models/forest/infer")(score)
-else:
-    app.post("/v2/models/forest/infer")(score_inline)
+app.post(f"/v2/models/{folder.name}/infer")(score if "--threads" in sys.argv else score_inline)
 
 if __name__ == "__main__":
     uvicorn.run(app, port=port, log_level="warning", access_log=False)

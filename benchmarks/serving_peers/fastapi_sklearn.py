@@ -3,7 +3,7 @@
 # ///
 """FastAPI in front of a pickled scikit-learn pipeline: the usual few lines.
 
-`python fastapi_sklearn.py MODEL_FOLDER PORT`
+`python fastapi_sklearn.py MODEL_FOLDER HTTP_PORT GRPC_PORT`
 """
 
 import pickle
