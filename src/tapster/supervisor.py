@@ -32,7 +32,7 @@ log = telemetry.logger(__name__)
 _POLL: Final = 0.05
 _STALL: Final = 10.0
 _START_GRACE: Final = 60.0
-_STOP_GRACE: Final = 30.0
+_LAST_MOMENT: Final = 0.5
 _LONGEST_BACKOFF: Final = 10.0
 _HEALTHY: Final = 5.0
 _GIVE_UP: Final = 4
@@ -166,8 +166,9 @@ class _Supervisor:
                 self._stand_in.let_go()
                 time.sleep(_POLL)
         finally:
-            self._end(self._workers)
-            self._end([self._control])
+            until = time.monotonic() + self._config.stop_grace + _LAST_MOMENT
+            self._end(self._workers, until)
+            self._end([self._control], max(until, time.monotonic() + _LAST_MOMENT))
         return 0
 
     def _stop(self, *_: object) -> None:
@@ -223,13 +224,12 @@ class _Supervisor:
             return now - child.started > _START_GRACE
         return now - beat > _STALL
 
-    def _end(self, children: list[Child]) -> None:
-        """SIGTERM, a grace period in which a second signal forces the end, SIGKILL."""
+    def _end(self, children: list[Child], until: float) -> None:
+        """SIGTERM, time to finish that a second signal to us cuts short, SIGKILL."""
         alive = [child.process for child in children if child.process is not None]
         for process in alive:
             with suppress(ProcessLookupError):
                 process.terminate()
-        until = time.monotonic() + _STOP_GRACE
         while any(process.poll() is None for process in alive):
             if time.monotonic() > until or self._stopping > 1:
                 for process in alive:

@@ -35,9 +35,13 @@ class Settings:
     job_time_limit: float = _setting(24 * 3600.0, "seconds a job may run unless it says otherwise")
     conversion_timeout: float = _setting(120.0, "seconds an ONNX conversion may take")
     max_body: int = _setting(64 * MIB, "bytes of a request's body on the inference port")
+    body_memory: int = _setting(
+        256 * MIB, "bytes of bodies and answers under way that a worker may hold"
+    )
     max_headers: int = _setting(64 * 1024, "bytes of a request's headers")
     receive_timeout: float = _setting(10.0, "seconds a client has for headers, and for a body")
     keep_alive: float = _setting(75.0, "seconds an idle connection is kept")
+    stop_grace: float = _setting(30.0, "seconds that a stop lets requests in flight finish")
     inline_budget: float = _setting(0.0005, "seconds of model work a turn of the event loop")
     model_memory: int = _setting(2048 * MIB, "bytes a model in a process of its own may use")
     model_start_timeout: float = _setting(60.0, "seconds such a model may take to load")

@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS: Final = 0.25
 WATCH_SECONDS: Final = 0.05
 FIRST_LOAD_SECONDS: Final = 30.0
-GRACE_SECONDS: Final = 30
 
 
 class _Server(Server):
@@ -106,7 +105,7 @@ class Worker:
             proxy_headers=False,
             server_header=False,
             backlog=2048,
-            timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_graceful_shutdown=settings.stop_grace,  # type: ignore[arg-type]
         )
         self._server = _Server(config, self.service)
 
