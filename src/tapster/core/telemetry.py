@@ -57,9 +57,13 @@ class Logger:
         """Something is amiss, and the server helps itself."""
         self._say(logging.WARNING, event, fields)
 
-    def error(self, event: str, failure: BaseException | None = None, /, **fields: object) -> None:
-        """Something failed; `failure` is logged with where it was raised."""
-        self._say(logging.ERROR, event, fields, failure)
+    def error(self, event: str, **fields: object) -> None:
+        """Something failed."""
+        self._say(logging.ERROR, event, fields)
+
+    def failure(self, event: str, error: BaseException | None, **fields: object) -> None:
+        """Something failed, by an exception that is logged with where it was raised."""
+        self._say(logging.ERROR, event, fields, error)
 
     def exception(self, event: str, **fields: object) -> None:
         """Something failed, with the exception being handled."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tapster.contract.errors import TapsterError
+from tapster.contract.errors import HTTP_STATUS, TapsterError
 from tapster.contract.plan import WorkerState
 from tapster.core.settings import Settings
 from tapster.core.telemetry import logger
@@ -20,6 +20,7 @@ from tapster.serving import slots as layout
 from tapster.serving import slowest
 from tapster.serving.slots import NEVER, Region, Slots, Watched
 from tapster.serving.slowest import Phases, Request, Slowest
+from tapster.serving.tracing import Tracer
 
 log = logger(__name__)
 
@@ -70,7 +71,14 @@ class Allowance:
 class Watcher:
     """See Watch. Everything but publishing happens on the worker's event loop."""
 
-    def __init__(self, settings: Settings, slots: Slots, region: Region, worker: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        slots: Slots,
+        region: Region,
+        worker: int,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._folder = settings.home / "run"
         self._slots = slots
@@ -79,6 +87,7 @@ class Watcher:
         self._slow = int(settings.slow_request * 1e9) or NEVER
         self._share = settings.access_log
         self._due = 0.0
+        self._tracer = tracer
         self._slowest = Slowest()
         self._failures = Allowance()
         self._slowness = Allowance()
@@ -99,37 +108,47 @@ class Watcher:
 
     def served(self, requests: Sequence[Watched], now: int, started: int, compute: int) -> None:
         """See Watch."""
+        logged = self._drawn(requests) if self._share else ()
         for request in requests:
             elapsed = now - request.began
+            traced = self._tracer is not None and request in self._tracer
+            slow = elapsed > self._slowest.floor or elapsed >= self._slow
+            if not (slow or traced or request in logged):
+                continue
+            found = self._described(request, now, started, compute)
             if elapsed > self._slowest.floor:
-                self._slowest.add(self._described(request, now, started, compute))
+                self._slowest.add(found)
             if elapsed >= self._slow and self._slowness.take():
-                found = self._described(request, now, started, compute)
                 log.warning("slow request", **_fields(found))
-        if self._share:
-            for request in self._drawn(requests):
-                log.info("request", **_fields(self._described(request, now, started, compute)))
+            if request in logged:
+                log.info("request", **_fields(found))
+            if traced and self._tracer is not None:
+                self._tracer.end(request, found, now, None)
         self._aim()
 
     def failed(self, request: Watched, status: int, error: Exception, elapsed: int) -> None:
         """See Watch."""
-        if elapsed > self._slowest.floor:
-            self._slowest.add(self._request(request, status, elapsed))
+        slow = elapsed > self._slowest.floor
+        logged = bool(self._share and self._drawn([request]))
+        traced = self._tracer is not None and request in self._tracer
+        told = status >= 500 and self._failures.take()
+        if not (slow or logged or traced or told):
+            return
+        found = self._request(request, status, elapsed)
+        if slow:
+            self._slowest.add(found)
             self._aim()
-        if self._share and self._drawn([request]):
-            log.info("request", **_fields(self._request(request, status, elapsed)))
-        if status >= 500 and self._failures.take():
-            code = error.code if isinstance(error, TapsterError) else "internal"
-            fields = _fields(self._request(request, status, elapsed))
-            if code == "internal":
-                log.error("a request failed", error.__cause__, code=code, **fields)
-            else:
-                log.warning("a request failed", code=code, reason=str(error), **fields)
+        if logged:
+            log.info("request", **_fields(found))
+        if traced and self._tracer is not None:
+            self._tracer.end(request, found, request.began + elapsed, error)
+        if told:
+            _log_failure(found, error)
 
     def _aim(self) -> None:
         """Ask the counters for requests that take so long, or for all."""
-        wanted = 0 if self._share else min(self._slowest.floor + 1, self._slow)
-        self._region.least = wanted
+        everything = self._share or self._tracer is not None
+        self._region.least = 0 if everything else min(self._slowest.floor + 1, self._slow)
 
     def _drawn(self, requests: Sequence[Watched]) -> list[Watched]:
         """The share of requests that are logged: evenly, so many of any number."""
@@ -170,6 +189,8 @@ class Watcher:
 
     def _tick(self) -> None:
         self._ticks += 1
+        if self._tracer is not None:
+            self._end_abandoned(self._tracer)
         self._slowest.turn()
         self._aim()
         if self._slowest.changed and (self._publishing is None or self._publishing.done()):
@@ -181,6 +202,14 @@ class Watcher:
         if self._ticks % SUMMARY_TICKS == 0:
             self._summarise()
         self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def _end_abandoned(self, tracer: Tracer) -> None:
+        """End the traces of requests whose callers have gone."""
+        now = time.monotonic_ns()
+        gone = TapsterError("cancelled", "its caller has gone")
+        for request in tracer.abandoned():
+            found = self._request(request, HTTP_STATUS[gone.code], now - request.began)
+            tracer.end(request, found, now, gone)
 
     def _summarise(self) -> None:
         """Note which places changed since the last time, and log what was refused at each."""
@@ -226,7 +255,9 @@ class Watcher:
         if len(lines) > MOST_ENDPOINTS:
             rest = lines[MOST_ENDPOINTS:]
             count = sum(line[0] for line in rest)
-            log.warning("requests were not served", endpoints=len(rest), count=count, seconds=seconds)
+            log.warning(
+                "requests were not served", endpoints=len(rest), count=count, seconds=seconds
+            )
         refused = self._region.words[self._region.offset + layout.REFUSED]
         if refused > self._refused:
             log.info("requests without a valid key", count=refused - self._refused, seconds=seconds)
@@ -248,6 +279,14 @@ def changes(before: WorkerState | None, after: WorkerState) -> None:
         log.info("packages changed", more=more, unloaded=gone, packages=len(after.packages))
     if before is None or after.plan != before.plan:
         log.info("the plan is applied", plan=after.plan)
+
+
+def _log_failure(request: Request, error: Exception) -> None:
+    code = error.code if isinstance(error, TapsterError) else "internal"
+    if code == "internal":
+        log.failure("a request failed", error.__cause__ or error, code=code, **_fields(request))
+    else:
+        log.warning("a request failed", code=code, reason=str(error), **_fields(request))
 
 
 def _fields(request: Request) -> dict[str, object]:

@@ -27,11 +27,12 @@ from tapster.contract.plan import WorkerState
 from tapster.core import plugins, telemetry
 from tapster.core.processes import die_with_parent
 from tapster.core.settings import Settings, load
-from tapster.serving import agent, planfile, watcher
+from tapster.serving import agent, planfile, tracing, watcher
 from tapster.serving.engine import Engine
 from tapster.serving.gate import Gate
 from tapster.serving.rest.application import Application
 from tapster.serving.rest.protocol import InferenceProtocol
+from tapster.serving.rest.sampled import SampledHeads
 from tapster.serving.rest.service import Service
 from tapster.serving.slots import CONNECTIONS, IN_FLIGHT, PLAN, QUEUED, READY, WORKERS, Slots
 
@@ -86,7 +87,10 @@ class Worker:
         self.service = Service(settings, slots, self._region, gate, engine)
         self._engine = engine
         self._agent = agent.Agent(settings, slots)
-        self._watcher = watcher.Watcher(settings, slots, self._region, index)
+        self._tracer = self.service.tracer = tracing.tracer(settings, index)
+        if self._tracer is not None:
+            self.service.seen = SampledHeads(self._tracer)
+        self._watcher = watcher.Watcher(settings, slots, self._region, index, self._tracer)
         self._stamp: object = None
         self._refused: object = None
         self._beaten = self._loop.time()
@@ -123,6 +127,8 @@ class Worker:
         gc.set_threshold(20_000, 20, 50)
         await self._server.serve([listener])
         self._agent.stop()
+        if self._tracer is not None:
+            self._tracer.stop()
 
     async def _first_load(self) -> None:
         until = self._loop.time() + FIRST_LOAD_SECONDS

@@ -20,6 +20,7 @@ from tapster.serving.rest.connection import MAX_LINE, NEVER, Connection, StopErr
 from tapster.serving.rest.forms import PLAIN, form_of
 from tapster.serving.rest.reading import AT_ONCE, FormedCall
 from tapster.serving.rest.routes import UNKNOWN, Route
+from tapster.serving.rest.sampled import operation
 from tapster.serving.rest.seen import Seen
 from tapster.serving.rest.service import Service, wire_of
 from tapster.serving.slots import REFUSED
@@ -40,14 +41,15 @@ _NOTED: Final = frozenset(
         b"expect",
         b"host",
         b"inference-header-content-length",
+        b"traceparent",
         b"x-request-id",
         b"x-request-timeout",
         b"x-sticky-key",
     }
 )
-_LISTS: Final = frozenset({b"accept", b"accept-encoding", b"content-encoding"})
+_LISTS: Final = frozenset({b"accept", b"accept-encoding", b"content-encoding", b"traceparent"})
 # With these, the same head may want another answer, or never comes again, or has no length.
-_VARYING: Final = frozenset({b"expect", b"transfer-encoding", b"x-request-id"})
+_VARYING: Final = frozenset({b"expect", b"transfer-encoding", b"x-request-id", b"traceparent"})
 _UPGRADING: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
@@ -304,6 +306,9 @@ class InferenceProtocol(Connection):
         call.series = service.engine.series(endpoint, holder)
         call.tenant = holder.tenant
         sticky = self._noted.get(b"x-sticky-key", b"")
+        if service.tracer is not None:
+            parent = self._noted.get(b"traceparent", b"")
+            service.tracer.begin(call, parent, operation(route.kind))
         try:
             timeout = _timeout(self._noted.get(b"x-request-timeout"), endpoint)
             target = service.target(endpoint, route, sticky)

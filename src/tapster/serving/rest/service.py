@@ -17,6 +17,7 @@ from tapster.serving.rest.seen import SeenHeads
 from tapster.serving.rest.wires import Wire
 from tapster.serving.slots import Region, Slots
 
+from tapster.serving.tracing import Tracer
 _LOOPBACK: Final = frozenset({b"127.0.0.1", b"localhost", b"[::1]"})
 
 
@@ -36,6 +37,7 @@ class Service:
     draining: bool = False
 
     def __post_init__(self) -> None:
+    tracer: Tracer | None = None
         self.reader = Reader(self.settings.max_body)
 
     @property
