@@ -124,7 +124,12 @@ def test_every_library_is_named_in_pyproject() -> None:
     project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())["project"]
     lines = list(chain(project["dependencies"], *project["optional-dependencies"].values()))
     named = {re.split(r"[<>=\[]", line)[0].replace("-", "_") for line in lines}
-    spelled = {"google": "protobuf", "sklearn": "scikit_learn", "xgboost": "xgboost_cpu"}
+    spelled = {
+        "google": "protobuf",
+        "opentelemetry": "opentelemetry_sdk",
+        "sklearn": "scikit_learn",
+        "xgboost": "xgboost_cpu",
+    }
     used = {name.split(".")[0] for path in FILES for name in _imports(path)}
     foreign = used - set(sys.stdlib_module_names) - {"tapster"}
     assert {spelled.get(name, name) for name in foreign} - named == set()
