@@ -234,7 +234,8 @@ class Served:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """See Served. Endpoints: sum, sum-two (versions 1 and 2), mixed, typed; other--sum of B."""
+    """See Served. Endpoints: sum, sum-two (versions 1 and 2), mixed, typed, every, words, pixels;
+    theirs of another tenant."""
     from tests.serving import packages
 
     plane = Plane(tmp_path_factory.mktemp("served") / "home", {"TAPSTER_MAX_BODY": "4000000"})
@@ -243,6 +244,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         "two": packages.regressor(plane.home, 2.0),
         "mixed": packages.classifier(plane.home),
         "typed": packages.typed(plane.home),
+        "every": packages.every(plane.home),
+        "words": packages.every(plane.home, "BYTES", width=1),
+        "pixels": packages.every(plane.home, "UINT8", width=-1),
     }
     both = tuple(
         Variant(model="made", version=number, package=made[name].digest, weight=weight)
@@ -253,6 +257,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         EndpointPlan("ep-two", "default", "sum-two", both, labels={"champion": 1}),
         endpoint("mixed", made["mixed"], 3),
         endpoint("typed", made["typed"]),
+        *(endpoint(name, made[name]) for name in ("every", "words", "pixels")),
         endpoint("theirs", made["two"], tenant="other"),
         packages=tuple(made.values()),
         keys=(

@@ -18,11 +18,19 @@ log = logging.getLogger(__name__)
 STATUS: Final = {**HTTP_STATUS, "unprocessable": 400}
 
 
+# Answers beyond this are sent only while there is memory for them.
+LARGE_ANSWER: Final = 64 * 1024
+
+
 class Line(Protocol):
     """The connection that a request came by."""
 
     def advance(self) -> None:
         """Send what can be sent: the answers of the oldest requests."""
+        ...
+
+    def takes(self, size: int) -> bool:
+        """Whether there is memory for an answer of so many bytes."""
         ...
 
 
@@ -96,6 +104,9 @@ class Call(Turn):
 
     def succeed(self, body: bytes) -> None:
         """See Work."""
+        if len(body) > LARGE_ANSWER and not self._line.takes(len(body)):
+            self.fail(crowded("answers"))
+            return
         self.done = True
         if self.lines or self.identity or not self.keep_alive:
             self.response = self.heads.respond(
@@ -131,3 +142,12 @@ class Call(Turn):
     def abandon(self) -> None:
         """See Turn. Queued work of a caller who is gone is never run."""
         self.done = True
+
+
+def crowded(what: str) -> TapsterError:
+    """What to say when there is no memory for more bodies or answers."""
+    return TapsterError(
+        "unavailable",
+        f"the server holds as many {what} as it can",
+        hint="try again in a second",
+    )

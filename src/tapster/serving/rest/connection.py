@@ -2,7 +2,7 @@
 
 It keeps uvicorn's connection bookkeeping, flow control and request cycle, and adds what a server
 on an open port needs: deadlines for headers and bodies, one order for pipelined answers, a budget
-of parsing a turn, and refusals that reach the client.
+of parsing a turn, one of memory for all connections, and refusals that reach the client.
 """
 
 import asyncio
@@ -17,13 +17,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from tapster.contract.errors import Code
-from tapster.serving.rest.calls import Turn
+from tapster.serving.rest.calls import Turn, crowded
 from tapster.serving.rest.service import Service
 
 SLICE: Final = 64 * 1024
 MAX_LINE: Final = 128
 LINGER_SECONDS: Final = 1.0
+# Bytes of answers for which a connection may have requests in line.
+MAX_ANSWERS: Final = 8 << 20
 NEVER: Final = math.inf
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class StopError(Exception):
@@ -70,6 +73,13 @@ class Connection(HttpToolsProtocol, ABC):
         self._in_body = False
         self._partial = 0
         self._wants_continue = False
+        self._longest = MAX_LINE  # requests that may be in line
+        self._memory = service.memory
+        self._held = 0  # bytes of memory for the body that is being received
+        self._asked = 0  # more that is waited for
+        self._patience = NEVER  # until then
+        self._owed = 0  # bytes of answers that the client has not taken
+        self._left = False  # the client has said that it sends no more
         self.deadline = self.loop.time() + self._settings.receive_timeout
 
     @property
@@ -87,6 +97,9 @@ class Connection(HttpToolsProtocol, ABC):
         self._line.clear()
         self._deaf = True
         self._rest = b""
+        self._release()
+        self._memory.give(self._owed)
+        self._owed = 0
         self.flow.resume_writing()
         self.parser = None  # type: ignore[assignment]
 
@@ -95,6 +108,7 @@ class Connection(HttpToolsProtocol, ABC):
         if not (self._line or self._rest):
             return None
         self._finishing = True
+        self._left = True
         return True
 
     def pause_writing(self) -> None:
@@ -117,8 +131,16 @@ class Connection(HttpToolsProtocol, ABC):
 
     def check(self, now: float) -> None:
         """Close a connection whose client has taken too long; called a few times a second."""
-        if self._stuck(now):
+        left = self.transport.get_write_buffer_size()
+        if left != self._owed:
+            self._memory.add(left - self._owed)
+            self._owed = left
+        if self._left and self._line and left == 0:
+            self._probe()
+        if self._stuck(now, left):
             self.transport.abort()
+        elif self._patience < now:
+            self._no_room()
         elif self.deadline < now:
             self.deadline = NEVER
             if self._message and not self._line:
@@ -126,12 +148,18 @@ class Connection(HttpToolsProtocol, ABC):
             elif not self.transport.is_closing():
                 self.transport.close()
 
-    def _stuck(self, now: float) -> bool:
-        """Whether the client has taken nothing of what was written for too long.
+    def _probe(self) -> None:
+        """Find out whether a client that sends no more still listens: if it has gone, writing
+        fails, and its requests need not be run. Every HTTP/1.1 client passes over a 100."""
+        old = self.parser.get_http_version() == "1.0"
+        if not (old or isinstance(self._line[0], Visit) or self.transport.is_closing()):
+            self.transport.write(CONTINUE)
+
+    def _stuck(self, now: float, left: int) -> bool:
+        """Whether the client has taken nothing of the `left` bytes written for too long.
 
         Asked of closing connections too: they close only once everything is written.
         """
-        left = self.transport.get_write_buffer_size()
         size, until = self._stalled
         if left == 0:
             self._stalled = (0, NEVER)
@@ -151,14 +179,14 @@ class Connection(HttpToolsProtocol, ABC):
         """See asyncio.Protocol."""
         if self._deaf:
             return
-        if self._rest:
+        if self._rest or self._asked:
             self._rest = bytes(self._rest) + data
         elif len(data) > SLICE:
             self._rest = memoryview(data)
             self._feed_rest()
         else:
             self._feed(data)
-            if len(self._line) >= MAX_LINE:
+            if len(self._line) >= self._longest:
                 self.flow.pause_reading()
 
     def _feed_rest(self) -> None:
@@ -174,7 +202,7 @@ class Connection(HttpToolsProtocol, ABC):
 
     def _read_on(self) -> None:
         """Go on reading, unless the client must first read or wait for its answers."""
-        if self.flow.write_paused or len(self._line) >= MAX_LINE:
+        if self.flow.write_paused or self._asked or len(self._line) >= self._longest:
             return
         if not self._rest:
             self.flow.resume_reading()
@@ -197,6 +225,53 @@ class Connection(HttpToolsProtocol, ABC):
         else:
             if self._message and not self._in_body and self._partial > self._settings.max_headers:
                 self._refuse_now(431, "invalid", "the headers are too large")
+            elif self._in_body and not self._asked:
+                self._reserve()
+
+    # -- memory
+
+    def _reserve(self) -> None:
+        """Hold memory for the body of which a part is here; without any, stop reading."""
+        more = self._coming() - self._held
+        if more <= 0 or self._deaf:
+            return
+        if self._memory.take(more):
+            self._held += more
+        elif self._memory.wait(self, more):
+            self._asked = more
+            self._patience = self.loop.time() + self._settings.receive_timeout / 2
+            self.deadline = NEVER
+            self.flow.pause_reading()
+        else:
+            self._no_room()
+
+    def granted(self) -> None:
+        """See Waiter."""
+        self._held += self._asked
+        self._asked = 0
+        self._patience = NEVER
+        if not self._line:
+            self.deadline = self.loop.time() + self._settings.receive_timeout
+        self._read_on()
+
+    def _release(self) -> None:
+        """Give the memory for the body back, and wait for no more."""
+        if self._asked:
+            self._asked = 0
+            self._memory.forget(self)
+        held, self._held = self._held, 0
+        if held:
+            self._memory.give(held)
+
+    def _no_room(self) -> None:
+        self._patience = NEVER
+        error = crowded("bodies")
+        self._refuse_now(503, error.code, error.message, error.hint)
+
+    def takes(self, size: int) -> bool:
+        """See Line."""
+        self._longest = min(self._longest, max(1, MAX_ANSWERS // size))
+        return not self._memory.full
 
     def advance(self) -> None:
         """See Line."""
@@ -221,7 +296,7 @@ class Connection(HttpToolsProtocol, ABC):
         self.deadline = self.loop.time() + wait
         if self._wants_continue:
             self._wants_continue = False
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.transport.write(CONTINUE)
         if self.flow.read_paused:
             self._read_on()
 
@@ -248,6 +323,10 @@ class Connection(HttpToolsProtocol, ABC):
             self.transport.close()
 
     # -- what a request is, is the subclass's business
+
+    @abstractmethod
+    def _coming(self) -> int:
+        """Bytes of memory that the body being received needs."""
 
     @abstractmethod
     def _refuse_now(

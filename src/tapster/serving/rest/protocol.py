@@ -1,59 +1,33 @@
 """The HTTP protocol class: inference is answered straight from the parser's callbacks.
 
-Who calls, and whether the request may go on, is decided when its headers are whole, before any of
-its body is kept. Every request that is not inference goes to the ASGI application.
+Every request that is not inference goes to the ASGI application.
 """
 
 import asyncio
 from typing import Any, Final
 
-import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from tapster.contract.errors import Code, TapsterError
+from tapster.contract.errors import TapsterError
 from tapster.serving.engine import Endpoint, Target
-from tapster.serving.gate import FORBIDDEN, REFUSAL, REFUSAL_HINT, UNAUTHENTICATED, Pass
-from tapster.serving.rest.calls import STATUS, Call, Turn
-from tapster.serving.rest.connection import MAX_LINE, NEVER, Connection, StopError, Visit
-from tapster.serving.rest.forms import PLAIN, form_of
+from tapster.serving.gate import Pass
+from tapster.serving.rest.calls import Call
+from tapster.serving.rest.connection import NEVER, Visit
+from tapster.serving.rest.forms import PLAIN
 from tapster.serving.rest.reading import AT_ONCE, FormedCall
-from tapster.serving.rest.routes import UNKNOWN, Route
+from tapster.serving.rest.reception import Reception
+from tapster.serving.rest.routes import Route
 from tapster.serving.rest.sampled import operation
 from tapster.serving.rest.seen import Seen
 from tapster.serving.rest.service import Service, wire_of
-from tapster.serving.slots import REFUSED
 
-MAX_HEADERS: Final = 256
-SMALL_BODY: Final = 64 * 1024
-
-# Headers that are looked at, and those of them that may come in several lines.
-_NOTED: Final = frozenset(
-    {
-        b"accept",
-        b"accept-encoding",
-        b"authorization",
-        b"content-type",
-        b"content-encoding",
-        b"content-length",
-        b"transfer-encoding",
-        b"expect",
-        b"host",
-        b"inference-header-content-length",
-        b"traceparent",
-        b"x-request-id",
-        b"x-request-timeout",
-        b"x-sticky-key",
-    }
-)
-_LISTS: Final = frozenset({b"accept", b"accept-encoding", b"content-encoding", b"traceparent"})
 # With these, the same head may want another answer, or never comes again, or has no length.
 _VARYING: Final = frozenset({b"expect", b"transfer-encoding", b"x-request-id", b"traceparent"})
-_UPGRADING: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
-class InferenceProtocol(Connection):
+class InferenceProtocol(Reception):
     """A connection whose inference is answered without any ASGI machinery."""
 
     def __init__(
@@ -65,12 +39,8 @@ class InferenceProtocol(Connection):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(service, config, server_state, app_state, _loop)
-        self._authorization = b""
-        self._generation = -1
-        self._known: Pass | None = None
         self._learned: Seen | None = None
         self._head = 0
-        self._begin()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol. A whole request with a head seen before goes past the parser."""
@@ -89,7 +59,7 @@ class InferenceProtocol(Connection):
         self._head = seen.head
         self._keep_alive = True
         self.deadline = NEVER
-        if seen.form is PLAIN:
+        if seen.form is PLAIN and seen.length <= AT_ONCE:
             call = Call(self, seen.wire, service.region, service.heads, True)
         else:
             call = FormedCall(self, seen.wire, service, True, seen.form)
@@ -100,202 +70,31 @@ class InferenceProtocol(Connection):
         target = seen.target or seen.endpoint.target("", "")
         assert target is not None
         self._answer(call, target, data[seen.head :], seen.timeout)
-        if len(line) >= MAX_LINE:
+        if len(line) >= self._longest:
             self.flow.pause_reading()
 
-    def _without_upgrade(self, rest: bytes | memoryview) -> None:
-        """Serve a request that offers an upgrade as if it did not (RFC 9110, 7.8)."""
-        head = [self._method, b" ", self.url, b" HTTP/1.1\r\n"]
-        for name, value in self.headers:
-            if name not in _UPGRADING:
-                head += [name, b": ", value, b"\r\n"]
-        self.parser = httptools.HttpRequestParser(self)
-        self._feed(b"".join([*head, b"\r\n"]))
-        if len(rest) and not self._deaf:
-            self._feed(rest)
-
-    # -- the parser's callbacks
-
-    def _begin(self) -> None:
-        self._message = False
-        self._in_body = False
-        self._partial = 0
-        self._size = 0
-        self._body: bytes | bytearray = b""
-        self._noted: dict[bytes, bytes] = {}
-        self._refusal: bytes | None = None
-        self._upgrade = False
-        self._wants_continue = False
-        self._method = b""
-        self._keep_alive = True
-        self._route = UNKNOWN
-        self._form = PLAIN
-        self._pass: Pass | None = None
-
-    def on_message_begin(self) -> None:
-        """See httptools."""
-        self._begin()
-        self._message = True
-        self.url = b""
-        self.headers = []
-        if not self._line:
-            self.deadline = self.loop.time() + self._settings.receive_timeout
-
-    def on_url(self, url: bytes) -> None:
-        """See httptools."""
-        self.url += url
-        self._count(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """See httptools. Trailers are counted and forgotten."""
-        self._count(len(name) + len(value) + 4)
-        if self._in_body:
+    def _arrived(self, route: Route) -> None:
+        if route.call and self._pass is not None:
+            self._call(route, self._pass)
             return
-        name = name.lower()
-        headers = self.headers
-        headers.append((name, value))
-        if name in _NOTED:
-            if name in self._noted:
-                if name not in _LISTS:
-                    self._refuse_now(400, "invalid", f"the header {name.decode()} is there twice")
-                    raise StopError
-                value = self._noted[name] + b", " + value
-            self._noted[name] = value
-        if len(headers) > MAX_HEADERS:
-            self._refuse_now(431, "invalid", f"there are more than {MAX_HEADERS} headers")
-            raise StopError
-
-    def _count(self, size: int) -> None:
-        self._size += size
-        if self._size > self._settings.max_headers:
-            self._refuse_now(431, "invalid", "the headers are too large")
-            raise StopError
-
-    def on_headers_complete(self) -> None:
-        """See httptools."""
-        parser = self.parser
-        self._method = parser.get_method()
-        self._in_body = True
-        self._size = 0
-        if self._method == b"CONNECT":
-            self._refuse_now(405, "invalid", "this server is no proxy", allow="GET, POST")
-            raise StopError
-        if parser.should_upgrade():
-            self._upgrade = True
-            return
-        self._keep_alive = parser.should_keep_alive() and not self._service.draining
-        self._route = self._service.routes.find(self.url)
-        if not self._line:
-            self.deadline = self.loop.time() + self._settings.receive_timeout
-        self._examine(self._route, self._noted)
-
-    def on_body(self, body: bytes) -> None:
-        """See httptools."""
-        if self._refusal is not None:
-            self._size += len(body)
-        elif not self._body:
-            self._body = body
-            self._size = len(body)
-        else:
-            if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)
-            self._body += body
-            self._size += len(body)
-        if self._size > self._settings.max_body:
-            self._too_large()
-
-    def on_message_complete(self) -> None:
-        """See httptools."""
-        if self._upgrade:
-            return
-        self._message = False
-        self.deadline = NEVER
-        if not self._keep_alive:
-            self._deaf = True
-        if self._refusal is not None:
-            self._line.append(Turn(self._keep_alive, self._refusal))
-        elif self._route.call and self._pass is not None:
-            self._call(self._route, self._pass)
-            return
-        else:
-            self._line.append(Visit(self._cycle()))
+        self._line.append(Visit(self._cycle()))
+        self._release()
         self.advance()
-
-    # -- what is asked
-
-    def _examine(self, route: Route, noted: dict[bytes, bytes]) -> None:
-        """Decide, before any of the body is kept, whether this request goes on."""
-        length = noted.get(b"content-length", b"0")
-        self._examine_framing(noted)
-        if not route.public:
-            self._pass = self._admit(noted.get(b"authorization", b""))
-            if self._pass is None or not self._pass.may(route.right):
-                status = UNAUTHENTICATED if self._pass is None else FORBIDDEN
-                self._service.region.add(REFUSED)
-                self._refuse(status, "unauthenticated", REFUSAL, REFUSAL_HINT)
-                return
-        if len(length) > 15 or int(length) > self._settings.max_body:
-            self._too_large()
-        if route.kind in {"unknown", "plain.unknown"}:
-            self._refuse(404, "not_found", "there is nothing at this path")
-        elif self._method != route.method:
-            allowed = route.method.decode()
-            self._refuse(405, "invalid", f"this path answers {allowed} only", allow=allowed)
-        elif route.call:
-            self._examine_body(route, noted)
-
-    def _examine_framing(self, noted: dict[bytes, bytes]) -> None:
-        host = noted.get(b"host")
-        if host is None:
-            if self.parser.get_http_version() != "1.0":
-                self._refuse_now(400, "invalid", "the header host is missing")
-                raise StopError
-        elif not self._service.knows(host):
-            self._refuse_now(403, "forbidden", "without keys, only this machine's name is answered")
-            raise StopError
-        if noted.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
-            self._refuse_now(400, "invalid", "only the transfer encoding chunked is understood")
-            raise StopError
-
-    def _examine_body(self, route: Route, noted: dict[bytes, bytes]) -> None:
-        try:
-            self._form = form_of(
-                noted, tables=route.kind == "plain.predict", binary=route.kind == "v2.infer"
-            )
-        except TapsterError as error:
-            self._refuse(STATUS[error.code], error.code, error.message, error.hint)
-            return
-        if b"expect" in noted:
-            if noted[b"expect"].lower() != b"100-continue":
-                self._refuse(417, "invalid", "only 100-continue can be expected")
-            elif self._line:
-                self._wants_continue = True
-            else:
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _admit(self, header: bytes) -> Pass | None:
-        """The pass of a key, worked out once for as long as the plan's keys stay the same."""
-        gate = self._service.gate
-        known = self._known
-        if (
-            known is None
-            or known.expires is not None
-            or gate.generation != self._generation
-            or header != self._authorization
-        ):
-            known = gate.admit(header)
-            self._known, self._authorization, self._generation = known, header, gate.generation
-        return known
 
     def _call(self, route: Route, holder: Pass) -> None:
         service = self._service
         wire = wire_of(route, self._form)
-        if self._form is PLAIN:
+        if self._form is PLAIN and self._size <= AT_ONCE:
+            self._release()
             call = Call(self, wire, service.region, service.heads, self._keep_alive)
         else:
-            call = FormedCall(self, wire, service, self._keep_alive, self._form)
+            held, self._held = self._held, 0
+            call = FormedCall(self, wire, service, self._keep_alive, self._form, held)
         if b"x-request-id" in self._noted:
             call.identity = service.heads.identify(self._noted[b"x-request-id"])
+        if service.tracer is not None:
+            parent = self._noted.get(b"traceparent", b"")
+            service.tracer.begin(call, parent, operation(route.kind))
         self._line.append(call)
         try:
             endpoint = service.endpoint(holder, route)
@@ -306,9 +105,6 @@ class InferenceProtocol(Connection):
         call.series = service.engine.series(endpoint, holder)
         call.tenant = holder.tenant
         sticky = self._noted.get(b"x-sticky-key", b"")
-        if service.tracer is not None:
-            parent = self._noted.get(b"traceparent", b"")
-            service.tracer.begin(call, parent, operation(route.kind))
         try:
             timeout = _timeout(self._noted.get(b"x-request-timeout"), endpoint)
             target = service.target(endpoint, route, sticky)
@@ -373,44 +169,6 @@ class InferenceProtocol(Connection):
         cycle.more_body = False
         cycle.message_event.set()
         return cycle
-
-    def _refuse(
-        self, status: int, code: Code, message: str, hint: str = "", *, allow: str = ""
-    ) -> None:
-        """Refuse this request; its body is read and dropped if it is small."""
-        length = self._noted.get(b"content-length", b"0")
-        chunked = b"transfer-encoding" in self._noted
-        if chunked or b"expect" in self._noted or len(length) > 9 or int(length) > SMALL_BODY:
-            self._refuse_now(status, code, message, hint, allow=allow)
-            raise StopError
-        error = TapsterError(code, message, hint=hint)
-        self._refusal = self._spell(status, error, self._keep_alive, allow)
-
-    def _refuse_now(
-        self, status: int, code: Code, message: str, hint: str = "", *, allow: str = ""
-    ) -> None:
-        """Refuse this request and hear no more from this connection."""
-        self._deaf = True
-        self._message = True
-        error = TapsterError(code, message, hint=hint)
-        self._line.append(Turn(False, self._spell(status, error, False, allow)))
-        self.advance()
-
-    def _too_large(self) -> None:
-        limit = self._settings.max_body
-        self._refuse_now(
-            413, "too_large", f"the body is larger than {limit} bytes", "send fewer rows at once"
-        )
-        raise StopError
-
-    def _spell(self, status: int, error: TapsterError, keep_alive: bool, allow: str) -> bytes:
-        if status not in {UNAUTHENTICATED, FORBIDDEN}:
-            self._service.region.refused()
-        body = wire_of(self._route).refuse(error)
-        heads = self._service.heads
-        identity = heads.identify(self._noted.get(b"x-request-id", b""))
-        response = heads.respond(status, body, keep_alive, identity, allow=allow)
-        return response[: len(response) - len(body)] if self._method == b"HEAD" else response
 
 
 def _timeout(given: bytes | None, endpoint: Endpoint) -> float:

@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 from tapster.contract.errors import TapsterError
 from tapster.serving.rest import encodings
-from tapster.serving.rest.calls import Call, Line
+from tapster.serving.rest.calls import Call, Line, crowded
 from tapster.serving.rest.forms import Form
 from tapster.serving.rest.heads import JSON, Heads
+from tapster.serving.rest.memory import Memory
 from tapster.serving.rest.wires import Wire
 from tapster.serving.slots import Region
 
@@ -37,6 +38,8 @@ class Reader:
         if self._read_at_once(call, body):
             call.target.submit(call)
             return
+        if isinstance(call, FormedCall):
+            call.hold(len(body))
         loop = asyncio.get_running_loop()
         reading = loop.run_in_executor(self.pool, self._read, call, body)
         reading.add_done_callback(partial(self._submit, call))
@@ -63,21 +66,22 @@ class Reader:
         call.wire.read(call, body)
         return True
 
-    def _read(self, call: Call, body: Body) -> None:
-        """In a thread."""
+    def _read(self, call: Call, body: Body) -> int:
+        """In a thread: read a body; how long it was once decompressed."""
         if call.done:
-            return
+            return 0
         if call.form.coding:
             body = encodings.inflate(call.form.coding, body, self._limit)
         call.wire.read(call, body)
+        return len(body)
 
-    def _submit(self, call: Call, reading: "asyncio.Future[None]") -> None:
+    def _submit(self, call: Call, reading: "asyncio.Future[int]") -> None:
         if call.done or reading.cancelled():
             return
-        error = reading.exception()
         try:
-            if error is not None:
-                raise error
+            size = reading.result()
+            if isinstance(call, FormedCall):
+                call.hold(size)
             call.target.submit(call)
         except Exception as failure:
             call.fail(failure)
@@ -95,30 +99,63 @@ class Shared(Protocol):
     region: Region
     heads: Heads
     reader: Reader
+    memory: Memory
 
 
 class FormedCall(Call):
-    """A request whose body, or answer, is not plain JSON."""
+    """A request whose body is long, or whose body or answer is not plain JSON.
 
-    __slots__ = ("_reader", "form")
+    Its body is accounted for in the worker's memory until it is answered; `held` bytes are so
+    already.
+    """
 
-    def __init__(
-        self, line: Line, wire: Wire, shared: Shared, keep_alive: bool, form: Form
+    __slots__ = ("_memory", "_reader", "form", "held")
+
+    def __init__(  # noqa: PLR0917
+        self, line: Line, wire: Wire, shared: Shared, keep_alive: bool, form: Form, held: int = 0
     ) -> None:
         super().__init__(line, wire, shared.region, shared.heads, keep_alive)
         self._reader = shared.reader
+        self._memory = shared.memory
         self.form = form
+        self.held = held
+
+    def hold(self, size: int) -> None:
+        """Account for a body of so many bytes. Raises TapsterError(unavailable)."""
+        if size <= self.held:
+            return
+        if self._memory.full:
+            raise crowded("bodies")
+        self._memory.add(size - self.held)
+        self.held = size
 
     def succeed(self, body: bytes) -> None:
         """See Work. An answer that is worth it leaves compressed, if its caller likes that."""
         if self.form.accepts and len(body) >= encodings.WORTH:
             self.done = True
+            self._let_go()
             self._reader.compress(self, body)
         else:
             super().succeed(body)
+            self._let_go()
 
     def compressed(self, body: bytes) -> None:
         """Give an answer that has been compressed."""
         coding = b"content-encoding: %b\r\nvary: accept-encoding\r\n" % self.form.accepts
         self.lines = (self.lines or JSON) + coding
         super().succeed(body)
+
+    def fail(self, error: BaseException) -> None:
+        """See Work."""
+        super().fail(error)
+        self._let_go()
+
+    def abandon(self) -> None:
+        """See Turn."""
+        super().abandon()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        held, self.held = self.held, 0
+        if held:
+            self._memory.give(held)

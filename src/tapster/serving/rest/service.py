@@ -11,13 +11,14 @@ from tapster.serving.rest import open_binary, open_inference, plain, tf_serving
 from tapster.serving.rest.bodies import shown
 from tapster.serving.rest.forms import PLAIN, Form
 from tapster.serving.rest.heads import Heads
+from tapster.serving.rest.memory import Memory
 from tapster.serving.rest.reading import Reader
 from tapster.serving.rest.routes import Route, Routes
 from tapster.serving.rest.seen import SeenHeads
 from tapster.serving.rest.wires import Wire
 from tapster.serving.slots import Region, Slots
-
 from tapster.serving.tracing import Tracer
+
 _LOOPBACK: Final = frozenset({b"127.0.0.1", b"localhost", b"[::1]"})
 
 
@@ -34,11 +35,13 @@ class Service:
     routes: Routes = field(default_factory=Routes)
     seen: SeenHeads = field(default_factory=SeenHeads)
     reader: Reader = field(init=False)
+    memory: Memory = field(init=False)
     draining: bool = False
+    tracer: Tracer | None = None
 
     def __post_init__(self) -> None:
-    tracer: Tracer | None = None
         self.reader = Reader(self.settings.max_body)
+        self.memory = Memory(self.settings.body_memory)
 
     @property
     def ready(self) -> bool:

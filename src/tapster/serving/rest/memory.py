@@ -1,0 +1,72 @@
+"""What one worker may hold of bodies that come and answers that go, and who waits for room.
+
+A body is accounted for from its first piece that is not yet all of it until its request is
+answered, a large answer until its client has taken it. Bodies being decompressed are accounted
+for afterwards; there are no more of these than threads that read.
+"""
+
+from collections import deque
+from typing import Final, Protocol
+
+# Connections that may wait; each holds what the last read brought.
+MAX_WAITING: Final = 256
+
+
+class Waiter(Protocol):
+    """A connection that waits for room for the body it is receiving."""
+
+    def granted(self) -> None:
+        """The room that was asked for is there, and taken."""
+        ...
+
+
+class Memory:
+    """Bytes held, against a limit. Those who wait are served in order."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self._waiting: deque[tuple[Waiter, int]] = deque()
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more may be held."""
+        return self.held >= self.limit
+
+    def take(self, size: int) -> bool:
+        """Hold `size` bytes more if there is room and nobody waits. One body always has room."""
+        if self._waiting or not self._fits(size):
+            return False
+        self.held += size
+        return True
+
+    def add(self, size: int) -> None:
+        """Hold `size` bytes more (or fewer), room or not: they are there already."""
+        self.held += size
+        if size < 0:
+            self._grant()
+
+    def give(self, size: int) -> None:
+        """Hold `size` bytes less."""
+        self.add(-size)
+
+    def wait(self, waiter: Waiter, size: int) -> bool:
+        """Have `waiter` told once `size` bytes are held for it; False if too many wait already."""
+        if len(self._waiting) >= MAX_WAITING:
+            return False
+        self._waiting.append((waiter, size))
+        return True
+
+    def forget(self, waiter: Waiter) -> None:
+        """It waits no more."""
+        self._waiting = deque(pair for pair in self._waiting if pair[0] is not waiter)
+        self._grant()
+
+    def _fits(self, size: int) -> bool:
+        return self.held + size <= self.limit or self.held <= 0
+
+    def _grant(self) -> None:
+        while self._waiting and self._fits(self._waiting[0][1]):
+            waiter, size = self._waiting.popleft()
+            self.held += size
+            waiter.granted()
