@@ -1,11 +1,12 @@
-"""Inputs drawn from an ONNX signature, and the answers a graph gives to them.
+"""Inputs drawn from a signature, or given as examples, and the answers a model gives to them.
 
-A bare ONNX file brings no golden inputs. What we can hold it to is itself: the same inputs must
-give the same answers here, after every load and on every machine.
+A bare model brings no golden answers. What we can hold it to is itself: the same inputs must give
+the same answers here, after every load and on every machine.
 """
 
 import hashlib
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -13,8 +14,8 @@ import numpy as np
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import NUMPY_TYPE, Array
 from tapster.contract.manifest import Signature, TensorSpec, Tolerance
-from tapster.runtimes import parity
-from tapster.runtimes.onnx import cleaned, open_session
+from tapster.runtimes import LoadedModel, parity
+from tapster.runtimes.onnx import OnnxModel, open_session
 from tapster.runtimes.parity import Vector
 
 BATCHES: Final = (1, 2, 3)
@@ -23,41 +24,91 @@ _SIZES: Final = (4, 8, 16, 32, 64, 128, 224, 1)
 _WORDS: Final = ("", "a", "b", "yes", "no", "0", "1", "red", "Straße", "\N{SNOWMAN}")
 _MAX_ELEMENTS: Final = 1 << 24
 
+# A tensor's dimensions: a size, or a name (equal names are equal sizes), or None.
+Shapes = Mapping[str, tuple[Any, ...]]
+# The inputs of a batch of so many rows.
+Source = Callable[[int], dict[str, Array]]
+
 
 def record_own_answers(model: bytes, signature: Signature, tolerance: Tolerance) -> bytes:
-    """Parity vectors of `model` on inputs drawn from its signature, at batch sizes 1 to 3.
+    """Parity vectors of an ONNX model on inputs drawn from its signature, at batch sizes 1 to 3.
 
     Raises TapsterError(unprocessable) when the graph runs on none of the shapes tried, or gives
     other answers when asked again (a random operator, say).
     """
-    if not signature.inputs or not signature.outputs:
-        raise TapsterError("unprocessable", "the model has no inputs or no outputs")
     session = open_session(model, 1)
-    names = [spec.name for spec in signature.outputs]
     shapes = {value.name: tuple(value.shape) for value in session.get_inputs()}
     seed = int.from_bytes(hashlib.sha256(model).digest()[:8])
-    size = _working_size(session, signature, shapes, seed)
+    loaded = OnnxModel(session, signature)
+    return record(loaded, drawn(loaded, shapes, seed), tolerance)
+
+
+def record(model: LoadedModel, source: Source, tolerance: Tolerance) -> bytes:
+    """Parity vectors of a loaded model on inputs from `source`, at batch sizes 1 to 3.
+
+    Raises TapsterError(unprocessable) when it gives other answers when asked again, and what
+    running it raises.
+    """
     vectors = []
     for batch in BATCHES:
-        generator = np.random.default_rng([seed, batch])
-        inputs = _draw(signature, shapes, batch, size, generator)
-        answers = _run(session, names, inputs)
-        again = _run(session, names, inputs)
+        inputs = source(batch)
+        answers = _run(model, inputs)
+        again = _run(model, inputs)
         if found := parity.compare(answers, again, tolerance):
             raise TapsterError(
                 "unprocessable",
                 f"the model gives another answer to the same input: {found[0]}",
-                hint="remove random operators (dropout in training mode, sampling) and export"
+                hint="remove what is random in it (dropout in training mode, sampling) and export"
                 " it again",
             )
         vectors.append(Vector(inputs, answers))
-    independent = all(_rows_alone(session, names, vector, tolerance) for vector in vectors)
+    independent = all(_rows_alone(model, vector, tolerance) for vector in vectors)
     return parity.record_batches(
         [Vector(vector.inputs, vector.outputs, independent) for vector in vectors]
     )
 
 
-def _rows_alone(session: Any, names: list[str], batch: Vector, tolerance: Tolerance) -> bool:
+def drawn(model: LoadedModel, shapes: Shapes, seed: int) -> Source:
+    """Random inputs of sizes that the model runs on; the same for the same seed.
+
+    Raises TapsterError(unprocessable) when it runs on none of those tried.
+    """
+    signature = model.signature
+    if not signature.inputs or not signature.outputs:
+        raise TapsterError("unprocessable", "the model has no inputs or no outputs")
+    size = _working_size(model, shapes, seed)
+    return lambda batch: _draw(signature, shapes, batch, size, np.random.default_rng([seed, batch]))
+
+
+def exemplified(signature: Signature, examples: Mapping[str, Any]) -> Source:
+    """Inputs cut from examples, which are rows of values for each input.
+
+    Raises TapsterError(unprocessable) for examples that do not fit the signature.
+    """
+    given = {}
+    for spec in signature.inputs:
+        try:
+            given[spec.name] = np.array(examples[spec.name], NUMPY_TYPE[spec.datatype])
+        except (KeyError, ValueError, TypeError, OverflowError):
+            raise _unfit(spec) from None
+        if given[spec.name].ndim != len(spec.shape) or not given[spec.name].size:
+            raise _unfit(spec)
+    return lambda batch: {
+        name: rows[np.arange(batch) % len(rows)] if rows.ndim else rows
+        for name, rows in given.items()
+    }
+
+
+def _unfit(spec: TensorSpec) -> TapsterError:
+    return TapsterError(
+        "unprocessable",
+        f"the examples of input {spec.name[:100]!r} are not {spec.datatype} {list(spec.shape)}",
+        hint='write "examples": {"input": [row, row, ...]} with a list of rows for every input',
+        field="examples",
+    )
+
+
+def _rows_alone(model: LoadedModel, batch: Vector, tolerance: Tolerance) -> bool:
     """Whether each row of a batch gets by itself the answer that it got among its neighbours."""
     tensors = (*batch.inputs.values(), *batch.outputs.values())
     sizes = {len(tensor) if tensor.ndim else -1 for tensor in tensors}
@@ -67,7 +118,7 @@ def _rows_alone(session: Any, names: list[str], batch: Vector, tolerance: Tolera
     for row in range(size):
         one = slice(row, row + 1)
         try:
-            alone = _run(session, names, {n: array[one] for n, array in batch.inputs.items()})
+            alone = _run(model, {n: array[one] for n, array in batch.inputs.items()})
         except TapsterError:
             return False
         if parity.compare({n: array[one] for n, array in batch.outputs.items()}, alone, tolerance):
@@ -75,44 +126,46 @@ def _rows_alone(session: Any, names: list[str], batch: Vector, tolerance: Tolera
     return True
 
 
-def _working_size(
-    session: Any, signature: Signature, shapes: dict[str, tuple[Any, ...]], seed: int
-) -> int:
-    """The first of _SIZES on which the graph runs."""
-    names = [spec.name for spec in signature.outputs]
+def _working_size(model: LoadedModel, shapes: Shapes, seed: int) -> int:
+    """The first of _SIZES on which the model runs."""
     reason = ""
     for size in _SIZES:
         try:
-            inputs = _draw(signature, shapes, 1, size, np.random.default_rng(seed))
-            _run(session, names, inputs)
+            _run(model, _draw(model.signature, shapes, 1, size, np.random.default_rng(seed)))
         except TapsterError as error:
+            if error.code in {"deadline", "unavailable"}:  # it hung or died: do not insist
+                raise
             reason = reason or error.message
             continue
         return size
     raise TapsterError(
         "unprocessable",
         f"the model runs on no input drawn from its signature: {reason}",
-        hint="export it with the sizes of all dimensions but the batch fixed",
+        hint="export it with the sizes of all dimensions but the batch fixed; or send a folder"
+        " with a model.json that gives examples",
     )
 
 
-def _run(session: Any, names: list[str], inputs: dict[str, Array]) -> dict[str, Array]:
+def _run(model: LoadedModel, inputs: dict[str, Array]) -> dict[str, Array]:
+    names = [spec.name for spec in model.signature.outputs]
     try:
-        return dict(zip(names, session.run(names, inputs), strict=True))
-    except Exception as error:
-        raise TapsterError("unprocessable", cleaned(error)) from None
+        return dict(zip(names, model.run(inputs, names), strict=True))
+    except TapsterError as error:
+        if error.code != "invalid":
+            raise
+        raise TapsterError("unprocessable", error.message, hint=error.hint) from None
 
 
 def _draw(
     signature: Signature,
-    shapes: dict[str, tuple[Any, ...]],
+    shapes: Shapes,
     batch: int,
     size: int,
     generator: np.random.Generator,
 ) -> dict[str, Array]:
     """Inputs with an open first dimension set to `batch` and every other open one to `size`."""
     batched = {shape[0] for shape in shapes.values() if shape and isinstance(shape[0], str)}
-    drawn = {}
+    made = {}
     for spec in signature.inputs:
         shape = tuple(
             fixed if fixed >= 0 else batch if axis == 0 or symbol in batched else size
@@ -120,8 +173,8 @@ def _draw(
         )
         if math.prod(shape) > _MAX_ELEMENTS:
             raise TapsterError("unprocessable", f"input {spec.name[:100]!r} is too large to try")
-        drawn[spec.name] = _values(spec, shape, generator)
-    return drawn
+        made[spec.name] = _values(spec, shape, generator)
+    return made
 
 
 def _values(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator) -> Array:

@@ -1,7 +1,8 @@
-"""The job that imports: an exported package or a bare ONNX file in, a checked package out.
+"""The job that imports: an exported package or a bare model in, a checked package out.
 
-A package keeps its bytes and its signature. A bare file gets a manifest: the signature its graph
-declares, and parity vectors from inputs drawn from that signature and its own answers.
+A package keeps its bytes and its signature. A bare model (an ONNX file, or one of another runtime:
+see `foreign`) gets a manifest: the signature it declares, and parity vectors from inputs drawn from
+that signature and its own answers.
 """
 
 import tarfile
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.manifest import Lineage, Manifest, Tolerance
+from tapster.contract.manifest import MANIFEST, Lineage, Manifest, Tolerance
 from tapster.core import plugins
 from tapster.core.crypto import file_digest
 from tapster.jobs.context import JobContext
-from tapster.registry import drawing
-from tapster.runtimes import Runtime, package, parity
+from tapster.registry import drawing, foreign
+from tapster.runtimes import LoadedModel, Runtime, package, parity
+from tapster.runtimes.isolated import Limits
+from tapster.runtimes.isolated.model import Isolated
 from tapster.runtimes.onnx import OnnxRuntime, signature_from_graph
 from tapster.runtimes.operators import vet
 
@@ -22,6 +25,7 @@ from tapster.runtimes.operators import vet
 _TOLERANCE: Final = Tolerance(atol=1e-5, rtol=1e-4)
 _MAX_MODEL: Final = 2 << 30  # protobuf's own limit
 _PIECE: Final = 1 << 20
+_ZIP: Final = b"PK\x03\x04"
 _UNSAFE: Final = {
     ".pkl": "a pickle",
     ".pickle": "a pickle",
@@ -44,7 +48,7 @@ _MAGIC: Final = {
     b"\x80\x05": "a pickle",
     b"\x93NUMPY": "a NumPy array",
     b"\x89HDF": "a Keras (HDF5) file",
-    b"PK\x03\x04": "a zip archive, as PyTorch, Keras and skops write",
+    _ZIP: "a zip archive, as PyTorch and Keras write",
     b"\x1f\x8b": "a gzip file",
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ": "an xz file",
@@ -55,19 +59,25 @@ _MAGIC: Final = {
 
 def run(task: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """See jobs.context.Runner. The package is left in `context.output("package")`."""
-    source = _only_file(context.inputs["file"])
+    source, kind = _only_file(context.inputs["file"])
     folder = context.output("package")
-    if _is_archive(source):
-        context.progress(0.1, "unpacking", "reading the package")
+    draft = None
+    if kind:
+        draft = foreign.take_file(source, kind, folder)
+    elif _is_archive(source):
+        context.progress(0.1, "unpacking", "reading the archive")
         unpack(source, folder)
-        context.progress(0.3, "checking", "checking signature and digests")
-        package.check_signature(folder, task["trusted"])
-        manifest, model = _check(folder, context)
-        return {"signed": True, "unvetted": _unvetted(manifest, model)}
-    context.progress(0.1, "reading", "reading the graph")
-    _adopt(source, folder, task["model"], context)
-    manifest, model = _check(folder, context)
-    return {"signed": False, "unvetted": _unvetted(manifest, model)}
+        if (folder / MANIFEST).exists():
+            context.progress(0.3, "checking", "checking signature and digests")
+            package.check_signature(folder, task["trusted"])
+            return {"signed": True, "unvetted": _check(folder, context)}
+        draft = foreign.recognise(folder)
+    if draft is not None:
+        foreign.adopt(folder, draft, task["model"], _TOLERANCE, context)
+    else:
+        context.progress(0.1, "reading", "reading the graph")
+        _adopt(source, folder, task["model"], context)
+    return {"signed": False, "unvetted": _check(folder, context)}
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -115,22 +125,31 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> Non
             file.write(piece)
 
 
-def _check(folder: Path, context: JobContext) -> tuple[Manifest, bytes]:
-    """Open the package as the data plane will, load it and replay its vectors."""
-    opened = package.open_package(folder, package.package_digest(folder))
-    context.progress(0.6, "replaying", "comparing its answers with its parity vectors")
+def _check(folder: Path, context: JobContext) -> list[str]:
+    """Open the package as the data plane will, load it and replay its vectors.
+
+    Returns why it runs in a process of its own; nothing if it may run in the server's.
+    """
+    digest = package.package_digest(folder)
+    opened = package.open_package(folder, digest)
+    context.progress(0.7, "replaying", "comparing its answers with its parity vectors")
     runtime: Runtime = plugins.load("tapster.runtimes", opened.manifest.runtime)()
-    loaded = runtime.load(opened.manifest, opened.files, threads=1)
     vectors = opened.files.get(package.PARITY, b"")
-    parity.replay(loaded, vectors, opened.manifest.tolerance)
-    loaded.close()
-    return opened.manifest, opened.files[opened.manifest.model_file]
+    if runtime.inline(opened.manifest, opened.files):
+        loaded: LoadedModel = runtime.load(opened.manifest, opened.files, threads=1)
+        parity.replay(loaded, vectors, opened.manifest.tolerance)
+        loaded.close()
+        return []
+    limits = Limits.of_settings(instances=1)
+    with Isolated.of_package(folder, digest, opened.manifest, limits) as isolated:
+        parity.replay(isolated, vectors, opened.manifest.tolerance)
+    return _reasons(opened.manifest, opened.files)
 
 
-def _unvetted(manifest: Manifest, model: bytes) -> list[str]:
-    if manifest.runtime != OnnxRuntime.name:
-        return [f"runtime {manifest.runtime!r} runs isolated only"]
-    return vet(model)[:20]
+def _reasons(manifest: Manifest, files: dict[str, bytes]) -> list[str]:
+    if manifest.runtime == OnnxRuntime.name:
+        return vet(files[manifest.model_file])[:20]
+    return [f"a model of the runtime {manifest.runtime!r} never shares the server's process"]
 
 
 def _adopt(source: Path, folder: Path, name: str, context: JobContext) -> None:
@@ -156,27 +175,32 @@ def _adopt(source: Path, folder: Path, name: str, context: JobContext) -> None:
     )
 
 
-def _only_file(folder: Path) -> Path:
+def _only_file(folder: Path) -> tuple[Path, str]:
+    """The uploaded file, and the runtime whose archive it is ("" for none)."""
     found = sorted(path for path in folder.iterdir() if path.is_file())
     if len(found) != 1:
         raise TapsterError(
             "invalid",
-            f"the upload holds {len(found)} files; a model is one file",
-            hint="send one exported package (.tapster) or one ONNX file",
+            f"the upload holds {len(found)} files; a model is one file, or one folder as a tar",
+            hint="send one exported package (.tapster), one ONNX, .skops or .pt2 file, or a folder"
+            " through `tapster models import`",
         )
     with found[0].open("rb") as file:
         head = file.read(8)
     if not head:
         raise TapsterError("unprocessable", "the file is empty", hint="export the model again")
+    if head.startswith(_ZIP) and (runtime := foreign.archive_kind(found[0])):
+        return found[0], runtime
     kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
     if kind := kind or _UNSAFE.get(found[0].suffix.lower()):
         raise TapsterError(
             "unsupported",
-            f"the file is {kind}; Tapster imports its own packages and ONNX files only",
+            f"the file is {kind}; Tapster imports its own packages, ONNX, skops and .pt2 files",
             hint="loading such a file can run any code in it: convert the model to ONNX where it"
-            " was trained (skl2onnx, torch.onnx.export, tf2onnx) and import that",
+            " was trained (skl2onnx, torch.onnx.export, tf2onnx), or write it with skops.io.dump"
+            " or torch.export.save, and import that",
         )
-    return found[0]
+    return found[0], ""
 
 
 def _is_archive(path: Path) -> bool:
@@ -190,5 +214,6 @@ def _refused(reason: str) -> TapsterError:
     return TapsterError(
         "unprocessable",
         f"the archive is refused: {reason}",
-        hint="write it with `tapster models export` and send it unchanged",
+        hint="write it with `tapster models export` and send it unchanged; `tapster models import`"
+        " takes the folder of a model as it is",
     )

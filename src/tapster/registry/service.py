@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from tapster.contract.control import Job, ModelVersion
 from tapster.contract.errors import TapsterError
 from tapster.contract.manifest import Manifest
+from tapster.core import plugins
 from tapster.core.parts import Parts
 from tapster.jobs import service as jobs
 from tapster.jobs.service import Handler
@@ -170,12 +171,16 @@ def describe(
 
 
 def check_servable(version: ModelVersion) -> None:
-    """Raise TapsterError(unprocessable) for a graph that no server's own process may run."""
-    if version.unvetted:
+    """Raise TapsterError(unprocessable) for a version whose runtime is not installed here.
+
+    One that is `unvetted` is served too, in a process of its own.
+    """
+    if version.runtime not in plugins.names("tapster.runtimes"):
         raise TapsterError(
             "unprocessable",
-            f"{version.model}@{version.version} cannot be deployed: {version.unvetted[0]}",
-            hint="export the model without that operator; it can be kept and exported as it is",
+            f"{version.model}@{version.version} cannot be deployed: there is no runtime"
+            f" {version.runtime!r} here",
+            hint="install the plug-in that brings it and start the server again",
         )
 
 

@@ -6,7 +6,7 @@
 Datatypes are those of the Open Inference Protocol; -1 is a variable dimension.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -18,13 +18,18 @@ _LARGEST: Final = 1 << 20
 
 
 class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of `model.json`. `runtime` and `model_file` are for runtimes of strangers."""
+    """The content of `model.json`.
+
+    `examples`: rows of values by input, to try and to check the model with; made up without them.
+    `runtime` and `model_file` are for runtimes of strangers.
+    """
 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     columns: tuple[Column, ...] = ()
     classes: tuple[str | int | float | bool, ...] = ()
     task: Task = "other"
+    examples: dict[str, Any] = {}
     runtime: str = ""
     model_file: str = ""
 

@@ -172,11 +172,16 @@ def open_package(folder: Path, digest: str) -> Package:
     return Package(manifest=manifest, files=files, digest=digest)
 
 
+def file_names(folder: Path) -> list[str]:
+    """Names of all files of a folder. Raises TapsterError(unprocessable) for other things in it."""
+    return sorted(_listing(folder))
+
+
 def read_files(folder: Path) -> dict[str, bytes]:
     """The files of a folder that is no package yet, by name. Raises TapsterError(unprocessable)."""
     return {
         name: _read(folder / name, name, (folder / name).lstat().st_size)
-        for name in sorted(_listing(folder))
+        for name in file_names(folder)
     }
 
 
