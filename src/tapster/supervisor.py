@@ -112,7 +112,8 @@ def run(config: Settings, announce: Callable[[Settings], None] | None = None) ->
     try:
         control, config = _bind(config, "port")
         rest, config = _bind(config, "rest_port")
-        return _Supervisor(config, control, rest, lock).run(announce)
+        grpc, config = _bind(config, "grpc_port")
+        return _Supervisor(config, control, (rest, grpc), lock).run(announce)
     finally:
         (config.home / "run.json").unlink(missing_ok=True)
         os.close(lock)
@@ -120,10 +121,15 @@ def run(config: Settings, announce: Callable[[Settings], None] | None = None) ->
 
 class _Supervisor:
     def __init__(
-        self, config: Settings, control: socket.socket, rest: socket.socket, lock: int
+        self,
+        config: Settings,
+        control: socket.socket,
+        inference: tuple[socket.socket, socket.socket],
+        lock: int,
     ) -> None:
         self._config = config
         self._stopping = 0
+        self._listeners = (control, *inference)
         run_folder = config.home / "run"
         run_folder.mkdir(exist_ok=True)
         self._slots = slots.Slots(run_folder / "slots")
@@ -135,18 +141,22 @@ class _Supervisor:
             ["-m", "tapster.app", str(control.fileno()), me],
             (control.fileno(), lock),
         )
-        self._workers = [self._worker(index, rest, me) for index in range(config.workers)]
+        self._workers = [self._worker(index, inference, me) for index in range(config.workers)]
 
-    def _worker(self, index: int, rest: socket.socket, me: str) -> Child:
+    def _worker(
+        self, index: int, inference: tuple[socket.socket, socket.socket], me: str
+    ) -> Child:
+        rest, grpc = (listener.fileno() for listener in inference)
         options = {
             "--index": str(index),
-            "--fd": str(rest.fileno()),
+            "--fd": str(rest),
+            "--grpc-fd": str(grpc),
             "--slots": str(self._config.home / "run" / "slots"),
             "--parent": me,
         }
         words = [word for option in options.items() for word in option]
         command = ["-m", "tapster.serving.worker", *words]
-        return Child(f"worker {index}", command, (rest.fileno(),), index)
+        return Child(f"worker {index}", command, (rest, grpc), index)
 
     def run(self, announce: Callable[[Settings], None] | None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -166,6 +176,8 @@ class _Supervisor:
                 self._stand_in.let_go()
                 time.sleep(_POLL)
         finally:
+            for listener in self._listeners:  # who comes now is refused, and need not wait
+                listener.close()
             until = time.monotonic() + self._config.stop_grace + _LAST_MOMENT
             self._end(self._workers, until)
             self._end([self._control], max(until, time.monotonic() + _LAST_MOMENT))
@@ -241,6 +253,8 @@ class _Supervisor:
             "pid": os.getpid(),
             "url": self._config.url,
             "rest_url": self._config.rest_url,
+            "grpc_url": self._config.grpc_url,
+            "grpc_port": self._config.grpc_port,
         }
         write_atomically(self._config.home / "run.json", json.dumps(content).encode())
 

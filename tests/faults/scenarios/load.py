@@ -39,10 +39,10 @@ class Answered(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """A connection that ended under a request: its own port, and when."""
+    """A connection that ended under a request: its own port, and when the request was due."""
 
     port: int
-    at: float
+    due: float
 
 
 def cases(endpoint: str, *, key: str = KEY, width: int = 3, bias: float = 0.0) -> list[Case]:
@@ -215,7 +215,7 @@ class _Caller(asyncio.Protocol):
             load.idle.remove(self)
         if self._case is not None:
             self._case = None
-            load.broken.append(Broken(self._port, time.monotonic()))
+            load.broken.append(Broken(self._port, self._due))
             load.ended(load.begin)
 
     def data_received(self, data: bytes) -> None:

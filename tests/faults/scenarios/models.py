@@ -1,11 +1,16 @@
 """Models to be hurt: they answer the sum of a row and a bias, some after a lot of work."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from tapster.contract.manifest import Signature, TensorSpec
+from tapster.contract.plan import PackageRef
+from tests.serving import packages
 
 WIDE: Final = 4000
 
@@ -43,18 +48,37 @@ def busy(layers: int) -> onnx.ModelProto:
     return _graph(nodes, constants)
 
 
+def wide(numbers: int) -> onnx.ModelProto:
+    """prediction = so many products of a row: a long answer to a short request."""
+    nodes = [helper.make_node("MatMul", ["numeric", "widen"], ["prediction"])]
+    widen = np.linspace(0.1, 1, 3 * numbers, dtype=np.float32).reshape(3, numbers)
+    return _graph(nodes, {"widen": widen}, [None, numbers])
+
+
 def write(model: onnx.ModelProto, path: Path) -> Path:
     """The model as a file."""
     path.write_bytes(model.SerializeToString())
     return path
 
 
-def _graph(nodes: list[Any], constants: dict[str, Any]) -> onnx.ModelProto:
+def _graph(
+    nodes: list[Any], constants: dict[str, Any], shape: Sequence[int | None] = (None,)
+) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "graph",
         [helper.make_tensor_value_info("numeric", TensorProto.FLOAT, [None, 3])],
-        [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None])],
+        [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, shape)],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def seal(home: Path, model: onnx.ModelProto, *shape: int) -> PackageRef:
+    """One of these models, whose prediction has this shape, as a package for workers of `home`."""
+    signature = Signature(
+        inputs=(TensorSpec("numeric", "FP32", (-1, 3)),),
+        outputs=(TensorSpec("prediction", "FP32", shape or (-1,)),),
+    )
+    inputs = {"numeric": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    return packages.put(home, "other", model, signature, inputs)
