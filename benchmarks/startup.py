@@ -92,7 +92,7 @@ def help_time() -> Figure:
 def up(home: Path) -> Iterator[Running]:
     """`tapster up` until it is stopped; entered once control plane and data plane answer."""
     began = time.perf_counter()
-    ports = ("--port", "0", "--rest-port", "0")
+    ports = ("--port", "0", "--rest-port", "0", "--grpc-port", "0")
     environment = {name: text for name, text in os.environ.items() if "TAPSTER_" not in name}
     with (home.parent / "up.log").open("ab") as log:
         process = subprocess.Popen(

@@ -25,6 +25,7 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
     rest_url: str = ""
+    grpc_url: str = ""
     key: str = ""
 
     def start(self) -> "Server":
@@ -37,6 +38,7 @@ class Server:
             "TAPSTER_HOME": str(self.home),
             "TAPSTER_PORT": "0",
             "TAPSTER_REST_PORT": "0",
+            "TAPSTER_GRPC_PORT": "0",
             "TAPSTER_LOG_LEVEL": "warning",
             **self.environment,
         }
@@ -55,6 +57,7 @@ class Server:
                 running = json.loads((self.home / "run.json").read_text())
                 if running["pid"] == self.process.pid:
                     self.url, self.rest_url = running["url"], running["rest_url"]
+                    self.grpc_url = running["grpc_url"]
                     httpx.get(f"{self.url}/health", timeout=20).raise_for_status()
                     if httpx.get(f"{self.rest_url}/v2/health/ready", timeout=20).is_success:
                         self.key = (self.home / "admin.key").read_text().strip()

@@ -144,6 +144,7 @@ def _server(parts: Parts) -> APIRouter:
         return {
             "version": version("tapster"),
             "rest_url": parts.settings.rest_url,
+            "grpc_url": parts.settings.grpc_url,
             "tenant": who.tenant,
         }
 

@@ -143,9 +143,7 @@ class _Supervisor:
         )
         self._workers = [self._worker(index, inference, me) for index in range(config.workers)]
 
-    def _worker(
-        self, index: int, inference: tuple[socket.socket, socket.socket], me: str
-    ) -> Child:
+    def _worker(self, index: int, inference: tuple[socket.socket, socket.socket], me: str) -> Child:
         rest, grpc = (listener.fileno() for listener in inference)
         options = {
             "--index": str(index),

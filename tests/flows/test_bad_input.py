@@ -209,7 +209,12 @@ def _up(home: Path | str, **settings: object) -> subprocess.CompletedProcess[str
     environment |= {f"TAPSTER_{name.upper()}": str(value) for name, value in settings.items()}
     return subprocess.run(
         [sys.executable, "-m", "tapster", "up", "--home", str(home)],
-        env={"TAPSTER_PORT": "0", "TAPSTER_REST_PORT": "0", **environment},
+        env={
+            "TAPSTER_PORT": "0",
+            "TAPSTER_REST_PORT": "0",
+            "TAPSTER_GRPC_PORT": "0",
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=60,

@@ -79,12 +79,15 @@ class Plane:
     home: Path
     settings: dict[str, str] = field(default_factory=dict)
     listener: socket.socket = field(init=False)
+    grpc: socket.socket = field(init=False)
     workers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     number: int = 0
 
     def __post_init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port: int = self.listener.getsockname()[1]
+        self.grpc = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.grpc_port: int = self.grpc.getsockname()[1]
         (self.home / "run").mkdir(parents=True, exist_ok=True)
         (self.home / "agent.key").write_bytes(AGENT_KEY + b"\n")
 
@@ -110,14 +113,19 @@ class Plane:
         """Start a worker, as the supervisor does."""
         given = {"TAPSTER_HOME": str(self.home), "TAPSTER_PORT": "1", **self.settings}
         given |= {f"TAPSTER_{name.upper()}": str(value) for name, value in settings.items()}
-        os.set_inheritable(self.listener.fileno(), True)
-        options = {"--index": index, "--fd": self.listener.fileno(), "--slots": self.slots}
+        inherited = (self.listener.fileno(), self.grpc.fileno())
+        options = {
+            "--index": index,
+            "--fd": inherited[0],
+            "--grpc-fd": inherited[1],
+            "--slots": self.slots,
+        }
         with (self.home / "log").open("ab") as log:
             self.workers[index] = subprocess.Popen(
                 [sys.executable, "-m", "tapster.serving.worker"]
                 + [str(word) for option in options.items() for word in option],
                 env={**os.environ, **given},
-                pass_fds=[self.listener.fileno()],
+                pass_fds=inherited,
                 stderr=log,
             )
         return self.workers[index]
@@ -183,6 +191,7 @@ class Plane:
                 worker.kill()
                 worker.wait()
         self.listener.close()
+        self.grpc.close()
 
     def log(self) -> str:
         return (self.home / "log").read_text()[-3000:]

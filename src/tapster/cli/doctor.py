@@ -203,7 +203,8 @@ def _holder(home: Path) -> str:
 def _ports(settings: Settings) -> Iterator[Check]:
     import socket
 
-    for name, port in (("port", settings.port), ("rest port", settings.rest_port)):
+    ports = (settings.port, settings.rest_port, settings.grpc_port)
+    for name, port in zip(("port", "rest port", "grpc port"), ports, strict=True):
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -45,6 +45,9 @@ def up(
     rest_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="REST inference; 0 picks a free one.")
     ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="gRPC inference; 0 picks a free one.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Data-plane processes.")] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="No keys; on loopback only.")] = False,
     as_json: Json = False,
@@ -57,7 +60,12 @@ def up(
     from tapster.core.settings import Settings
 
     def announce(bound: Settings) -> None:
-        facts = {"url": bound.url, "rest_url": bound.rest_url, "home": str(bound.home)}
+        facts = {
+            "url": bound.url,
+            "rest_url": bound.rest_url,
+            "grpc_url": bound.grpc_url,
+            "home": str(bound.home),
+        }
         if as_json:
             print_json({**facts, "pid": os.getpid()})
         else:
@@ -68,6 +76,7 @@ def up(
         host=host,
         port=port,
         rest_port=rest_port,
+        grpc_port=grpc_port,
         workers=workers,
         no_auth=no_auth or None,
     )
@@ -79,7 +88,7 @@ def _welcome(facts: dict[str, str], no_auth: bool) -> str:
     return (
         f"Tapster is up (Ctrl-C stops it)\n"
         f"  control API  {facts['url']}/api/v1\n"
-        f"  inference    {facts['rest_url']}\n"
+        f"  inference    {facts['rest_url']}, gRPC {facts['grpc_url']}\n"
         f"  home         {facts['home']}; {key}\n"
         f"next, in another terminal:  tapster data add NAME FILE.csv"
     )

@@ -81,7 +81,8 @@ def _start(home: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
     It ends with the thread that started it (PR_SET_PDEATHSIG of prctl(2) is about threads), and
     `connect` may be called from one that is about to end.
     """
-    ports = {"TAPSTER_PORT": "0", "TAPSTER_REST_PORT": "0", "TAPSTER_HOST": "127.0.0.1"}
+    ports = {f"TAPSTER_{name}": "0" for name in ("PORT", "REST_PORT", "GRPC_PORT")}
+    ports["TAPSTER_HOST"] = "127.0.0.1"
     made: list[subprocess.Popen[bytes] | BaseException] = []
     ready = threading.Event()
 

@@ -25,6 +25,7 @@ class Settings:
     host: str = _setting("127.0.0.1", "address that every port binds to")
     port: int = _setting(8000, "port of the control API")
     rest_port: int = _setting(8501, "port of REST inference")
+    grpc_port: int = _setting(8500, "port of gRPC inference")
     workers: int = _setting(1, "data-plane processes")
     no_auth: bool = _setting(False, "let everybody in; refused on any address but loopback")
     database_url: str = _setting("", "postgresql://... instead of SQLite in the home")
@@ -66,6 +67,11 @@ class Settings:
     def rest_url(self) -> str:
         """Base URL of REST inference, as a client on this machine reaches it."""
         return f"http://{_reachable(self.host)}:{self.rest_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        """Where gRPC inference answers, as clients of gRPC want it: host and port."""
+        return f"{_reachable(self.host)}:{self.grpc_port}"
 
     @property
     def loopback(self) -> bool:

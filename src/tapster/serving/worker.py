@@ -1,7 +1,8 @@
 """A data-plane worker: `python -m tapster.serving.worker --index I --fd FD --slots PATH`.
 
-It takes over the listening socket FD, serves the last good plan at once, and follows the plan
-file. SIGTERM turns readiness off and lets what is in flight finish; a second one does not wait.
+It takes over the listening socket FD for REST, and that of `--grpc-fd` for gRPC, serves the last
+good plan at once, and follows the plan file. SIGTERM turns readiness off and lets what is in flight
+finish; a second one does not wait.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from tapster.serving.rest.application import Application
 from tapster.serving.rest.protocol import InferenceProtocol
 from tapster.serving.rest.sampled import SampledHeads
 from tapster.serving.rest.service import Service
+from tapster.serving.rpc.server import GrpcServer
 from tapster.serving.slots import CONNECTIONS, IN_FLIGHT, PLAN, QUEUED, READY, WORKERS, Slots
 
 log = logging.getLogger(__name__)
@@ -46,15 +48,22 @@ FIRST_LOAD_SECONDS: Final = 30.0
 class _Server(Server):
     """uvicorn's server, told about readiness, and ending with exit code 0."""
 
-    def __init__(self, config: Config, service: Service) -> None:
+    def __init__(self, config: Config, service: Service, grpc: GrpcServer) -> None:
         super().__init__(config)
         self._service = service
+        self._grpc = grpc
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """The first signal stops gracefully, the second at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
         self._service.draining = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Both ports stop together; a second signal ends the waiting."""
+        grace = self._service.settings.stop_grace
+        stopping = self._grpc.stop(grace, lambda: self.force_exit)
+        await asyncio.gather(super().shutdown(sockets), stopping)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -111,9 +120,10 @@ class Worker:
             backlog=2048,
             timeout_graceful_shutdown=settings.stop_grace,  # type: ignore[arg-type]
         )
-        self._server = _Server(config, self.service)
+        self._grpc = GrpcServer(self.service)
+        self._server = _Server(config, self.service, self._grpc)
 
-    async def run(self, listener: socket.socket) -> None:
+    async def run(self, listener: socket.socket, grpc: socket.socket | None) -> None:
         """Serve until a signal. Connections wait in the socket while the saved plan loads."""
         self._beat()
         self._watch()
@@ -125,6 +135,8 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
+        if grpc is not None:
+            await self._grpc.start(grpc)
         await self._server.serve([listener])
         self._agent.stop()
         if self._tracer is not None:
@@ -153,8 +165,9 @@ class Worker:
             if prompt:
                 connection.check(now)
             waiting += connection.in_flight
-        region.set(CONNECTIONS, len(connections))
-        region.set(IN_FLIGHT, waiting)
+        more, calls = self._grpc.beat(now, prompt)
+        region.set(CONNECTIONS, len(connections) + more)
+        region.set(IN_FLIGHT, waiting + calls)
         region.set(QUEUED, self._engine.queued())
         region.set(READY, int(service.ready))
         self._loop.call_later(BEAT_SECONDS, self._beat)
@@ -211,8 +224,15 @@ class Worker:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def _serve(index: int, settings: Settings, slots: Slots, listener: socket.socket) -> None:
-    await Worker(index, settings, slots).run(listener)
+async def _serve(options: argparse.Namespace, settings: Settings, slots: Slots) -> None:
+    grpc = None if options.grpc_fd < 0 else _inherited(options.grpc_fd)
+    await Worker(options.index, settings, slots).run(_inherited(options.fd), grpc)
+
+
+def _inherited(number: int) -> socket.socket:
+    listener = socket.socket(fileno=number)
+    listener.setblocking(False)
+    return listener
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -220,6 +240,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="tapster.serving.worker")
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--grpc-fd", type=int, default=-1)
     parser.add_argument("--slots", type=Path, required=True)
     parser.add_argument("--parent", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -232,11 +253,9 @@ def main(arguments: list[str] | None = None) -> None:
     telemetry.configure(settings.log_level, settings.log_format, f"worker {options.index}")
     (settings.home / "run").mkdir(parents=True, exist_ok=True)
     slots = Slots(options.slots)
-    listener = socket.socket(fileno=options.fd)
-    listener.setblocking(False)
     code = 0
     try:
-        uvloop.run(_serve(options.index, settings, slots, listener))
+        uvloop.run(_serve(options, settings, slots))
     except Exception:
         log.exception("the worker failed")
         code = 1

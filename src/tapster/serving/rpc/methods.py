@@ -1,0 +1,37 @@
+"""What a method is: who may call it and what answers."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tapster.serving.gate import PREDICT, Pass
+from tapster.serving.rest.service import Service
+from tapster.serving.rpc.calls import Wire
+
+Answers = Callable[[Service, Pass | None, Any], Any]
+
+
+class Method:
+    """A method, by what answers it; just one of the three is given.
+
+    `wire` reads and writes inference. `answers` gives the answer to any other single message, from
+    the worker, the caller's pass (None where anybody may call) and the request, whose class is
+    `request`. `session` begins a call of many messages.
+    """
+
+    __slots__ = ("answers", "public", "request", "right", "session", "wire")
+
+    def __init__(
+        self,
+        *,
+        wire: Wire | None = None,
+        answers: Answers | None = None,
+        request: Any = None,
+        session: Callable[..., Any] | None = None,
+        public: bool = False,
+    ) -> None:
+        self.wire = wire
+        self.answers = answers
+        self.request = request
+        self.session = session
+        self.public = public
+        self.right = PREDICT
