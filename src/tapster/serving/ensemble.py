@@ -49,6 +49,10 @@ class Ensemble:
         self.unbilled = region.unbilled
         self.members = tuple(members)
         first = members[0].model.signature
+        for member in members:
+            other = member.model.signature
+            if (other.outputs, other.classes) != (first.outputs, first.classes):
+                raise TapsterError("unprocessable", "the members do not answer alike")
         self._blend = Blend(first)
         self._relays = [relay(first, member.model.signature) for member in members]
         self._asks: dict[Ask, None] = {}
