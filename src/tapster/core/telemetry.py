@@ -35,7 +35,7 @@ _UNSAFE: Final = re.compile(
 _SECRETS: Final = (
     (re.compile(r"tap_[\w-]{6,}"), "tap_***"),
     (re.compile(r"(?i)\b(bearer|basic)(\s+)[^\s\"',;]+"), r"\1\2***"),
-    (re.compile(r"(://[^\s/:@]*:)[^\s@]+@"), r"\1***@"),
+    (re.compile(r"(://[^\s/:@]*:)\S+@"), r"\1***@"),
 )
 
 
