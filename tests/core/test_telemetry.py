@@ -91,7 +91,7 @@ def test_a_traceback_forges_no_line() -> None:
 
 
 SCRIPT = """
-import sys, time, warnings, threading
+import logging, sys, time, warnings, threading
 from tapster.core import telemetry
 telemetry.configure("info", "auto", "made")
 log = telemetry.logger("made")
@@ -100,6 +100,7 @@ for number in range(int(sys.argv[1])):
     log.info("it", number=number, more="x" * 200)
 print(time.perf_counter() - began, flush=True)
 sys.stdin.read()
+logging.getLogger().handlers[0].flush()
 log.debug("unseen")
 warnings.warn("beware")
 thread = threading.Thread(target=lambda: 1 / 0)
