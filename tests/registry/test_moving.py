@@ -11,6 +11,7 @@ from tapster.client import Client
 from tapster.contract.errors import TapsterError
 from tests.conftest import Server
 from tests.runtimes.graphs import FLOAT, INT, answers, classifier, model, sample, value
+from tests.serving.conftest import wait_for
 
 
 def connected(server: Server) -> Client:
@@ -64,17 +65,28 @@ def test_what_is_served_is_not_deleted(server: Server, bare: Path) -> None:
             here.models_show("kept")
 
 
-def test_a_graph_that_is_not_vetted_is_kept_but_not_deployed(
+def test_a_graph_that_is_not_vetted_is_served_in_a_process_of_its_own(
     server: Server, tmp_path: Path
 ) -> None:
+    import httpx
+
     node = helper.make_node("NonZero", ["x"], ["y"])
     made = model([node], [value("x", FLOAT, ["n", 2])], [value("y", INT, [2, "found"])])
     (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    tensor = {"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [0, 1, 2, 0]}
     with connected(server) as here:
         assert here.models_import("unvetted", tmp_path / "m.onnx").unvetted
-        with pytest.raises(TapsterError, match="NonZero") as caught:
-            here.deploy("unvetted")
-        assert caught.value.code == "unprocessable"
+        assert here.deploy("unvetted").status == "live"
+        answer = httpx.post(
+            f"{server.rest_url}/v2/models/unvetted/infer",
+            json={"inputs": [tensor]},
+            headers={"Authorization": f"Bearer {server.key}"},
+        )
+        assert answer.json()["outputs"][0]["data"] == [0, 1, 1, 0], answer.text
+        assert len(server.children("isolated.child")) == 1
+        here.endpoint_delete("unvetted")
+        here.models_delete("unvetted")
+    wait_for(lambda: not server.children("isolated.child"), "the end of the model's process")
 
 
 def test_a_bare_file_answers_as_itself(server: Server, bare: Path) -> None:

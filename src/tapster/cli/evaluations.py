@@ -128,6 +128,7 @@ def _about(version: ModelVersion) -> dict[str, Any]:
         "created": when(version.created),
         "job": version.job,
         "signed by": version.signer,
+        "isolated": "; ".join(version.unvetted),
         "takes": ", ".join(f"{c['name']} ({c['kind']})" for c in columns) or _tensors(version),
         "classes": ", ".join(text(name) for name in version.signature.get("classes", [])),
     }

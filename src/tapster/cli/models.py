@@ -82,10 +82,12 @@ def alias(
 )
 def import_model(
     name: Name,
-    path: Annotated[Path, typer.Argument(help="An exported package, or an ONNX file.")],
+    path: Annotated[
+        Path, typer.Argument(help="A package, an ONNX, skops or .pt2 file, or a folder.")
+    ],
     as_json: Json = False,
 ) -> None:
-    """Register a package from another installation, or a bare ONNX file."""
+    """Register a package from another installation, or a model that is none yet."""
     from tapster.cli import tables
     from tapster.cli.progress import shown
 

@@ -120,7 +120,7 @@ def model(made: ModelVersion) -> str:
     """One line on a version."""
     return inert(
         f"{made.model}@{made.version}: {made.task}, runtime {made.runtime}, {size(made.bytes)}, "
-        f"sha256 {made.digest[:12]}"
+        f"sha256 {made.digest[:12]}{', isolated' if made.unvetted else ''}"
     )
 
 

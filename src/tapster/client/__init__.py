@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
+from tapster.client.folders import model_files
 from tapster.client.local import LocalServer, settled
 from tapster.client.transport import (
     Address,
@@ -291,8 +292,11 @@ class Client:
         on_send: SendProgress | None = None,
         on_progress: JobProgress | None = None,
     ) -> ModelVersion:
-        """Register an exported package or a bare ONNX file; wait for the version."""
-        upload = send(self._transport, collect(Path(path)), on_send)
+        """Register a package or a model that is none yet; wait for the version.
+
+        `path`: an exported package, an ONNX, .skops or .pt2 file, or a model's folder.
+        """
+        upload = send(self._transport, model_files(path), on_send)
         job = self._call(Job, "POST", f"/models/{spell(name)}/import", {"upload": upload})
         return self.model_of(self.wait(job, on_progress))
 

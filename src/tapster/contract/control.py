@@ -86,7 +86,7 @@ class Split:
 class ModelVersion:
     """A registered package and what is known of it.
 
-    `unvetted` says why its graph may not run in a server's own process; empty if it may.
+    `unvetted` says why it runs isolated, in a process of its own; empty if it need not.
     """
 
     model: str

@@ -20,7 +20,7 @@ _Admin = Annotated[Principal, Depends(need("admin:write"))]
 
 @dataclass
 class Import:
-    """An upload that holds one exported package or one ONNX file."""
+    """An upload that holds one exported package, or one model: a file, or a folder as a tar."""
 
     upload: str
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -99,7 +99,7 @@ def _models(parts: Parts, in_use: InUse) -> APIRouter:
 
     @router.post("/{model}/import", status_code=202)
     def import_model(who: _Writer, model: str, body: Import) -> Job:
-        """Register an uploaded package or ONNX file as the model's next version."""
+        """Register an uploaded package or model as the model's next version."""
         parts.uploads.check(who.tenant, body.upload)
         with parts.db.write() as tx:
             return service.submit_import(

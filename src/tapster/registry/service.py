@@ -282,7 +282,7 @@ def trusted(tx: Connection, tenant: str) -> set[str]:
 
 
 def submit_import(tx: Connection, tenant: str, model: str, upload: str, own_key: str) -> Job:
-    """Queue the import of an uploaded package or ONNX file as the next version of `model`."""
+    """Queue the import of an uploaded package or model as the next version of `model`."""
     check_name(model)
     spec = {"model": model, "upload": upload, "own_key": own_key}
     return jobs.submit(tx, tenant, kind="model.import", spec=spec)
