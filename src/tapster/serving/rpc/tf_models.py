@@ -8,9 +8,8 @@ from tapster.serving.gate import Pass
 from tapster.serving.rest.bodies import invalid
 from tapster.serving.rest.routes import Route
 from tapster.serving.rest.service import Service
-from tapster.serving.rest.tf_serving import SIGNATURE
 from tapster.serving.rpc.messages import message
-from tapster.serving.rpc.tf_serving import NUMBERS, named
+from tapster.serving.rpc.tf_serving import NUMBERS, SIGNATURE, named
 
 FIELD: Final = "signature_def"
 METHOD: Final = "tensorflow/serving/predict"

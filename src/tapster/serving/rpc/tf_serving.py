@@ -17,7 +17,6 @@ from tapster.serving.batcher import Answer
 from tapster.serving.rest.bodies import invalid, shown
 from tapster.serving.rest.open_inference import admit
 from tapster.serving.rest.tensors import count_of
-from tapster.serving.rest.tf_serving import SIGNATURE
 from tapster.serving.rest.wires import Request
 from tapster.serving.rpc.calls import Call
 from tapster.serving.rpc.encoding import delimited, number, packed, text
@@ -42,6 +41,7 @@ TYPES: Final[dict[int, tuple[Datatype, str]]] = {
 }
 NUMBERS: Final = {datatype: number for number, (datatype, _) in TYPES.items()}
 MAX_FILLED: Final = 64 << 20
+SIGNATURE: Final = "serving_default"
 _OUTPUTS, _SPEC = 1, 2
 
 
