@@ -33,6 +33,10 @@ class Line(Protocol):
         """Whether there is memory for an answer of so many bytes."""
         ...
 
+    def account(self) -> None:
+        """Hold memory for what the client has not taken."""
+        ...
+
 
 class Turn:
     """A place in a connection's line, with the bytes to send once it is its turn."""
@@ -104,7 +108,8 @@ class Call(Turn):
 
     def succeed(self, body: bytes) -> None:
         """See Work."""
-        if len(body) > LARGE_ANSWER and not self._line.takes(len(body)):
+        large = len(body) > LARGE_ANSWER
+        if large and not self._line.takes(len(body)):
             self.fail(crowded("answers"))
             return
         self.done = True
@@ -115,6 +120,8 @@ class Call(Turn):
         else:
             self.response = self.heads.good(body)
         self._line.advance()
+        if large:
+            self._line.account()
 
     def fail(self, error: BaseException) -> None:
         """See Work."""

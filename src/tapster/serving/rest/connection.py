@@ -7,6 +7,8 @@ of parsing a turn, one of memory for all connections, and refusals that reach th
 
 import asyncio
 import math
+import socket
+import struct
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Final
@@ -23,6 +25,8 @@ from tapster.serving.rest.service import Service
 SLICE: Final = 64 * 1024
 MAX_LINE: Final = 128
 LINGER_SECONDS: Final = 1.0
+# Bytes a second: whoever takes an answer more slowly is taken for one who does not read.
+SLOWEST: Final = 8 * 1024
 # Bytes of answers for which a connection may have requests in line.
 MAX_ANSWERS: Final = 8 << 20
 NEVER: Final = math.inf
@@ -117,8 +121,9 @@ class Connection(HttpToolsProtocol, ABC):
         self.flow.pause_reading()
 
     def resume_writing(self) -> None:
-        """See asyncio.Protocol."""
+        """See asyncio.Protocol. A client that has taken so much is not stuck."""
         super().resume_writing()
+        self._stalled = (0, NEVER)
         self._read_on()
 
     def shutdown(self) -> None:
@@ -131,14 +136,11 @@ class Connection(HttpToolsProtocol, ABC):
 
     def check(self, now: float) -> None:
         """Close a connection whose client has taken too long; called a few times a second."""
-        left = self.transport.get_write_buffer_size()
-        if left != self._owed:
-            self._memory.add(left - self._owed)
-            self._owed = left
+        left = self.account()
         if self._left and self._line and left == 0:
             self._probe()
         if self._stuck(now, left):
-            self.transport.abort()
+            self._cut_off()
         elif self._patience < now:
             self._no_room()
         elif self.deadline < now:
@@ -155,19 +157,27 @@ class Connection(HttpToolsProtocol, ABC):
         if not (old or isinstance(self._line[0], Visit) or self.transport.is_closing()):
             self.transport.write(CONTINUE)
 
+    def _cut_off(self) -> None:
+        """Reset the connection; else the kernel would go on offering what was written."""
+        line = self.transport.get_extra_info("socket")
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
     def _stuck(self, now: float, left: int) -> bool:
-        """Whether the client has taken nothing of the `left` bytes written for too long.
+        """Whether the client has taken next to nothing of the `left` bytes for too long.
 
         Asked of closing connections too: they close only once everything is written.
         """
         size, until = self._stalled
+        latest = now + self._settings.receive_timeout
         if left == 0:
-            self._stalled = (0, NEVER)
-        elif until == NEVER or left < size:
-            self._stalled = (left, now + self._settings.receive_timeout)
-        else:
-            self._stalled = (left, until)
-        return self._stalled[1] < now
+            until = NEVER
+        elif until == NEVER:
+            until = latest
+        elif left < size:
+            until = min(until + (size - left) / SLOWEST, latest)
+        self._stalled = (left, until)
+        return until < now
 
     def _close_idle(self) -> None:
         if not self._line and not self._message and not self.transport.is_closing():
@@ -267,6 +277,14 @@ class Connection(HttpToolsProtocol, ABC):
         self._patience = NEVER
         error = crowded("bodies")
         self._refuse_now(503, error.code, error.message, error.hint)
+
+    def account(self) -> int:
+        """See Line; how many bytes that is."""
+        left = self.transport.get_write_buffer_size()
+        if left != self._owed:
+            self._memory.add(left - self._owed)
+            self._owed = left
+        return left
 
     def takes(self, size: int) -> bool:
         """See Line."""
