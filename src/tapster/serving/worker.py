@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS: Final = 0.25
 WATCH_SECONDS: Final = 0.05
 FIRST_LOAD_SECONDS: Final = 30.0
+UNSENT: Final = 128 * 1024
 
 
 class _Server(Server):
@@ -232,6 +233,9 @@ async def _serve(options: argparse.Namespace, settings: Settings, slots: Slots) 
 def _inherited(number: int) -> socket.socket:
     listener = socket.socket(fileno=number)
     listener.setblocking(False)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # What a client does not take must wait here, where it is seen, not in the kernel.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
     return listener
 
 
