@@ -10,8 +10,13 @@ import numpy as np
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Signature, TensorSpec
-from tapster.serving.batcher import Answer, Batcher, Budget, Cost, Inputs
+from tapster.runtimes import Stop
+from tapster.serving.batcher import Batcher, Means
+from tapster.serving.costs import Budget, Cost
+from tapster.serving.expiry import Guard
 from tapster.serving.slots import BATCH_BUCKETS, BATCH_SUM, Region, Slots
+from tapster.serving.threads import Threads
+from tapster.serving.work import Answer, Inputs
 
 
 class Double:
@@ -27,7 +32,11 @@ class Double:
         self.seconds = seconds
 
     def run(
-        self, inputs: dict[str, Array], outputs: Sequence[str], deadline: float | None = None
+        self,
+        inputs: dict[str, Array],
+        outputs: Sequence[str],
+        deadline: float | None = None,
+        stop: Stop | None = None,
     ) -> list[Array]:
         rows = inputs["x"]
         self.sizes.append(len(rows))
@@ -88,9 +97,8 @@ def run(
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        batcher = Batcher(
-            model, Budget(loop, budget), region, Cost(1e-6, 1e-6), inline=inline, together=together
-        )
+        means = Means(Budget(loop, budget), region, Threads("model"), Guard(loop))
+        batcher = Batcher(model, means, Cost(1e-6, 1e-6), inline=inline, together=together)
         for each in work:
             each.place, each.series = region.nowhere, region.nobody
             batcher.submit(each)
@@ -99,12 +107,11 @@ def run(
             assert time.monotonic() < until
             then(batcher, loop.time())
             await asyncio.sleep(0.001)
-        closed = asyncio.Event()
-        batcher.close(closed.set)
-        await asyncio.wait_for(closed.wait(), 10)
+        left: asyncio.Future[object] = loop.create_future()
+        batcher.leave(left.set_result)
+        assert await asyncio.wait_for(left, 10) is model
 
     asyncio.run(main())
-    assert model.closed
     return region
 
 

@@ -1,11 +1,10 @@
 """The ONNX runtime: ONNX Runtime on the CPU, from verified bytes, without external files."""
 
-import re
 import threading
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any, Final
 
 from tapster.contract.errors import TapsterError
@@ -13,6 +12,17 @@ from tapster.contract.inference import NUMPY_TYPE, Array
 from tapster.contract.manifest import Datatype, Manifest, Signature, TensorSpec
 from tapster.runtimes import Stop
 from tapster.runtimes.operators import refuse_external_data, vet
+from tapster.runtimes.sessions import cleaned, measured, open_session, shelved
+from tapster.runtimes.weights import split
+
+__all__ = [
+    "OnnxModel",
+    "OnnxRuntime",
+    "check_inputs",
+    "cleaned",
+    "open_session",
+    "signature_from_graph",
+]
 
 DATATYPES: Final[dict[str, Datatype]] = {
     "tensor(bool)": "BOOL",
@@ -29,8 +39,8 @@ DATATYPES: Final[dict[str, Datatype]] = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
-_PATH: Final = re.compile(r"(?:[A-Za-z]:)?(?:/|\\)[\w.@+-]+(?:(?:/|\\)[\w.@+-]+)+(?::\d+)?")
-_PREFIX: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+# A run on inputs so large leaves its memory to the arena no longer than it takes.
+LARGE_INPUTS: Final = 32 << 20
 
 
 class OnnxRuntime:
@@ -42,26 +52,43 @@ class OnnxRuntime:
         """See Runtime and `signature_from_graph`."""
         return signature_from_graph(files[model_file])
 
-    def load(self, manifest: Manifest, files: dict[str, bytes], threads: int) -> "OnnxModel":
-        """Load from verified bytes with `threads` threads. Raises TapsterError(unprocessable)."""
+    def load(
+        self, manifest: Manifest, files: dict[str, bytes], threads: int, shelf: Path | None = None
+    ) -> "OnnxModel":
+        """Load from verified bytes with `threads` threads. Raises TapsterError(unprocessable).
+
+        With a `shelf`, large weights are shared by all processes that load the same package.
+        """
         model = files[manifest.model_file]
-        refuse_external_data(model)
-        session = open_session(model, threads)
+        parts = split(model)
+        refuse_external_data(parts.bare() if parts else model)
+        ready = shelved(parts, shelf) if parts is not None and shelf is not None else None
+        if ready is None:
+            session, memory = measured(partial(open_session, model, threads))
+        else:
+            session, memory = measured(partial(open_session, ready[0], threads, ready[1]))
+            memory += sum(weight.nbytes for weight in parts.weights) if parts else 0
         found = _signature(session)
         for kind in ("inputs", "outputs"):
             _check_specs(getattr(manifest.signature, kind), getattr(found, kind), kind)
-        return OnnxModel(session, manifest.signature)
+        return OnnxModel(session, manifest.signature, memory)
 
     def inline(self, manifest: Manifest, files: dict[str, bytes]) -> bool:
         """Whether every operator of the graph is vetted (see `operators.vet`)."""
-        return not vet(files[manifest.model_file])
+        model = files[manifest.model_file]
+        parts = split(model)
+        return not vet(parts.bare() if parts else model)
 
 
 class OnnxModel:
-    """A loaded graph. `run` may be called from several threads at once."""
+    """A loaded graph. `run` may be called from several threads at once.
 
-    def __init__(self, session: Any, signature: Signature) -> None:
+    `memory`: bytes that it takes, weights shared with other processes included.
+    """
+
+    def __init__(self, session: Any, signature: Signature, memory: int = 0) -> None:
         self.signature = signature
+        self.memory = memory
         self._session = session
         self._run = session.run
         self._outputs = tuple(spec.name for spec in signature.outputs)
@@ -104,6 +131,8 @@ class OnnxModel:
         if deadline <= time.monotonic():
             raise _late()
         options = RunOptions()
+        if sum([array.nbytes for array in inputs.values()]) > LARGE_INPUTS:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         _alarms.arm(deadline, options)
         if stop is not None:
             stop.attach(partial(setattr, options, "terminate", True))
@@ -171,36 +200,6 @@ def signature_from_graph(model: bytes) -> Signature:
     """
     refuse_external_data(model)
     return _signature(open_session(model, 1))
-
-
-def open_session(model: bytes, threads: int) -> Any:
-    """An ONNX Runtime session that touches no file and never spins.
-
-    The format is forced: ONNX Runtime would otherwise take its own unvetted one for ONNX.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = max(1, threads)
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise TapsterError(
-            "unprocessable",
-            f"ONNX Runtime does not accept the model: {cleaned(error)}",
-            hint="check it with onnx.checker; export it for an older opset if that is the reason",
-        ) from None
-
-
-def cleaned(error: Exception) -> str:
-    """ONNX Runtime's message in one short line, paths cut to their last part."""
-    text = " ".join(_PREFIX.sub("", str(error)).split())
-    return _PATH.sub(lambda match: PurePath(match[0]).name, text)[:300] or type(error).__name__
 
 
 def _signature(session: Any) -> Signature:

@@ -1,182 +1,108 @@
 """Requests in, batches out: what one turn of the event loop parsed runs as one batch.
 
-Work is inline while it fits the turn's budget (rows times measured cost), else on the model's own
-thread; ONNX Runtime gives the interpreter lock back. A batch that fails is run again request by
-request, so that only the culprit sees the error.
+Work is inline while it fits the turn's budget (rows times measured cost), else in a thread; ONNX
+Runtime gives the interpreter lock back. A batch that fails is run again request by request, so
+that only the culprit sees the error.
 """
 
 import asyncio
-import math
-import queue
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
-import numpy as np
+from tapster.contract.errors import Code, TapsterError
+from tapster.runtimes import LoadedModel, Stop
+from tapster.serving.costs import MAX_ROWS, Budget, Cost
+from tapster.serving.expiry import Guard
+from tapster.serving.queues import Buckets, Line, Room
+from tapster.serving.slots import CANCELLED, EXPIRED, QUEUE_FULL, UNAVAILABLE, Region
+from tapster.serving.threads import Threads
+from tapster.serving.work import Answer, Failure, Inputs, Work, gather, packed_input
 
-from tapster.contract.errors import TapsterError
-from tapster.contract.inference import Array
-from tapster.contract.manifest import Signature
-from tapster.runtimes import LoadedModel
-from tapster.serving.slots import Region, Watched
+__all__ = ["Answer", "Batcher", "Failure", "Inputs", "Means", "Work"]
 
-MAX_QUEUE: Final = 1024
-MAX_ROWS: Final = 1024
 OVERRUN: Final = 4.0
 EXILE: Final = 5.0
 LONGEST_EXILE: Final = 300.0
-LATE: Final = 0.1
-
-Failure = BaseException
-# Arrays by input name; or the 32-bit floats of all rows, where `packed_input` gives their place.
-Inputs = dict[str, Array] | bytes
-
-
-class Answer:
-    """A batch's outputs: as arrays, and as flat lists made once for all its requests.
-
-    `arrays` holds an array for each output of the signature, `columns` (values, values a row,
-    shape); the values of row i are `values[i * width : (i + 1) * width]`. `alone` says that the
-    batch is one request. `finite` says that no float is NaN or infinite, nor their sum, which is
-    quicker to ask. `singly` says that every request is one row; then `spelled` is where a wire
-    keeps what it has written for all rows, under its own key. `note` is what the answer must say
-    about itself, empty as a rule.
-    """
-
-    __slots__ = ("_columns", "_finite", "alone", "arrays", "note", "rows", "singly", "spelled")
-
-    def __init__(self, outputs: Sequence[Array], rows: int, requests: int) -> None:
-        self.rows = rows
-        self.arrays = outputs
-        self.alone = requests == 1
-        self.singly = requests == rows
-        self.spelled: dict[object, list[bytes]] = {}
-        self.note: dict[str, Any] = {}
-        self._columns: list[tuple[list[Any], int, tuple[int, ...]]] | None = None
-        self._finite = True
-        if not self.alone and any(output.shape[:1] != (rows,) for output in outputs):
-            raise TapsterError("internal", "the model did not answer row by row")
-
-    @property
-    def columns(self) -> list[tuple[list[Any], int, tuple[int, ...]]]:
-        """The outputs as flat lists, made at first need."""
-        if self._columns is None:
-            self._columns = [
-                (output.ravel().tolist(), output.size // self.rows, output.shape)
-                for output in self.arrays
-            ]
-            self._finite = all(
-                math.isfinite(sum(column[0]))
-                for output, column in zip(self.arrays, self._columns, strict=True)
-                if output.dtype.kind == "f"
-            )
-        return self._columns
-
-    @property
-    def finite(self) -> bool:
-        """Whether every float can be written as a JSON number."""
-        return self._finite if self._columns is not None else bool(self.columns) and self._finite
-
-
-class Work(Watched, Protocol):
-    """One request, from its arrival until its answer is given.
-
-    `deadline` is on the monotonic clock, in seconds. `done` once it is answered, or its caller
-    gone.
-    """
-
-    inputs: Inputs
-    deadline: float
-    done: bool
-    tenant: str
-
-    def render(self, answer: Answer, first: int) -> bytes:
-        """The answer's body, from the batch's rows `first` and following."""
-        ...
-
-    def succeed(self, body: bytes) -> None:
-        """Give the answer (on the event loop), which is counted already."""
-        ...
-
-    def fail(self, error: Failure) -> None:
-        """Count and give an error (on the event loop)."""
-        ...
-
-
-class Budget:
-    """Seconds of inline model work that one turn of the event loop may spend."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: float) -> None:
-        self.limit = limit
-        self._loop = loop
-        self._spent = 0.0
-
-    def take(self, estimate: float) -> bool:
-        """Spend `estimate` seconds of this turn, if so much is left."""
-        if self._spent + estimate > self.limit:
-            return False
-        if self._spent == 0.0:
-            self._loop.call_soon(self._renew)
-        self._spent += estimate
-        return True
-
-    def _renew(self) -> None:
-        self._spent = 0.0
-
-
-class Cost:
-    """What a run costs: seconds a call and a row, corrected by what runs really took."""
-
-    def __init__(self, call: float, row: float) -> None:
-        self._call = max(call, 1e-7)
-        self._row = max(row, 1e-9)
-        self._scale = 1.0
-
-    def estimate(self, rows: int) -> float:
-        """Seconds that a batch of `rows` should take."""
-        return (self._call + rows * self._row) * self._scale
-
-    def learn(self, rows: int, seconds: float) -> None:
-        """Move a tenth of the way to what a batch really took."""
-        ratio = seconds / (self._call + rows * self._row)
-        self._scale = min(max(0.9 * self._scale + 0.1 * ratio, 0.05), 1000.0)
-
+# A run that ends at its deadline may still say so itself.
+LATE: Final = 0.05
+# How often a run is asked whether anybody still waits for it.
+ASK_SECONDS: Final = 0.25
+# Callers who have just been answered are waited for so long, if that saves a call.
+LONGEST_WINDOW: Final = 0.01
+SHORTEST_WINDOW: Final = 0.001
+LONGEST_RETRY: Final = 60.0
 
 Outcome = bytes | Failure
 
 
+@dataclass(frozen=True)
+class Means:
+    """What all batchers of a worker share."""
+
+    budget: Budget
+    region: Region
+    threads: Threads
+    guard: Guard
+
+
+class _Run:
+    """A batch in a thread. It ends at the latest of its requests' deadlines."""
+
+    __slots__ = ("batch", "began", "deadline", "rows", "stop")
+
+    def __init__(self, batch: list[Work], rows: int) -> None:
+        self.batch = batch
+        self.rows = rows
+        self.began = time.monotonic()
+        self.deadline = max([work.deadline for work in batch])
+        self.stop = Stop()
+
+
 class Batcher:
-    """The queue of one model. All methods but `_serve` and `_outcomes` run on the event loop."""
+    """The queue of one model. All methods but `_serve` and those it calls run on the event loop.
+
+    In a thread, up to `concurrency` batches run at once and requests gather while they do. With
+    no window of the endpoint's own, a request that finds the model idle runs at once, unless a
+    larger batch has just been answered: its callers are waited for during half of what a call
+    costs beyond its rows (10 ms at most), or until as many are back. A window that is set is
+    waited for always, from the oldest request's arrival; neither when a deadline is near.
+
+    Without its model (see `leave`) requests wait, and `wake` is called until `resume` is.
+    """
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        budget: Budget,
-        region: Region,
-        cost: Cost,
-        *,
-        inline: bool,
-        together: bool,
+        self, loaded: LoadedModel, means: Means, cost: Cost, *, inline: bool, together: bool
     ) -> None:
+        self.cost = cost
+        self.used = time.monotonic()
+        self.wake: Callable[[], None] = lambda: None
         self._loop = asyncio.get_running_loop()
-        self._loaded = loaded
+        self._loaded: LoadedModel | None = loaded
         self._outputs = [spec.name for spec in loaded.signature.outputs]
         self._packed = packed_input(loaded.signature)
-        self._ragged = any(-1 in spec.shape[1:] for spec in loaded.signature.inputs)
+        ragged = together and any(-1 in spec.shape[1:] for spec in loaded.signature.inputs)
+        self._queue: Line | Buckets = Buckets() if ragged else Line()
+        self._rows = 0  # that wait
         self._together = together
-        self._budget = budget
-        self._region = region
-        self._cost = cost
+        self._budget = means.budget
+        self._region = means.region
+        self._threads = means.threads
+        self._guard = means.guard
         self._inline = inline
         self._exiled_until = 0.0
         self._exile = EXILE
-        self._queue: deque[Work] = deque()
         self._scheduled = False
-        self._running: list[Work] = []
-        self._jobs: queue.SimpleQueue[list[Work] | None] | None = None
-        self._closing: Callable[[], None] | None = None
+        self._runs: list[_Run] = []
+        self._company = 0
+        self._company_until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._leaving: Callable[[LoadedModel | None], None] | None = None
+        self._most = 1024
+        self._concurrency = 1
+        self._window: float | None = None
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -184,172 +110,273 @@ class Batcher:
     @property
     def busy(self) -> bool:
         """Whether anything waits or runs."""
-        return bool(self._queue or self._running)
+        return bool(self._queue or self._runs)
+
+    def configure(self, queue: int, concurrency: int, window: float | None) -> None:
+        """How many requests may wait, how many batches run at once, how long company is awaited."""
+        self._most = queue
+        self._concurrency = concurrency
+        self._window = window
 
     def submit(self, work: Work) -> None:
-        """Queue a request. Raises TapsterError(unavailable) when the queue is full."""
-        if len(self._queue) >= MAX_QUEUE:
-            raise TapsterError(
-                "unavailable",
-                "the server is full: too many requests wait for this model",
-                hint="try again in a second",
-            )
+        """Queue a request.
+
+        Raises TapsterError(unavailable) when the queue is full, and when so much waits that the
+        request would be late.
+        """
+        if len(self._queue) >= self._most:
+            raise self._full(work, "too many requests wait for this model")
+        if self._runs:
+            self._admit(work)
         self._queue.append(work)
+        self._rows += work.rows
         if not self._scheduled:
             self._schedule()
 
     def expire(self, now: float) -> float:
-        """Fail what is past its deadline; returns how late the running batch is, in seconds.
+        """See Guarded. Queued work past its deadline is dropped unrun.
 
-        Queued work is dropped unrun. A run is asked to stop at its deadline by the runtime; one
-        that does not is no longer waited for.
+        A run is ended at its deadline by the runtime; one that goes on is no longer waited for,
+        and one that nobody waits for is called off.
         """
-        if any(work.deadline <= now for work in self._queue):
-            expired = [work for work in self._queue if work.deadline <= now]
-            self._queue = deque(work for work in self._queue if work.deadline > now)
-            for work in expired:
-                work.fail(_too_late())
-        for work in self._running:
-            if work.deadline + LATE <= now and not work.done:
-                work.fail(_too_late())
-        return max((now - work.deadline for work in self._running), default=0.0)
+        late, gone = self._queue.expire(now)
+        self._forget(gone)
+        for work in late:
+            self._region.count(work.place, EXPIRED)
+            self._rows -= work.rows
+            work.fail(_too_late())
+        moments = [work.deadline for work in self._queue]
+        for run in self._runs:
+            moments += [now + ASK_SECONDS, *self._look_after(run, now)]
+        if not self._queue:
+            self._settle()
+        return min(moments, default=float("inf"))
 
-    def close(self, closed: Callable[[], None]) -> None:
-        """Close the model once nothing waits or runs, then call `closed`."""
-        self._closing = closed
+    def lateness(self, now: float) -> float:
+        """See Guarded."""
+        return max((now - run.deadline for run in self._runs), default=0.0)
+
+    def leave(self, left: Callable[[LoadedModel | None], None]) -> None:
+        """Give the model away, to `left`, once nothing waits or runs; None if there is none."""
+        self._leaving = left
         self._settle()
 
+    def resume(self, loaded: LoadedModel) -> None:
+        """Take the model back, and run what has waited for it."""
+        self._loaded = loaded
+        self.used = time.monotonic()
+        self._schedule()
+
+    def refuse(self, error: TapsterError) -> None:
+        """Fail everything that waits: the model cannot be brought back."""
+        waiting, self._queue = self._queue, type(self._queue)()
+        self._rows = 0
+        for work in waiting:
+            if not work.done:
+                self._region.count(work.place, UNAVAILABLE)
+                work.fail(error)
+        self._settle()
+
+    # -- who gets in
+
+    def _admit(self, work: Work) -> None:
+        """Refuse a request that others would make late; one to an idle model is always tried."""
+        now = time.monotonic()
+        wait = self._wait(now)
+        if now + wait + self.cost.duration(work.rows) > work.deadline:
+            raise self._full(work, "so many requests wait for this model that it would be late")
+        self._guard.attend(self, work.deadline)
+
+    def _wait(self, now: float) -> float:
+        """Seconds until a request that came now would run."""
+        ahead = self.cost.wait(self._rows, len(self._queue) if not self._together else 0)
+        if len(self._runs) < self._concurrency:
+            return ahead / self._concurrency
+        first = min([run.began + self.cost.duration(run.rows) for run in self._runs])
+        return max(0.0, first - now) + ahead / self._concurrency
+
+    def _full(self, work: Work, problem: str) -> TapsterError:
+        self._region.count(work.place, QUEUE_FULL)
+        seconds = min(max(1.0, self._wait(time.monotonic())), LONGEST_RETRY)
+        return TapsterError(
+            "unavailable",
+            f"the server is full: {problem}",
+            hint=f"try again in {seconds:.0f} s",
+            retry_after=seconds,
+        )
+
+    def _forget(self, gone: Sequence[Work]) -> None:
+        for work in gone:
+            self._rows -= work.rows
+            self._region.count(work.place, CANCELLED)
+
+    def _look_after(self, run: _Run, now: float) -> list[float]:
+        """Answer who has waited too long for a run; when the others will have."""
+        for work in run.batch:
+            if work.deadline + LATE <= now and not work.done:
+                work.fail(_too_late())
+        moments = [work.deadline + LATE for work in run.batch if not work.done]
+        if not moments and not run.stop.called:
+            run.stop.call()
+        return moments
+
+    # -- who runs when
+
     def _schedule(self) -> None:
-        if not self._scheduled and not self._running:
+        if not self._scheduled and len(self._runs) < self._concurrency:
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         self._scheduled = False
-        if self._running:
+        if len(self._runs) >= self._concurrency:
             return
-        batch = self._take()
+        if self._loaded is None:
+            self._await_model()
+            return
+        inline = self._inline and not self._exiled
+        if (self._window or not inline) and self._queue and self._awaits_company():
+            return
+        self.used = time.monotonic()
+        batch = self._take_all() if inline else self._take()
         if batch:
             rows = sum([work.rows for work in batch])
             self._region.batch(rows)
-            if self._may_inline(rows):
-                self._run_inline(batch, rows)
+            if inline and self._budget.take(self.cost.estimate(rows)):
+                self._run_inline(batch, rows, self._loaded)
             else:
-                self._hand_over(batch)
+                self._hand_over(batch, rows, self._loaded)
         if self._queue:
             self._schedule()
+        elif self._leaving is not None:
+            self._settle()
+
+    @property
+    def _exiled(self) -> bool:
+        return self._exiled_until > 0.0 and self._exiled_until > time.monotonic()
+
+    def _await_model(self) -> None:
+        if self._queue:
+            self._guard.attend(self, min([work.deadline for work in self._queue]))
+            self.wake()
         else:
             self._settle()
 
-    def _take(self) -> list[Work]:
-        """The oldest requests that can run together, without those whose caller is gone."""
-        if self._together and not self._ragged:
-            batch = [work for work in self._queue if not work.done]
-            if sum([work.rows for work in batch]) <= MAX_ROWS:
-                self._queue.clear()
-                return batch
-        return self._take_some()
+    def _awaits_company(self) -> bool:
+        """Whether what waits should wait on, by the rule above; then a turn comes in time."""
+        now = time.monotonic()
+        until = self._awaited_until()
+        if until <= now:
+            return False
+        tightest = min([work.deadline for work in self._queue])
+        until = min(until, tightest - 2 * self.cost.duration(self._rows))
+        if until <= now:
+            return False
+        if self._timer is None:
+            self._timer = self._loop.call_later(until - now, self._time_is_up)
+        return True
 
-    def _take_some(self) -> list[Work]:
-        batch: list[Work] = []
-        rows = 0
-        waiting = self._queue
-        while waiting:
-            work = waiting[0]
-            if work.done:
-                waiting.popleft()
-                continue
-            if batch and not (
-                self._together
-                and rows + work.rows <= MAX_ROWS
-                and (not self._ragged or _fits(batch[0], work))
-            ):
-                break
-            batch.append(waiting.popleft())
-            rows += work.rows
+    def _awaited_until(self) -> float:
+        if self._rows >= self.cost.worthwhile or not self._together:
+            return 0.0
+        if self._window is None:
+            return self._company_until if len(self._queue) < self._company else 0.0
+        oldest = min([work.began for work in self._queue])
+        return oldest / 1e9 + self._window
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self._company = 0
+        self._schedule()
+
+    def _take_all(self) -> list[Work]:
+        """Everything that waits, if it can run together, without those whose caller is gone."""
+        if not self._together or self._rows > MAX_ROWS or not isinstance(self._queue, Line):
+            return self._take()
+        queue = self._queue
+        batch = [work for work in queue if not work.done]
+        if len(batch) < len(queue):
+            self._forget([work for work in queue if work.done])
+        queue.clear()
+        self._rows = 0
         return batch
 
-    def _may_inline(self, rows: int) -> bool:
-        if not self._inline:
-            return False
-        if self._exiled_until and self._exiled_until > time.monotonic():
-            return False
-        return self._budget.take(self._cost.estimate(rows))
+    def _take(self) -> list[Work]:
+        batch, gone = self._queue.take(Room(self.cost, self._together))
+        self._forget(gone)
+        self._rows -= sum([work.rows for work in batch])
+        return batch
 
-    def _run_inline(self, batch: list[Work], rows: int) -> None:
+    # -- runs
+
+    def _run_inline(self, batch: list[Work], rows: int, loaded: LoadedModel) -> None:
         began, cpu = time.monotonic_ns(), time.thread_time()
-        outcomes = self._outcomes(batch, None)
+        outcomes = self._outcomes(loaded, batch, None)
         spent = time.thread_time() - cpu
         took = time.monotonic_ns() - began
-        self._cost.learn(rows, min(spent, took / 1e9))
+        self.cost.learn(rows, min(spent, took / 1e9))
         if spent > OVERRUN * self._budget.limit:
             self._exiled_until = time.monotonic() + self._exile
             self._exile = min(2 * self._exile, LONGEST_EXILE)
         self._deliver(batch, outcomes, began, took)
 
-    def _hand_over(self, batch: list[Work]) -> None:
-        if self._jobs is None:
-            self._jobs = queue.SimpleQueue()
-            threading.Thread(target=self._serve, args=(self._jobs,), daemon=True).start()
-        self._running = batch
-        self._jobs.put(batch)
+    def _hand_over(self, batch: list[Work], rows: int, loaded: LoadedModel) -> None:
+        run = _Run(batch, rows)
+        self._runs.append(run)
+        self._guard.attend(self, min([work.deadline for work in batch]))
+        self._threads.start(partial(self._serve, run, loaded))
 
-    def _serve(self, jobs: "queue.SimpleQueue[list[Work] | None]") -> None:
-        """The model's own thread."""
-        while (batch := jobs.get()) is not None:
-            began, cpu = time.monotonic_ns(), time.thread_time()
-            outcomes = self._outcomes(batch, max(work.deadline for work in batch))
-            spent = time.thread_time() - cpu
-            self._loop.call_soon_threadsafe(self._handed_back, batch, outcomes, began, spent)
+    def _serve(self, run: _Run, loaded: LoadedModel) -> None:
+        """In a thread."""
+        began, cpu = time.monotonic_ns(), time.thread_time()
+        try:
+            outcomes = self._outcomes(loaded, run.batch, run)
+        except BaseException as error:
+            outcomes = [error] * len(run.batch)
+        spent = time.thread_time() - cpu
+        self._loop.call_soon_threadsafe(self._handed_back, run, outcomes, began, spent)
 
-    def _handed_back(
-        self, batch: list[Work], outcomes: list[Outcome], began: int, spent: float
-    ) -> None:
-        self._running = []
-        self._cost.learn(sum(work.rows for work in batch), spent)
-        self._deliver(batch, outcomes, began, time.monotonic_ns() - began)
+    def _handed_back(self, run: _Run, outcomes: list[Outcome], began: int, spent: float) -> None:
+        self._runs.remove(run)
+        took = time.monotonic_ns() - began
+        self.cost.learn(run.rows, spent)
+        self.cost.clock(run.rows, took / 1e9)
+        window = min(self.cost.overhead / 2, LONGEST_WINDOW)
+        self._company = len(run.batch)
+        self._company_until = time.monotonic() + window if window >= SHORTEST_WINDOW else 0.0
+        self._deliver(run.batch, outcomes, began, took)
         if self._queue:
             self._schedule()
         else:
             self._settle()
 
-    def _outcomes(self, batch: list[Work], deadline: float | None) -> list[Outcome]:
+    def _outcomes(self, loaded: LoadedModel, batch: list[Work], run: _Run | None) -> list[Outcome]:
         """A body or an error for each request of the batch."""
         try:
-            return self._bodies(batch, deadline)
+            return self._bodies(loaded, batch, run)
         except Exception as error:
-            late = isinstance(error, TapsterError) and error.code == "deadline"
-            if len(batch) == 1 or (late and deadline is not None):
+            if len(batch) == 1 or (run is not None and _ended(error)):
                 return [error] * len(batch)
-        return [one for work in batch for one in self._outcomes([work], deadline)]
+        return [
+            one
+            for work in batch
+            for one in ([_too_late()] if run and work.done else self._outcomes(loaded, [work], run))
+        ]
 
-    def _bodies(self, batch: list[Work], deadline: float | None) -> list[Outcome]:
+    def _bodies(self, loaded: LoadedModel, batch: list[Work], run: _Run | None) -> list[Outcome]:
         rows = sum([work.rows for work in batch])
-        inputs = self._gathered(batch)
-        answer = Answer(self._loaded.run(inputs, self._outputs, deadline), rows, len(batch))
+        inputs = gather(batch, self._packed)
+        if run is None:
+            outputs = loaded.run(inputs, self._outputs)
+        else:
+            outputs = loaded.run(inputs, self._outputs, run.deadline, run.stop)
+        answer = Answer(outputs, rows, len(batch))
         bodies: list[Outcome] = []
         start = 0
         for work in batch:
             bodies.append(work.render(answer, start))
             start += work.rows
         return bodies
-
-    def _gathered(self, batch: list[Work]) -> dict[str, Array]:
-        """The inputs of a batch, one request's rows after another's."""
-        arrays = [work.inputs for work in batch if not isinstance(work.inputs, bytes)]
-        if self._packed is None or len(arrays) == len(batch):
-            first = arrays[0]
-            if len(arrays) == 1:
-                return first
-            return {name: np.concatenate([each[name] for each in arrays]) for name in first}
-        name, width = self._packed
-        values = b"".join(
-            [
-                given if isinstance(given := work.inputs, bytes) else given[name].tobytes()
-                for work in batch
-            ]
-        )
-        return {name: np.frombuffer(values, np.float32).reshape(-1, width)}
 
     def _deliver(self, batch: list[Work], outcomes: list[Outcome], began: int, took: int) -> None:
         """Answer what still waits; what is served is counted before any of it is written."""
@@ -365,29 +392,19 @@ class Batcher:
                 work.fail(outcome)
 
     def _settle(self) -> None:
-        if self._closing is None or self.busy:
+        if self._leaving is None or self.busy:
             return
-        closed, self._closing = self._closing, None
-        if self._jobs is not None:
-            self._jobs.put(None)
-        self._loaded.close()
-        closed()
+        left, self._leaving = self._leaving, None
+        loaded, self._loaded = self._loaded, None
+        left(loaded)
 
 
-def packed_input(signature: Signature) -> tuple[str, int] | None:
-    """The name and width of a model's only input, if its rows are so many 32-bit floats."""
-    if len(signature.inputs) == 1:
-        spec = signature.inputs[0]
-        if spec.datatype == "FP32" and len(spec.shape) == 2 and spec.shape[0] < 0 < spec.shape[1]:
-            return spec.name, spec.shape[1]
-    return None
+def _ended(error: Exception) -> bool:
+    """Whether a run was ended because of the time, so that there is none to try again."""
+    return isinstance(error, TapsterError) and error.code in _ENDED
 
 
-def _fits(first: Work, other: Work) -> bool:
-    if isinstance(first.inputs, bytes) or isinstance(other.inputs, bytes):
-        return True  # packed rows are of one width
-    there = other.inputs
-    return all(array.shape[1:] == there[name].shape[1:] for name, array in first.inputs.items())
+_ENDED: Final[frozenset[Code]] = frozenset({"deadline", "cancelled"})
 
 
 def _too_late() -> TapsterError:

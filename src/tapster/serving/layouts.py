@@ -11,7 +11,7 @@ import numpy as np
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import NUMPY_TYPE, Array
 from tapster.contract.manifest import Column, Signature, TensorSpec
-from tapster.serving.batcher import Inputs, packed_input
+from tapster.serving.work import Inputs, packed_input
 
 Relay = Callable[[Inputs], Inputs]
 

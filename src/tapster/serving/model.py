@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -10,41 +12,61 @@ import numpy as np
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Datatype, Manifest, Signature
-from tapster.contract.plan import PackageRef
+from tapster.contract.plan import Options, PackageRef
 from tapster.core import plugins
 from tapster.core.blobs import BlobStore
 from tapster.runtimes import LoadedModel, Runtime, parity
-from tapster.runtimes.package import PARITY, check_signature, open_package
+from tapster.runtimes.package import PARITY, Package, check_signature, open_package
 from tapster.runtimes.rows import Encoder
 from tapster.serving import isolation
-from tapster.serving.batcher import Batcher, Cost, packed_input
+from tapster.serving.batcher import Batcher
+from tapster.serving.costs import Cost
+from tapster.serving.work import packed_input
 
 LOADING: Final = "loading"
 READY: Final = "ready"
+COLD: Final = "cold"
 FAILED: Final = "failed"
 WARM_ROWS: Final = 16
 WARM_RUNS: Final = 5
+WARM_SECONDS: Final = 0.25
 # What is kept of a package's recorded answers, to ask for them again: see golden.py.
 GOLDEN_ROWS: Final = 16
 GOLDEN_BYTES: Final = 1 << 20
 FLOATS: Final[frozenset[Datatype]] = frozenset({"FP32", "FP64", "FP16"})
 
 
-class Loaded:
-    """What loading a package gives, made in a thread that may take its time."""
+@dataclass(frozen=True)
+class Opening:
+    """How packages are opened: where they lie, whom to trust, what a run may use.
 
-    def __init__(self, package: PackageRef, blobs: BlobStore, signers: tuple[str, ...]) -> None:
-        folder = blobs.get(package.key)
-        opened = open_package(folder, package.digest)
-        check_signature(folder, signers)
+    `shelf` is the folder of what runtimes keep on disk, by package; `memory` the bytes that a
+    model in processes of its own may use, 0 for the installation's setting.
+    """
+
+    blobs: BlobStore
+    signers: tuple[str, ...]
+    shelf: Path | None = None
+    threads: int = 1
+    memory: int = 0
+
+
+class Loaded:
+    """What loading a package gives, made in a thread that may take its time.
+
+    `loaded` is the model, `memory` the bytes that it takes: what the runtime has measured, else
+    the size of its files.
+    """
+
+    def __init__(self, package: PackageRef, opening: Opening) -> None:
+        self._package = package
+        self._opening = opening
+        folder, opened = self._open()
+        check_signature(folder, opening.signers)
         self.manifest: Manifest = opened.manifest
         runtime: Runtime = plugins.load("tapster.runtimes", self.manifest.runtime)()
         self.inline = runtime.inline(self.manifest, opened.files)
-        self.loaded: LoadedModel = (
-            runtime.load(self.manifest, opened.files, threads=1)
-            if self.inline
-            else isolation.load(folder, package.digest, self.manifest)
-        )
+        self.loaded = self._load(folder, opened)
         try:
             vectors = opened.files.get(PARITY, b"")
             parity.replay(self.loaded, vectors, self.manifest.tolerance)
@@ -57,15 +79,39 @@ class Loaded:
         except BaseException:
             self.loaded.close()
             raise
+        self.memory = _memory(self.loaded, self.manifest)
+
+    def reload(self) -> LoadedModel:
+        """The model again, after it was closed: every byte is verified, nothing is replayed."""
+        return self._load(*self._open())
+
+    def _open(self) -> tuple[Path, Package]:
+        folder = self._opening.blobs.get(self._package.key)
+        return folder, open_package(folder, self._package.digest)
+
+    def _load(self, folder: Path, opened: Package) -> LoadedModel:
+        opening = self._opening
+        if not self.inline:
+            return isolation.load(folder, opened.digest, opened.manifest, opening.memory)
+        runtime: Runtime = plugins.load("tapster.runtimes", opened.manifest.runtime)()
+        shelf = opening.shelf / opened.digest if opening.shelf is not None else None
+        return runtime.load(opened.manifest, opened.files, opening.threads, shelf)
 
 
 class Model:
-    """A package by its digest, from the moment the plan names it until it is unloaded."""
+    """A package by its digest, from the moment the plan names it until no plan does.
+
+    Loading, it is ready or failed; ready, it may leave the memory: then it is cold, and comes back
+    when a request needs it. What wires read stays. `behind` holds what the endpoints ask for that
+    it serves, by tenant and name.
+    """
 
     def __init__(self, package: PackageRef) -> None:
         self.package = package
         self.state = LOADING
         self.error = ""
+        self.behind: dict[tuple[str, str], Options] = {}
+        self.loaded: Loaded
         self.manifest: Manifest
         self.signature: Signature
         self.golden: list[parity.Vector]
@@ -83,6 +129,7 @@ class Model:
 
     def ready(self, loaded: Loaded, batcher: Batcher) -> None:
         """Take what was loaded; from now on the model answers."""
+        self.loaded = loaded
         self.manifest = loaded.manifest
         self.signature = loaded.manifest.signature
         self.golden = loaded.golden
@@ -94,6 +141,29 @@ class Model:
         self.plain = kinds <= FLOATS | {"BYTES"}
         self.packed = packed_input(self.signature)
         self.state = READY
+        self.configure()
+
+    @property
+    def servable(self) -> bool:
+        """Whether requests may be sent to it: it has been loaded once, and checked."""
+        return hasattr(self, "batcher")
+
+    @property
+    def idle(self) -> float:
+        """Seconds without a request after which it leaves the memory; 0 for never."""
+        given = [options.idle for options in self.behind.values()]
+        return max(given) if given and min(given) > 0 else 0.0
+
+    def configure(self) -> None:
+        """Let the endpoints that it serves have what they ask for; of several, the most."""
+        asked = list(self.behind.values()) or [Options()]
+        windows = [options.window for options in asked if options.window is not None]
+        if self.servable:
+            self.batcher.configure(
+                queue=max(options.queue for options in asked),
+                concurrency=max(options.concurrency for options in asked),
+                window=min(windows) if len(windows) == len(asked) else None,
+            )
 
     def failed(self, error: TapsterError) -> None:
         """The package cannot be served, and why."""
@@ -109,6 +179,11 @@ class Model:
     def labels(self) -> list[str]:
         """The classes as keys of a JSON object."""
         return [_label(value) for value in self.signature.classes]
+
+
+def _memory(loaded: LoadedModel, manifest: Manifest) -> int:
+    measured: int = getattr(loaded, "memory", 0)
+    return measured or sum(entry.size for entry in manifest.files.values())
 
 
 def _label(value: str | float | bool) -> str:
@@ -151,8 +226,12 @@ def _measure(loaded: LoadedModel, recorded: dict[str, Array], together: bool) ->
 
 def _fastest(run: Callable[[], object]) -> float:
     best = float("inf")
+    until = time.perf_counter() + WARM_SECONDS
     for _ in range(WARM_RUNS):
         began = time.perf_counter()
         run()
-        best = min(best, time.perf_counter() - began)
+        ended = time.perf_counter()
+        best = min(best, ended - began)
+        if ended > until:
+            break
     return best

@@ -90,7 +90,7 @@ class Worker:
             self._region,
             gate,
             plugins.load("tapster.blob_stores", settings.blob_store)(settings.home / "blobs"),
-            inline_budget=settings.inline_budget,
+            settings,
             changed=self._changed,
             stuck=self._stuck,
         )

@@ -1,0 +1,114 @@
+"""A request to a model, and the answer of the batch that it ran in."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from tapster.contract.errors import TapsterError
+from tapster.contract.inference import Array
+from tapster.contract.manifest import Signature
+from tapster.serving.slots import Watched
+
+Failure = BaseException
+# Arrays by input name; or the 32-bit floats of all rows, where `packed_input` gives their place.
+Inputs = dict[str, Array] | bytes
+
+
+class Answer:
+    """A batch's outputs: as arrays, and as flat lists made once for all its requests.
+
+    `arrays` holds an array for each output of the signature, `columns` (values, values a row,
+    shape); the values of row i are `values[i * width : (i + 1) * width]`. `alone` says that the
+    batch is one request. `finite` says that no float is NaN or infinite, nor their sum, which is
+    quicker to ask. `singly` says that every request is one row; then `spelled` is where a wire
+    keeps what it has written for all rows, under its own key. `note` is what the answer must say
+    about itself, empty as a rule.
+    """
+
+    __slots__ = ("_columns", "_finite", "alone", "arrays", "note", "rows", "singly", "spelled")
+
+    def __init__(self, outputs: Sequence[Array], rows: int, requests: int) -> None:
+        self.rows = rows
+        self.arrays = outputs
+        self.alone = requests == 1
+        self.singly = requests == rows
+        self.spelled: dict[object, list[bytes]] = {}
+        self.note: dict[str, Any] = {}
+        self._columns: list[tuple[list[Any], int, tuple[int, ...]]] | None = None
+        self._finite = True
+        if not self.alone and any(output.shape[:1] != (rows,) for output in outputs):
+            raise TapsterError("internal", "the model did not answer row by row")
+
+    @property
+    def columns(self) -> list[tuple[list[Any], int, tuple[int, ...]]]:
+        """The outputs as flat lists, made at first need."""
+        if self._columns is None:
+            self._columns = [
+                (output.ravel().tolist(), output.size // self.rows, output.shape)
+                for output in self.arrays
+            ]
+            self._finite = all(
+                math.isfinite(sum(column[0]))
+                for output, column in zip(self.arrays, self._columns, strict=True)
+                if output.dtype.kind == "f"
+            )
+        return self._columns
+
+    @property
+    def finite(self) -> bool:
+        """Whether every float can be written as a JSON number."""
+        return self._finite if self._columns is not None else bool(self.columns) and self._finite
+
+
+class Work(Watched, Protocol):
+    """One request, from its arrival until its answer is given.
+
+    `deadline` is on the monotonic clock, in seconds. `done` once it is answered, or its caller
+    gone.
+    """
+
+    inputs: Inputs
+    deadline: float
+    done: bool
+    tenant: str
+
+    def render(self, answer: Answer, first: int) -> bytes:
+        """The answer's body, from the batch's rows `first` and following."""
+        ...
+
+    def succeed(self, body: bytes) -> None:
+        """Give the answer (on the event loop), which is counted already."""
+        ...
+
+    def fail(self, error: Failure) -> None:
+        """Count and give an error (on the event loop)."""
+        ...
+
+
+def packed_input(signature: Signature) -> tuple[str, int] | None:
+    """The name and width of a model's only input, if its rows are so many 32-bit floats."""
+    if len(signature.inputs) == 1:
+        spec = signature.inputs[0]
+        if spec.datatype == "FP32" and len(spec.shape) == 2 and spec.shape[0] < 0 < spec.shape[1]:
+            return spec.name, spec.shape[1]
+    return None
+
+
+def gather(batch: Sequence[Work], packed: tuple[str, int] | None) -> dict[str, Array]:
+    """The inputs of a batch, one request's rows after another's; `packed` as above."""
+    arrays = [work.inputs for work in batch if not isinstance(work.inputs, bytes)]
+    if packed is None or len(arrays) == len(batch):
+        first = arrays[0]
+        if len(arrays) == 1:
+            return first
+        return {name: np.concatenate([each[name] for each in arrays]) for name in first}
+    name, width = packed
+    values = b"".join(
+        [
+            given if isinstance(given := work.inputs, bytes) else given[name].tobytes()
+            for work in batch
+        ]
+    )
+    return {name: np.frombuffer(values, np.float32).reshape(-1, width)}
