@@ -142,6 +142,7 @@ class _Desk:
             self._line.say(Need(turn, parcel.size), None)
             room, descriptor = self._line.hear(None)
             if not (isinstance(room, Room) and room.given):
+                self._line.say(Refusal(turn, {"code": "too_large"}), None)
                 return
             self._outputs = _replaced(self._outputs, descriptor)
         parcel.put(self._outputs)

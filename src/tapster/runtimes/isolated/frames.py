@@ -53,7 +53,7 @@ class Run(msgspec.Struct, array_like=True, tag=True):
 
 
 class Room(msgspec.Struct, array_like=True, tag=True):
-    """Answer to Need: a new segment for outputs comes with this, or there is none."""
+    """Answer to Need: a new segment for outputs comes with this; or none, which is refused."""
 
     given: bool
 
@@ -98,7 +98,11 @@ class Silence(Exception):  # noqa: N818 - nothing is wrong: nothing was said in 
 
 
 class Lost(Exception):  # noqa: N818 - named for what has become of the other side
-    """The other side is gone."""
+    """The other side is gone. `unread`: before it had read all that was said to it."""
+
+    def __init__(self, *, unread: bool = False) -> None:
+        super().__init__()
+        self.unread = unread
 
 
 class Garbled(Exception):  # noqa: N818 - named for what was heard
@@ -155,7 +159,7 @@ class Line:
             except BlockingIOError:
                 self._wait(self._writing, until)
             except OSError:
-                raise Lost from None
+                raise Lost(unread=True) from None
 
     def hear(self, until: float | None) -> tuple[Any, int]:
         """The next message, and the descriptor that came with it (else -1).
@@ -185,8 +189,8 @@ class Line:
                 data, sent, _, _ = self._end.recvmsg(_PIECE, self._ancillary, _CLOEXEC)
             except BlockingIOError:
                 continue
-            except OSError:
-                raise Lost from None
+            except OSError as error:  # unix(7): a reset, if what we sent was not read
+                raise Lost(unread=isinstance(error, ConnectionResetError)) from None
             if not data:
                 raise Lost
             return data, int.from_bytes(sent[0][2][:4], sys.byteorder) if sent else -1

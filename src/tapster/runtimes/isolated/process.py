@@ -118,7 +118,7 @@ class Process:
             while not self._line.spoken():
                 if time.monotonic() > until:
                     raise Silence
-                if self._wait(True):
+                if self._wait(True) and not self._line.spoken():
                     raise Lost
             word, _ = self._line.hear(until)
         except Silence:
@@ -164,6 +164,7 @@ class Process:
                 raise Garbled
             if isinstance(word, Need):
                 self._line.say(Room(False), until)
+                return False
         except Lost:
             return False
         except (Silence, Garbled):
@@ -225,13 +226,11 @@ class Process:
         began = time.monotonic()
         self._turn += 1
         parcel = self._parcel(inputs)
-        asked = False
         try:
             self._send(parcel, outputs, deadline)
-            asked = True
             answers = self._taken(self._heard(deadline))
-        except Lost:
-            raise Died(self._epitaph(), asked=asked) from None
+        except Lost as loss:
+            raise Died(self._epitaph(), asked=not loss.unread) from None
         except (Garbled, ValueError):
             self.kill("it said something that is no answer")
             raise Died(self._epitaph()) from None
@@ -283,6 +282,7 @@ class Process:
         if isinstance(word, Need) and word.turn == self._turn:
             if word.size > self._limits.largest:
                 self._line.say(Room(False), deadline + GRACE)
+                self._line.hear(deadline + GRACE)
                 raise _too_large("answer", word.size, self._limits.largest)
             self._outputs = _replaced(self._outputs, word.size)
             self._line.say(Room(True), deadline + GRACE, self._outputs.descriptor)
