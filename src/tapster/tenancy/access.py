@@ -31,6 +31,7 @@ class need:  # noqa: N801 - read as a verb: Depends(need("datasets:read"))
         who = _local(request) if parts.settings.no_auth else _identify(request, parts)
         if not who.may(self.right):
             raise TapsterError("forbidden", f"this key does not hold the right {self.right}")
+        request.state.tenant = who.tenant
         return who
 
 
