@@ -10,6 +10,7 @@ from tapster.contract.plan import KeyGrant
 
 PREDICT: Final = "predict"
 METRICS: Final = "metrics:read"
+MANAGE: Final = "endpoints:write"
 UNAUTHENTICATED: Final = 401
 FORBIDDEN: Final = 403
 REFUSAL: Final = "a key with the right to do this is needed"
@@ -20,27 +21,27 @@ _ANYBODY: Final = KeyGrant(id="anonymous", digest="", tenant=DEFAULT_TENANT, rig
 _ENOUGH: Final[dict[str, frozenset[str]]] = {
     PREDICT: frozenset({"*", "predict", "predict:*", "predict:write", "predict:read"}),
     METRICS: frozenset({"*", "metrics:*", "metrics:read"}),
+    MANAGE: frozenset({"*", "endpoints:*", "endpoints:write"}),
 }
 
 
 class Pass:
     """A grant worked out once: what its holder may do, until when (seconds since 1970)."""
 
-    __slots__ = ("expires", "key", "metrics", "predict", "series", "tenant")
+    __slots__ = ("_rights", "expires", "key", "series", "tenant")
 
     def __init__(self, grant: KeyGrant) -> None:
         held = frozenset(grant.rights)
         self.key = grant.id
         self.tenant = grant.tenant
         self.expires = grant.expires
-        self.predict = bool(held & _ENOUGH[PREDICT])
-        self.metrics = bool(held & _ENOUGH[METRICS])
+        self._rights = frozenset(right for right, enough in _ENOUGH.items() if held & enough)
         # Where the counters of this key lie, by endpoint id; filled at first use.
         self.series: dict[str, int] = {}
 
     def may(self, right: str) -> bool:
-        """Whether `PREDICT` or `METRICS` is held."""
-        return self.predict if right == PREDICT else self.metrics
+        """Whether `PREDICT`, `METRICS` or `MANAGE` is held."""
+        return right in self._rights
 
 
 class Gate:

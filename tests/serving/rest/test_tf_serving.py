@@ -1,5 +1,6 @@
 """TensorFlow Serving v1: rows as values or objects, columns, labels, status, metadata."""
 
+import json
 from typing import Any
 
 import pytest
@@ -77,24 +78,6 @@ def test_versions_and_labels(plane: Plane) -> None:
     refused(answer, "label 'nobody'", 404)
 
 
-def test_status_and_metadata(plane: Plane) -> None:
-    status = plane.call("GET", "/v1/models/sum-two").json()
-    assert [each["version"] for each in status["model_version_status"]] == ["1", "2"]
-    assert status["model_version_status"][0] == {
-        "version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""},
-    }  # fmt: skip
-    one = plane.call("GET", "/v1/models/sum-two/versions/2").json()
-    assert [each["version"] for each in one["model_version_status"]] == ["2"]
-    metadata = plane.call("GET", "/v1/models/mixed/metadata").json()
-    assert metadata["model_spec"]["name"] == "mixed"
-    signature = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
-    assert signature["inputs"]["text"]["dtype"] == "DT_STRING"
-    listed = plane.call("GET", "/v1/models").json()
-    assert "mixed" in listed["models"]
-    assert "theirs" not in listed["models"]
-    assert [each["id"] for each in listed["data"]] == listed["models"]
-
-
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -125,5 +108,94 @@ def test_duplicate_keys_are_refused(plane: Plane) -> None:
     refused(plane.call("POST", SUM, twice), "'alpha' is there twice")
 
 
-def test_other_verbs_are_refused(plane: Plane) -> None:
-    refused(plane.call("POST", "/v1/models/sum:classify", {"examples": []}), ":predict")
+CLASSIFY = "/v1/models/mixed:classify"
+REGRESS = "/v1/models/sum:regress"
+
+
+def test_classification_of_examples(plane: Plane) -> None:
+    other = ROW | {"city": "Rome", "member": False}
+    scores = [
+        row["probabilities"]
+        for row in predictions(plane, MIXED, {"instances": [ROW, other]})["predictions"]
+    ]
+    wanted = {"results": [[["no", no], ["yes", yes]] for no, yes in scores]}
+    listed = {name: [value] for name, value in ROW.items()}
+    shared = {name: value for name, value in ROW.items() if name != "city"}
+    for body in (
+        {"examples": [ROW, other]},
+        {"examples": [listed, other], "signature_name": "classification"},
+        {"examples": [ROW, other], "signature_name": "serving_default"},
+    ):
+        assert predictions(plane, CLASSIFY, body) == wanted
+    by_context = {"context": shared, "examples": [{"city": {"b64": "VHVyaW4="}}]}
+    assert predictions(plane, CLASSIFY, by_context) == {"results": wanted["results"][:1]}
+    versioned = "/v1/models/mixed/versions/3:classify"
+    assert predictions(plane, versioned, {"examples": [other]}) == {
+        "results": wanted["results"][1:]
+    }
+
+
+def test_regression_of_examples(plane: Plane) -> None:
+    examples = [{"alpha": 1, "gamma": [3]}, {"alpha": 4, "gamma": 6, "beta": 5}]
+    body = {"context": {"beta": 2}, "examples": examples, "signature_name": "regression"}
+    assert predictions(plane, REGRESS, body) == {"results": [7.0, 16.0]}
+    nothing = b'{"examples":[{"alpha":NaN,"beta":1,"gamma":2}]}'
+    assert plane.call("POST", REGRESS, nothing).body == b'{"results":[NaN]}'
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        (CLASSIFY, {"examples": []}, "no examples"),
+        (CLASSIFY, {"examples": [1]}, "expected `object`"),
+        (CLASSIFY, {"instances": [ROW]}, "instances"),
+        (CLASSIFY, {"examples": [ROW], "signature_name": "regression"}, "no signature"),
+        (CLASSIFY, {"examples": [ROW | {"city": 5}]}, "city"),
+        (CLASSIFY, {"examples": [ROW | {"size": [1, 2]}]}, "size"),
+        (CLASSIFY, {"examples": [{}]}, "lacks"),
+        (REGRESS, {"examples": [{"alpha": 1, "beta": 2}]}, "gamma"),
+        (REGRESS, {"examples": [{"alpha": 1, "beta": 2, "gamma": 3}], "context": 5}, "context"),
+        ("/v1/models/mixed:regress", {"examples": [ROW]}, "use :classify"),
+        ("/v1/models/sum:classify", {"examples": [{"alpha": 1}]}, "use :regress"),
+        ("/v1/models/words:regress", {"examples": [{"x_BYTES": "a"}]}, "does not give numbers"),
+        (SUM, {"instances": [[1, 2, 3]], "signature_name": "classification"}, "no signature"),
+    ],
+)  # fmt: skip
+def test_wrong_examples_are_refused(plane: Plane, path: str, body: Any, words: str) -> None:
+    refused(plane.call("POST", path, body), words)
+    if "examples" in body:
+        twice = b'{"examples":[{"alpha":1,"alpha":1,"beta":2,"gamma":3}]}'
+        refused(plane.call("POST", REGRESS, twice), "twice")
+
+
+def test_bytes_in_base64(plane: Plane) -> None:
+    pixels = "/v1/models/pixels:predict"
+    assert predictions(plane, pixels, {"instances": [{"b64": "AP8C"}, {"b64": "AQID"}]}) == {
+        "predictions": [[0, 255, 2], [1, 2, 3]]
+    }
+    named = {"instances": [{"x_UINT8": {"b64": "AP8C"}}]}
+    assert predictions(plane, pixels, named) == {"predictions": [[0, 255, 2]]}
+    words = "/v1/models/words:predict"
+    assert predictions(plane, words, {"inputs": {"x_BYTES": [[{"b64": "bmHDr3Zl"}]]}}) == {
+        "outputs": [["naïve"]]
+    }
+    refused(plane.call("POST", words, {"instances": [[{"b64": "/w=="}]]}), "not base64 of UTF-8")
+
+
+def test_large_rows_are_like_small_ones(plane: Plane) -> None:
+    rows = [[number % 7 / 4, 1, number % 5] for number in range(90_000)]
+    wanted = [sum(row) + 1 for row in rows]
+    body = json.dumps({"instances": rows}).encode()
+    assert len(body) > 1 << 20
+    assert predictions(plane, SUM, body) == {"predictions": wanted}
+    compact = json.dumps({"signature_name": "predict", "inputs": rows}, separators=(",", ":"))
+    assert predictions(plane, SUM, compact.encode()) == {"outputs": wanted}
+    odd = plane.call("POST", SUM, body.replace(b"0.25", b"NaN", 1))
+    assert odd.body.startswith(b'{"predictions":[2.0,NaN,')
+    for bad, words in (
+        (b"null", "null"), (b'"1"', "number"), (b"1e999", "range"), (b"x", "JSON"),
+        (b"1, 1", "nested otherwise"), (b"[1]", "lists"),
+    ):  # fmt: skip
+        refused(plane.call("POST", SUM, body.replace(b"0.25", bad, 1)), words)
+    twice = body[:-1] + b', "instances": []}'
+    refused(plane.call("POST", SUM, twice), "twice")

@@ -1,7 +1,7 @@
 """Everything on the inference port that is not inference: a plain ASGI application.
 
 The protocol class has already decided who calls and which route it is; it hands both over in the
-scope's `state`. Every answer is made at once, in memory.
+scope's `state`.
 """
 
 import logging
@@ -9,10 +9,14 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any, Final
 
+import msgspec
+from msgspec import Struct
+
 from tapster.contract.errors import TapsterError
+from tapster.serving.engine import Endpoint
 from tapster.serving.gate import Pass
-from tapster.serving.rest import open_models, tf_serving
-from tapster.serving.rest.bodies import encode, invalid
+from tapster.serving.rest import open_models, tf_models
+from tapster.serving.rest.bodies import decode, encode
 from tapster.serving.rest.calls import STATUS
 from tapster.serving.rest.routes import WATCHING, Route
 from tapster.serving.rest.service import Service, wire_of
@@ -25,21 +29,33 @@ Answered = tuple[int, bytes, bytes]
 JSON: Final = b"application/json"
 
 
+class _Index(Struct):
+    """What may be asked of the index: only those that are ready."""
+
+    ready: bool = False
+
+
+_INDEX: Final = msgspec.json.Decoder(_Index)
+_ANYTHING: Final = msgspec.json.Decoder(dict[str, Any])
+
+
 class Application:
-    """Health, metadata, state of versions, and metrics."""
+    """Health, metadata, state of versions, statistics, the repository, and metrics."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._watching = Watching(service)
         self._version = version("tapster")
-        self._kinds: dict[str, Callable[[Route, Pass], Any]] = {
+        self._kinds: dict[str, Callable[[Route, Pass, bytes], Any]] = {
             "v2.server": self._server,
             "v2.model": self._model,
             "v2.model_ready": self._model_ready,
+            "v2.stats": self._statistics,
+            "v2.index": self._index,
+            "v2.unload": self._unload,
             "v1.models": self._models,
             "v1.status": self._status,
             "v1.metadata": self._metadata,
-            "v1.other": self._other,
         }
 
     async def __call__(
@@ -49,16 +65,22 @@ class Application:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         """See the ASGI specification."""
-        route, holder = scope["state"]["route"], scope["state"]["pass"]
+        state = scope["state"]
+        route, holder = state["route"], state["pass"]
         if route.kind in WATCHING and holder is not None:
             status, kind, body = await self._watching.answer(route, scope)
         else:
-            status, kind, body = self._answer(route, holder)
-        headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+            given = (await receive()).get("body", b"") if route.method == b"POST" else b""
+            status, kind, body = await self._answer(route, holder, given)
+        headers = [
+            (b"content-type", kind),
+            (b"x-request-id", state["id"]),
+            (b"content-length", b"%d" % len(body)),
+        ]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    def _answer(self, route: Route, holder: Pass | None) -> Answered:
+    async def _answer(self, route: Route, holder: Pass | None, given: bytes) -> Answered:
         service = self._service
         try:
             if route.kind == "v2.live":
@@ -68,7 +90,9 @@ class Application:
                 return (200, JSON, b'{"ready":true}') if ready else (503, JSON, b'{"ready":false}')
             if holder is None:
                 raise TapsterError("unauthenticated", "a key is needed")
-            return 200, JSON, encode(self._kinds[route.kind](route, holder))
+            if route.kind == "v2.load":
+                return 200, JSON, encode(await self._load(route, holder, given))
+            return 200, JSON, encode(self._kinds[route.kind](route, holder, given))
         except TapsterError as error:
             return STATUS[error.code], JSON, wire_of(route).refuse(error)
         except Exception as error:
@@ -76,42 +100,90 @@ class Application:
             failure = TapsterError("internal", "the server failed on this request")
             return 500, JSON, wire_of(route).refuse(failure)
 
-    def _server(self, route: Route, holder: Pass) -> Message:
+    # -- Open Inference
+
+    def _server(self, route: Route, holder: Pass, given: bytes) -> Message:
         return {
             "name": "tapster",
             "version": self._version,
             "extensions": open_models.EXTENSIONS,
         }
 
-    def _model(self, route: Route, holder: Pass) -> Message:
+    def _model(self, route: Route, holder: Pass, given: bytes) -> Message:
+        if route.name == "stats" and self._service.engine.find(holder.tenant, "stats") is None:
+            return self._statistics(Route("v2.stats"), holder, given)
         endpoint = self._service.endpoint(holder, route)
         return open_models.describe(self._service.target(endpoint, route))
 
-    def _model_ready(self, route: Route, holder: Pass) -> Message:
+    def _model_ready(self, route: Route, holder: Pass, given: bytes) -> Message:
         endpoint = self._service.endpoint(holder, route)
         self._service.target(endpoint, route)
         return {"name": endpoint.plan.name, "ready": True}
 
-    def _models(self, route: Route, holder: Pass) -> Message:
-        endpoints = self._service.engine.visible(holder.tenant)
-        return {
-            "object": "list",
-            "data": [
-                {"id": e.plan.name, "object": "model", "created": 0, "owned_by": e.plan.tenant}
-                for e in endpoints
-            ],
-            "models": [endpoint.plan.name for endpoint in endpoints],
-        }
+    def _statistics(self, route: Route, holder: Pass, given: bytes) -> Message:
+        service = self._service
+        if route.name:
+            endpoint = service.endpoint(holder, route)
+            named = [service.target(endpoint, route)] if route.version else endpoint.targets
+            found = [(endpoint, target) for target in named]
+        else:
+            visible = service.engine.visible(holder.tenant)
+            found = [(endpoint, target) for endpoint in visible for target in endpoint.targets]
+        return {"model_stats": [open_models.statistics(service.slots, *each) for each in found]}
 
-    def _status(self, route: Route, holder: Pass) -> Message:
+    def _index(self, route: Route, holder: Pass, given: bytes) -> list[Message]:
+        only_ready = bool(given) and decode(_INDEX, given).ready
+        lines = [
+            line
+            for endpoint in self._service.engine.visible(holder.tenant)
+            for line in open_models.index(
+                endpoint.plan.name, self._service.engine.versions(endpoint)
+            )
+        ]
+        return [line for line in lines if not only_ready or line["state"] == "READY"]
+
+    async def _load(self, route: Route, holder: Pass, given: bytes) -> Message:
+        await self._service.engine.load(self._managed(route, holder, given))
+        return {}
+
+    def _unload(self, route: Route, holder: Pass, given: bytes) -> Message:
+        self._service.engine.unload(self._managed(route, holder, given))
+        return {}
+
+    def _managed(self, route: Route, holder: Pass, given: bytes) -> Endpoint:
+        """The endpoint whose models come or go. What it serves is not for this port to say."""
+        parameters = decode(_ANYTHING, given).get("parameters") if given else None
+        if parameters and set(parameters) - {"unload_dependents"}:
+            raise TapsterError(
+                "invalid",
+                "the inference port does not change what a model is",
+                hint="import a version and deploy it through the control API",
+                field="parameters",
+            )
+        return self._service.endpoint(holder, route)
+
+    # -- TensorFlow Serving, KServe v1, OpenAI
+
+    def _models(self, route: Route, holder: Pass, given: bytes) -> Message:
+        return tf_models.listing(self._service.engine.visible(holder.tenant))
+
+    def _status(self, route: Route, holder: Pass, given: bytes) -> Message:
         endpoint = self._service.endpoint(holder, route)
-        target = self._service.target(endpoint, route)
-        named = route.version or route.label
-        return tf_serving.status(endpoint, [target] if named else endpoint.targets)
+        versions = self._service.engine.versions(endpoint)
+        if route.version or route.label:
+            versions = self._named(endpoint, route, versions)
+        return tf_models.status(endpoint, versions)
 
-    def _metadata(self, route: Route, holder: Pass) -> Message:
+    def _named(
+        self, endpoint: Endpoint, route: Route, versions: list[tuple[str, str, str]]
+    ) -> list[tuple[str, str, str]]:
+        """That of the versions which a route names, if only to say why it does not answer."""
+        found = [each for each in versions if each[0] == route.version]
+        if found:
+            return found
+        wanted = self._service.target(endpoint, route).version
+        return [each for each in versions if each[0] == wanted]
+
+    def _metadata(self, route: Route, holder: Pass, given: bytes) -> Message:
         endpoint = self._service.endpoint(holder, route)
-        return tf_serving.describe(self._service.target(endpoint, route))
-
-    def _other(self, route: Route, holder: Pass) -> Message:
-        raise invalid("only :predict is answered here", hint="send `instances` or `inputs` to it")
+        return tf_models.describe(self._service.target(endpoint, route))

@@ -33,7 +33,7 @@ class Line(Protocol):
         """Whether there is memory for an answer of so many bytes."""
         ...
 
-    def account(self) -> None:
+    def account(self) -> int:
         """Hold memory for what the client has not taken."""
         ...
 

@@ -16,7 +16,7 @@ import numpy as np
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import NUMPY_TYPE, Array
 from tapster.serving.rest.bodies import finite, whole
-from tapster.serving.rest.tensors import FLOAT_LIMITS
+from tapster.serving.rest.tensors import FLOAT_LIMITS, MAX_RANK
 
 # From this size on, a body is read so.
 LARGE: Final = 1 << 20
@@ -54,22 +54,28 @@ def cut(body: Body, key: bytes) -> tuple[bytes, list[Span]] | None:
 
 def numbers(body: Body, span: Span, shape: Sequence[int], datatype: str) -> Array | None:
     """The array of `shape` that a list of numbers spells, flat or nested in row-major order."""
-    count = int(np.prod(shape, dtype=np.float64)) if len(shape) <= 8 else 0
-    if datatype == "BF16" or not 0 < count <= span[1] - span[0]:  # a number takes a character
+    count = int(np.prod(shape, dtype=np.float64)) if len(shape) <= MAX_RANK else 0
+    if not 0 < count <= span[1] - span[0]:  # a number takes a character
         return None
-    arrays: list[Array] = []
-    marks: list[bytes] = []
-    for piece in _pieces(body, *span):
-        array = _array(piece, datatype)
-        if array is None:
-            return None
-        arrays.append(array)
-        marks.append(piece.translate(None, _NUMERIC))
-    whole_array = np.concatenate(arrays)
-    structure = b",".join(marks)
-    if whole_array.size != count or structure not in (_structure([count]), _structure(shape)):
+    found = _read(body, span, datatype)
+    if found is None or found[0].size != count:
         return None
-    return whole_array.reshape(list(shape))
+    if found[1] not in (_structure([count]), _structure(shape)):
+        return None
+    return found[0].reshape(list(shape))
+
+
+def rows(body: Body, span: Span, width: Sequence[int], datatype: str) -> Array | None:
+    """The array [n, *width] that a list of numbers spells, nested accordingly."""
+    step = int(np.prod(width, dtype=np.float64)) if len(width) < MAX_RANK else 0
+    if not 0 < step <= span[1] - span[0]:
+        return None
+    found = _read(body, span, datatype)
+    if found is None:
+        return None
+    shape = (found[0].size // step, *width)
+    fits = found[0].size % step == 0 and found[1] == _structure(shape)
+    return found[0].reshape(shape) if fits else None
 
 
 def too_odd() -> TapsterError:
@@ -79,6 +85,21 @@ def too_odd() -> TapsterError:
         f"JSON beyond {MAX_ODD} bytes may only be tensors of numbers, as their shapes say",
         hint="send fewer rows at once, binary tensors, or CSV to the plain wire",
     )
+
+
+def _read(body: Body, span: Span, datatype: str) -> tuple[Array, bytes] | None:
+    """All numbers of a list, and its brackets and commas."""
+    if datatype == "BF16":
+        return None
+    arrays: list[Array] = []
+    marks: list[bytes] = []
+    for piece in _pieces(body, *span):
+        array = _array(piece, datatype)
+        if array is None:
+            return None
+        arrays.append(array)
+        marks.append(piece.translate(None, _NUMERIC))
+    return np.concatenate(arrays), b",".join(marks)
 
 
 def _list_after(body: Body, start: int) -> Span | None:

@@ -109,7 +109,7 @@ class FormedCall(Call):
     already.
     """
 
-    __slots__ = ("_memory", "_reader", "form", "held")
+    __slots__ = ("_gone", "_memory", "_reader", "form", "held")
 
     def __init__(  # noqa: PLR0917
         self, line: Line, wire: Wire, shared: Shared, keep_alive: bool, form: Form, held: int = 0
@@ -117,6 +117,7 @@ class FormedCall(Call):
         super().__init__(line, wire, shared.region, shared.heads, keep_alive)
         self._reader = shared.reader
         self._memory = shared.memory
+        self._gone = False
         self.form = form
         self.held = held
 
@@ -141,6 +142,8 @@ class FormedCall(Call):
 
     def compressed(self, body: bytes) -> None:
         """Give an answer that has been compressed."""
+        if self._gone:
+            return
         coding = b"content-encoding: %b\r\nvary: accept-encoding\r\n" % self.form.accepts
         self.lines = (self.lines or JSON) + coding
         super().succeed(body)
@@ -153,6 +156,7 @@ class FormedCall(Call):
     def abandon(self) -> None:
         """See Turn."""
         super().abandon()
+        self._gone = True
         self._let_go()
 
     def _let_go(self) -> None:

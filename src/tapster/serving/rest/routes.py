@@ -6,42 +6,58 @@ from urllib.parse import unquote
 
 import httptools
 
-from tapster.serving.gate import METRICS, PREDICT
+from tapster.serving.gate import MANAGE, METRICS, PREDICT
 
 MAX_KEPT: Final = 2048
 PUBLIC: Final = frozenset({b"/v2/health/live", b"/v2/health/ready"})
 
 _VERSION: Final = r"(?:/versions/(?P<version>[^/:]+))?"
 _OPEN: Final = re.compile(
-    rf"/v2/models/(?P<name>[^/]+?){_VERSION}(?P<verb>/infer|/ready)?", re.DOTALL
+    rf"/v2/models/(?P<name>[^/]+?){_VERSION}(?P<verb>/infer|/ready|/stats)?", re.DOTALL
+)
+_REPOSITORY: Final = re.compile(
+    r"/v2/repository/models/(?P<name>[^/]+)/(?P<verb>load|unload)", re.DOTALL
 )
 _TENSORFLOW: Final = re.compile(
-    rf"/v1/models/(?P<name>[^/:]+)(?:{_VERSION}|/labels/(?P<label>[^/:]+))"
+    rf"(?:/openai)?/v1/models/(?P<name>[^/:]+)(?:{_VERSION}|/labels/(?P<label>[^/:]+))"
     r"(?P<verb>/metadata|:predict|:classify|:regress)?",
     re.DOTALL,
 )
-_PLAIN: Final = re.compile(r"/v1/endpoints/(?P<name>[^/]+)/predict", re.DOTALL)
+_PLAIN: Final = re.compile(r"/v1/endpoints/(?P<name>[^/]+)(?P<verb>/predict)", re.DOTALL)
 _FIXED: Final = {
     "/v2": "v2.server",
     "/v2/": "v2.server",
     "/v2/health/live": "v2.live",
     "/v2/health/ready": "v2.ready",
+    "/v2/repository/index": "v2.index",
     "/v1/models": "v1.models",
+    "/openai/v1/models": "v1.models",
     "/metrics": "metrics",
     "/debug/slow": "debug.slow",
     "/debug/profile": "debug.profile",
 }
-_OPEN_KINDS: Final = {None: "v2.model", "/ready": "v2.model_ready", "/infer": "v2.infer"}
-_TENSORFLOW_KINDS: Final = {
-    None: "v1.status",
-    "/metadata": "v1.metadata",
-    ":predict": "v1.predict",
-    ":classify": "v1.other",
-    ":regress": "v1.other",
-}
-CALLS: Final = frozenset({"v2.infer", "v1.predict", "plain.predict"})
+_PATTERNS: Final = (
+    (_PLAIN, {"/predict": "plain.predict"}),
+    (_REPOSITORY, {"load": "v2.load", "unload": "v2.unload"}),
+    (
+        _OPEN,
+        {"": "v2.model", "/ready": "v2.model_ready", "/infer": "v2.infer", "/stats": "v2.stats"},
+    ),
+    (
+        _TENSORFLOW,
+        {
+            "": "v1.status",
+            "/metadata": "v1.metadata",
+            ":predict": "v1.predict",
+            ":classify": "v1.classify",
+            ":regress": "v1.regress",
+        },
+    ),
+)
+CALLS: Final = frozenset({"v2.infer", "v1.predict", "v1.classify", "v1.regress", "plain.predict"})
 WATCHING: Final = frozenset({"metrics", "debug.slow", "debug.profile"})
-POSTS: Final = CALLS | {"v1.other"}
+MANAGING: Final = frozenset({"v2.load", "v2.unload"})
+POSTS: Final = CALLS | MANAGING | {"v2.index"}
 
 
 class Route:
@@ -59,7 +75,7 @@ class Route:
         self.public = public
         self.call = kind in CALLS
         self.method = b"POST" if kind in POSTS else b"GET"
-        self.right = METRICS if kind in WATCHING else PREDICT
+        self.right = METRICS if kind in WATCHING else MANAGE if kind in MANAGING else PREDICT
 
 
 UNKNOWN: Final = Route("unknown")
@@ -92,15 +108,13 @@ def _parse(target: bytes) -> Route:
         return UNKNOWN
     if path in _FIXED:
         return Route(_FIXED[path], public=raw in PUBLIC)
-    if found := _PLAIN.fullmatch(path):
-        return Route("plain.predict", name=found["name"])
-    if found := _OPEN.fullmatch(path):
-        return Route(_OPEN_KINDS[found["verb"]], name=found["name"], version=found["version"] or "")
-    if found := _TENSORFLOW.fullmatch(path):
-        return Route(
-            _TENSORFLOW_KINDS[found["verb"]],
-            name=found["name"],
-            version=found["version"] or "",
-            label=found["label"] or "",
-        )
+    for pattern, kinds in _PATTERNS:
+        if found := pattern.fullmatch(path):
+            parts = found.groupdict(default="")
+            return Route(
+                kinds[parts["verb"]],
+                name=parts["name"],
+                version=parts.get("version", ""),
+                label=parts.get("label", ""),
+            )
     return UNKNOWN_PLAIN if path.startswith("/v1/endpoints") else UNKNOWN

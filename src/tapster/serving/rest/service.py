@@ -15,6 +15,7 @@ from tapster.serving.rest.memory import Memory
 from tapster.serving.rest.reading import Reader
 from tapster.serving.rest.routes import Route, Routes
 from tapster.serving.rest.seen import SeenHeads
+from tapster.serving.rest.tf_examples import Classify, Regress
 from tapster.serving.rest.wires import Wire
 from tapster.serving.slots import Region, Slots
 from tapster.serving.tracing import Tracer
@@ -93,6 +94,7 @@ _OPEN: Final = cast(Wire, open_inference)
 _BINARY: Final = cast(Wire, open_binary)
 _TENSORFLOW: Final = cast(Wire, tf_serving)
 _PLAIN: Final = cast(Wire, plain)
+_EXAMPLES: Final[dict[str, Wire]] = {"v1.classify": Classify(), "v1.regress": Regress()}
 
 
 def wire_of(route: Route, form: Form = PLAIN) -> Wire:
@@ -100,5 +102,5 @@ def wire_of(route: Route, form: Form = PLAIN) -> Wire:
     if route.kind.startswith("plain"):
         return _PLAIN
     if route.kind.startswith("v1"):
-        return _TENSORFLOW
+        return _EXAMPLES.get(route.kind, _TENSORFLOW)
     return _OPEN if form.header < 0 else _BINARY

@@ -1,5 +1,7 @@
 """TensorFlow Serving v1 over REST: `:predict` by rows (`instances`) or by columns (`inputs`).
 
+KServe's v1 protocol is the same, by rows only.
+
 Source: TensorFlow Serving's RESTful API page. A row is an object of column names (or of tensor
 names), or a list of values: those of the only tensor, or of all columns in the order of the
 model's metadata. `null` is a missing value in objects only. NaN and Infinity are bare words.
@@ -7,24 +9,32 @@ model's metadata. `null` is a missing value in objects only. NaN and Infinity ar
 
 import base64
 import binascii
+import json
 from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from tapster.contract.errors import TapsterError
 from tapster.serving.batcher import Answer
-from tapster.serving.engine import Endpoint, Target
 from tapster.serving.model import Model
+from tapster.serving.rest import large
 from tapster.serving.rest.bodies import accounted, decode, invalid, shown, spell
+from tapster.serving.rest.heads import JSON
 from tapster.serving.rest.open_answers import refuse
 from tapster.serving.rest.plain import Row, quotes_of, rows_in
 from tapster.serving.rest.tensors import Inputs, conform, nested, rows_of
+from tapster.serving.rest.tf_models import PREDICT, SIGNATURE
 from tapster.serving.rest.wires import Request
 
-__all__ = ["describe", "read", "refuse", "status", "write"]
+__all__ = [
+    "SIGNATURE", "check_signature", "from_objects", "note", "plain", "read", "refuse", "write",
+]  # fmt: skip
 
-SIGNATURE: Final = "serving_default"
-STATES: Final = "AVAILABLE"
+# Outputs whose names end so are bytes, not text, to TensorFlow Serving's callers.
+BYTES_SUFFIX: Final = "_bytes"
+_NOTE: Final = JSON + b"x-tapster-note: %b\r\n"
+_B64: Final = b'"b64"'
 
 
 class _Call(Struct, forbid_unknown_fields=True):
@@ -44,28 +54,34 @@ _OBJECTS: Final = msgspec.json.Decoder(_Objects)
 def read(call: Request, body: bytes | bytearray) -> None:
     """See Wire."""
     model = call.target.model
+    if len(body) >= large.LARGE and _read_large(call, model, body):
+        return
+    if len(body) > large.MAX_ODD:
+        raise large.too_odd()
     if model.columns and body.count(b"{") > 1 and _read_objects(call, model, body):
         return
     request = decode(_DECODER, body)
     accounted(body, 2)
-    if request.signature_name is not UNSET and request.signature_name != SIGNATURE:
-        raise invalid(
-            f"there is no signature {shown(request.signature_name)}", hint=f"use {SIGNATURE!r}"
-        )
+    encoded = _B64 in body or b"\\" in body
+    check_signature(request.signature_name, PREDICT)
     if (request.instances is UNSET) == (request.inputs is UNSET):
         raise invalid("give either `instances` (rows) or `inputs` (columns)")
     if request.instances is not UNSET:
         call.by_row = True
-        call.inputs, call.rows = _from_rows(model, request.instances)
+        rows = [plain(row, model) for row in request.instances] if encoded else request.instances
+        call.inputs, call.rows = _from_rows(model, rows)
     else:
         call.by_row = False
-        call.inputs, call.rows = _from_columns(model, request.inputs)
+        given = plain(request.inputs, model) if encoded else request.inputs
+        call.inputs, call.rows = _from_columns(model, given)
 
 
 def write(call: Request, answer: Answer, first: int) -> bytes:
     """See Wire."""
     names = [spec.name for spec in call.target.model.signature.outputs]
-    columns = [rows_in(answer, index, first, call.rows) for index in range(len(names))]
+    columns = [
+        _column(name, rows_in(answer, index, first, call.rows)) for index, name in enumerate(names)
+    ]
     document: dict[str, Any]
     if not call.by_row:
         document = {
@@ -76,69 +92,32 @@ def write(call: Request, answer: Answer, first: int) -> bytes:
     else:
         rows = zip(*columns, strict=True)
         document = {"predictions": [dict(zip(names, row, strict=True)) for row in rows]}
+    note(call, answer)
     return spell(document, answer.finite)
 
 
-def status(endpoint: Endpoint, targets: list[Target]) -> dict[str, Any]:
-    """The state of versions, with what other servers say of a model under the same path."""
-    return {
-        "model_version_status": [
-            {
-                "version": target.version,
-                "state": STATES,
-                "status": {"error_code": "OK", "error_message": ""},
-            }
-            for target in targets
-        ],
-        "name": endpoint.plan.name,
-        "ready": True,
-        "id": endpoint.plan.name,
-        "object": "model",
-        "owned_by": endpoint.plan.tenant,
-    }
+def note(call: Request, answer: Answer) -> None:
+    """What the answer must say of itself goes in a header: its body is the protocol's."""
+    if answer.note:
+        call.lines = _NOTE % json.dumps(answer.note).encode()
 
 
-def describe(target: Target) -> dict[str, Any]:
-    """The metadata of a model, as TensorFlow Serving spells it."""
-    signature = target.model.signature
-    return {
-        "model_spec": {
-            "name": target.endpoint.plan.name,
-            "signature_name": "",
-            "version": target.version,
-        },
-        "metadata": {
-            "signature_def": {
-                "signature_def": {
-                    SIGNATURE: {
-                        "inputs": {spec.name: _info(spec) for spec in signature.inputs},
-                        "outputs": {spec.name: _info(spec) for spec in signature.outputs},
-                        "method_name": "tensorflow/serving/predict",
-                    }
-                }
-            }
-        },
-        "columns": [{"name": c.name, "kind": c.kind} for c in signature.columns],
-    }
+def check_signature(name: str | UnsetType, fitting: str) -> None:
+    """Refuse the name of a signature that does not fit what is asked. Raises TapsterError."""
+    if name is not UNSET and name not in {SIGNATURE, fitting}:
+        hint = f"use {SIGNATURE!r} or {fitting!r}"
+        raise invalid(
+            f"there is no signature {shown(name)} here", hint=hint, field="signature_name"
+        )
 
 
-def _info(spec: Any) -> dict[str, Any]:
-    return {
-        "dtype": _DTYPES[spec.datatype],
-        "tensor_shape": {
-            "dim": [{"size": str(size), "name": ""} for size in spec.shape],
-            "unknown_rank": False,
-        },
-        "name": spec.name,
-    }
-
-
-_DTYPES: Final = {
-    "BOOL": "DT_BOOL", "INT8": "DT_INT8", "INT16": "DT_INT16", "INT32": "DT_INT32",
-    "INT64": "DT_INT64", "UINT8": "DT_UINT8", "UINT16": "DT_UINT16", "UINT32": "DT_UINT32",
-    "UINT64": "DT_UINT64", "FP16": "DT_HALF", "BF16": "DT_BFLOAT16", "FP32": "DT_FLOAT",
-    "FP64": "DT_DOUBLE", "BYTES": "DT_STRING",
-}  # fmt: skip
+def plain(value: Any, model: Model) -> Any:
+    """Values with every {"b64": text} replaced by the UTF-8 text that it stands for, or by its
+    bytes as numbers where they are for an input of UINT8. Raises TapsterError(invalid)."""
+    raw = {name for name, (datatype, _) in model.inputs.items() if datatype == "UINT8"}
+    if isinstance(value, dict) and value.keys() != {"b64"}:
+        return {name: _plain(item, name in raw) for name, item in value.items()}
+    return _plain(value, len(raw) == len(model.inputs))
 
 
 def _read_objects(call: Request, model: Model, body: bytes | bytearray) -> bool:
@@ -159,9 +138,8 @@ def _read_objects(call: Request, model: Model, body: bytes | bytearray) -> bool:
 def _from_rows(model: Model, rows: list[Any]) -> tuple[Inputs, int]:
     if not rows:
         raise invalid("there are no rows", hint="send at least one row", field="instances")
-    rows = [_plain(row) for row in rows]
     if all(isinstance(row, dict) for row in rows):
-        return _from_objects(model, rows)
+        return from_objects(model, rows)
     if any(isinstance(row, dict) for row in rows):
         raise invalid("some rows are objects and some are not", field="instances")
     if len(model.inputs) == 1 and not _needs_columns(model, rows):
@@ -184,7 +162,8 @@ def _from_rows(model: Model, rows: list[Any]) -> tuple[Inputs, int]:
     return inputs, rows_of(inputs)
 
 
-def _from_objects(model: Model, rows: list[dict[str, Any]]) -> tuple[Inputs, int]:
+def from_objects(model: Model, rows: list[dict[str, Any]]) -> tuple[Inputs, int]:
+    """Inputs from rows as objects of columns, or of tensors. Raises TapsterError(invalid)."""
     if model.columns and rows[0].keys() != model.inputs.keys():
         inputs = model.encoder.rows(rows)
         return inputs, rows_of(inputs)
@@ -204,7 +183,6 @@ def _from_objects(model: Model, rows: list[dict[str, Any]]) -> tuple[Inputs, int
 
 
 def _from_columns(model: Model, given: Any) -> tuple[Inputs, int]:
-    given = _plain(given)
     if not isinstance(given, dict):
         if len(model.inputs) != 1:
             raise invalid(
@@ -231,19 +209,58 @@ def _needs_columns(model: Model, rows: list[Any]) -> bool:
     )
 
 
-def _plain(value: Any) -> Any:
-    """Values with every {"b64": text} replaced by the UTF-8 text it stands for."""
+def _plain(value: Any, raw: bool) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"b64"}:
-            return _text(value["b64"])
-        return {name: _plain(item) for name, item in value.items()}
+            return _decoded(value["b64"], raw)
+        return {name: _plain(item, raw) for name, item in value.items()}
     if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        return [_plain(item) for item in value]
+        return [_plain(item, raw) for item in value]
     return value
 
 
-def _text(spelled: Any) -> str:
+def _decoded(spelled: Any, raw: bool) -> Any:
     try:
-        return base64.b64decode(spelled, validate=True).decode()
+        data = base64.b64decode(spelled, validate=True)
+        return list(data) if raw else data.decode()
     except (TypeError, ValueError, binascii.Error):
-        raise invalid("a b64 value is not base64 of UTF-8 text") from None
+        raise invalid(
+            "a b64 value is not base64 of UTF-8 text",
+            hint="bytes that are no text are for inputs of UINT8",
+        ) from None
+
+
+def _column(name: str, values: list[Any]) -> list[Any]:
+    """An output's rows; those of bytes in base64."""
+    return _encoded(values) if name.endswith(BYTES_SUFFIX) else values
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_encoded(item) for item in value]
+    return {"b64": base64.b64encode(value.encode()).decode()} if isinstance(value, str) else value
+
+
+def _read_large(call: Request, model: Model, body: bytes | bytearray) -> bool:
+    """Read the rows of an only input that are just numbers; False when it is anything else."""
+    if len(model.inputs) != 1:
+        return False
+    ((name, (datatype, shape)),) = model.inputs.items()
+    for key, by_row in ((b'"instances"', True), (b'"inputs"', False)):
+        parts = large.cut(body, key)
+        if parts is None or len(parts[1]) != 1 or shape[:1] != (-1,):
+            continue
+        skeleton, (span,) = parts
+        try:
+            request = decode(_DECODER, skeleton)
+        except TapsterError:
+            return False  # the whole of it tells better what is wrong
+        accounted(skeleton, -1)
+        array = large.rows(body, span, shape[1:], datatype)
+        if array is None or (request.instances if by_row else request.inputs) != []:
+            return False
+        check_signature(request.signature_name, PREDICT)
+        call.by_row = by_row
+        call.inputs, call.rows = conform(model, {name: (datatype, array)})
+        return True
+    return False
