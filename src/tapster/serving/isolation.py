@@ -7,7 +7,9 @@ from pathlib import Path
 
 from tapster.contract.manifest import Manifest
 from tapster.runtimes.isolated import Limits
-from tapster.runtimes.isolated.model import Isolated
+from tapster.runtimes.isolated.model import Isolated, close_all
+
+__all__ = ["close_all", "load"]
 
 
 def load(folder: Path, digest: str, manifest: Manifest, memory: int = 0) -> Isolated:

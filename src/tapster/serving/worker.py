@@ -31,6 +31,7 @@ from tapster.core.settings import Settings, load
 from tapster.serving import agent, planfile, tracing, watcher
 from tapster.serving.engine import Engine
 from tapster.serving.gate import Gate
+from tapster.serving.isolation import close_all
 from tapster.serving.rest.application import Application
 from tapster.serving.rest.protocol import InferenceProtocol
 from tapster.serving.rest.sampled import SampledHeads
@@ -263,6 +264,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception:
         log.exception("the worker failed")
         code = 1
+    close_all()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
