@@ -47,3 +47,15 @@ def test_a_graph_that_runs_for_long_ends_at_its_deadline(installation: Server) -
     assert max(seen.took) < misbehaving.DEADLINE + 1.5
     assert seen.failures == []
     assert seen.neighbours == {200}
+
+
+@pytest.mark.soak
+def test_an_operator_that_runs_for_long_costs_a_worker_and_no_request(
+    installation: Server,
+) -> None:
+    seen = misbehaving.run_one_operator_for_long(installation)
+    assert seen.statuses == {504}
+    assert max(seen.took) < misbehaving.DEADLINE + 1.5
+    assert seen.failures == []
+    assert seen.neighbours == {200}
+    assert not seen.same_worker

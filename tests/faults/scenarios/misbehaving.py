@@ -2,7 +2,6 @@
 
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.faults.scenarios.load import Load
 ONNX: Final = "total"
 PYTHON: Final = "good"
 LONG: Final = "long"
+STUCK: Final = "stuck"
 RATES: Final = {ONNX: 100.0, PYTHON: 20.0}
 DEADLINE: Final = 1.0
 # A process that has lived for so many seconds is replaced at once when it ends.
@@ -80,6 +80,7 @@ def prepare(server: Server) -> None:
     """Deploy two good neighbours, one in the worker's process and one isolated, and the bad."""
     deploy(server, ONNX, models.total(0.0))
     deploy(server, LONG, models.busy(800))
+    deploy(server, STUCK, models.one_long_operator())
     with tapster.connect(server.url, key=server.key) as client:
         for name in (PYTHON, *map(name_of, DEEDS)):
             version = client.models_import(name, _folder(server.home / "made" / name))
@@ -140,21 +141,30 @@ def ask(
 
 
 def run_for_long(server: Server, rounds: int) -> Misdeeds:
-    """A vetted graph that runs in the worker's own process is given far more than it can do."""
-    seen = Misdeeds("runs for long")
+    """A vetted graph, in the worker's own process, is given far more than it can do in time."""
+    return _run_for_long(server, LONG, 4000, rounds)
+
+
+def run_one_operator_for_long(server: Server) -> Misdeeds:
+    """The same, in one operator, which nothing can end but the end of the worker."""
+    worker = _worker(server)
+    seen = _run_for_long(server, STUCK, 100_000, 1)
+    seen.same_worker = _worker(server) == worker
+    return seen
+
+
+def _run_for_long(server: Server, name: str, rows: int, rounds: int) -> Misdeeds:
+    seen = Misdeeds(name)
     with Load(port_of(server), requests_to(server, ONNX), rate=RATES[ONNX]) as load:
         load.more(200)
         begun = time.monotonic()
         seen.before = {ONNX: _times(load, 0.0, begun)}
         for _ in range(rounds):
-            with ThreadPoolExecutor(1) as pool:
-                status, message, took = pool.submit(
-                    ask, server, LONG, [1.0, 1.0, 1.0], 4000
-                ).result()
+            status, message, took = ask(server, name, [1.0, 1.0, 1.0], rows)
             seen.statuses.add(status)
             seen.messages.add(message)
             seen.took.append(took)
-            seen.replaced.append(until(lambda: ask(server, LONG, [1.0] * 3)[0] == 200, LONG))
+            seen.replaced.append(until(lambda: ask(server, name, [1.0] * 3)[0] == 200, name))
         seen.during = {ONNX: _times(load, begun, time.monotonic())}
     seen.neighbours = {answer.status for answer in load.answers}
     seen.failures = [*load.wrong, *map(str, load.broken)] + ["refused"] * load.refused
