@@ -77,6 +77,8 @@ class Application:
             (b"x-request-id", state["id"]),
             (b"content-length", b"%d" % len(body)),
         ]
+        if status == 503:
+            headers.append((b"retry-after", b"1"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 

@@ -138,7 +138,9 @@ class Call(Turn):
         if self._region.watch is not None:
             self._region.watch.failed(self, status, error, elapsed)
         body = self.wire.refuse(error)
-        self.response = self.heads.respond(status, body, self.keep_alive, self.identity)
+        self.response = self.heads.respond(
+            status, body, self.keep_alive, self.identity, pause=error.retry_after
+        )
         self._line.advance()
 
     def identify(self) -> str:

@@ -1,6 +1,7 @@
 """The beginnings of HTTP responses, spelled once a second because of their date."""
 
 import itertools
+import math
 import secrets
 from email.utils import formatdate
 from http import HTTPStatus
@@ -8,12 +9,7 @@ from typing import Final
 
 MAX_IDENTITY: Final = 128
 JSON: Final = b"content-type: application/json\r\n"
-# Header lines that some statuses carry: what to do about a full server, a refused key.
-_EXTRA: Final = {
-    401: "www-authenticate: Bearer\r\n",
-    429: "retry-after: 1\r\n",
-    503: "retry-after: 1\r\n",
-}
+_RETRIED: Final = frozenset({429, 503})
 
 
 class Heads:
@@ -50,15 +46,17 @@ class Heads:
         identity: bytes = b"",
         lines: bytes = b"",
         allow: str = "",
+        pause: float = 0.0,
     ) -> bytes:
         """Any response. `lines` are the headers that tell of its body, of JSON if there are none;
-        `allow` names the method that a 405 asks for."""
+        `allow` names the method that a 405 asks for, `pause` is when to try again, in seconds."""
         head = [
             _head(status),
             lines or JSON,
             b"x-request-id: %b\r\n" % (identity or self.identify()),
             b"" if keep_alive else b"connection: close\r\n",
             f"allow: {allow}\r\n".encode() if allow else b"",
+            b"retry-after: %d\r\n" % max(1, math.ceil(pause)) if status in _RETRIED else b"",
             b"content-length: %d\r\n\r\n" % len(body),
         ]
         return b"".join((*head, body))
@@ -68,7 +66,7 @@ def _head(status: int) -> bytes:
     return (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
         f"date: {formatdate(usegmt=True)}\r\n"
-        f"{_EXTRA.get(status, '')}"
+        + ("www-authenticate: Bearer\r\n" if status == 401 else "")
     ).encode()
 
 

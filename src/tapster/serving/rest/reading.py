@@ -5,11 +5,13 @@ here, within the limit of a body.
 """
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, Protocol
 
 from tapster.contract.errors import TapsterError
+from tapster.serving.engine import Target
 from tapster.serving.rest import encodings
 from tapster.serving.rest.calls import Call, Line, crowded
 from tapster.serving.rest.forms import Form
@@ -27,10 +29,15 @@ Body = bytes | bytearray
 
 
 class Reader:
-    """The threads of one worker that read bodies and compress answers."""
+    """The threads of one worker that read bodies and compress answers.
 
-    def __init__(self, limit: int) -> None:
+    `limit`: bytes of a body. `current`: where a call to a target goes now, as the plan may have
+    changed while its body was read.
+    """
+
+    def __init__(self, limit: int, current: Callable[[Target], Target]) -> None:
         self._limit = limit
+        self._current = current
         self._pool: ThreadPoolExecutor | None = None
 
     def read(self, call: Call, body: Body) -> None:
@@ -40,9 +47,12 @@ class Reader:
             return
         if isinstance(call, FormedCall):
             call.hold(len(body))
+        self._begin(call, body)
+
+    def _begin(self, call: Call, body: Body) -> None:
         loop = asyncio.get_running_loop()
         reading = loop.run_in_executor(self.pool, self._read, call, body)
-        reading.add_done_callback(partial(self._submit, call))
+        reading.add_done_callback(partial(self._submit, call, body))
 
     @property
     def pool(self) -> ThreadPoolExecutor:
@@ -75,14 +85,20 @@ class Reader:
         call.wire.read(call, body)
         return len(body)
 
-    def _submit(self, call: Call, reading: "asyncio.Future[int]") -> None:
+    def _submit(self, call: Call, body: Body, reading: "asyncio.Future[int]") -> None:
         if call.done or reading.cancelled():
             return
         try:
             size = reading.result()
             if isinstance(call, FormedCall):
                 call.hold(size)
-            call.target.submit(call)
+            before = call.target
+            call.target = self._current(before)
+            call.place = call.target.place
+            if call.target.model is before.model:
+                call.target.submit(call)
+            else:
+                self._begin(call, body)
         except Exception as failure:
             call.fail(failure)
 

@@ -41,7 +41,7 @@ class Service:
     tracer: Tracer | None = None
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.settings.max_body)
+        self.reader = Reader(self.settings.max_body, self.current)
         self.memory = Memory(self.settings.body_memory)
 
     @property
@@ -88,6 +88,20 @@ class Service:
             f"endpoint {shown(route.name)} does not serve {what}",
             hint=f"it serves: {', '.join(each.version for each in endpoint.targets)}",
         )
+
+    def current(self, target: Target) -> Target:
+        """Where a call to a target goes now: to the same version, else to one that is drawn.
+
+        Raises TapsterError(not_found).
+        """
+        plan = target.endpoint.plan
+        endpoint = self.engine.find(plan.tenant, plan.name)
+        if endpoint is not None and target in endpoint.targets:
+            return target
+        found = endpoint and (endpoint.target(target.version, "") or endpoint.target("", ""))
+        if not found:
+            raise TapsterError("not_found", f"endpoint {shown(plan.name)} is gone")
+        return found
 
 
 _OPEN: Final = cast(Wire, open_inference)
