@@ -2,17 +2,15 @@
 
 import logging
 import time
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from tapster.contract.errors import HTTP_STATUS, TapsterError
+from tapster.contract.errors import TapsterError
 from tapster.serving.batcher import Answer, Inputs
 from tapster.serving.engine import Target
+from tapster.serving.rest.calls import LARGE_ANSWER, STATUS, crowded
 from tapster.serving.slots import Region
 
 log = logging.getLogger(__name__)
-
-# Both protocols' answers are counted by HTTP's statuses; a caller can mend what was unprocessable.
-STATUS: Final = {**HTTP_STATUS, "unprocessable": 400}
 
 
 class Line(Protocol):
@@ -112,6 +110,9 @@ class Call:
 
     def succeed(self, body: bytes) -> None:
         """See Work."""
+        if len(body) > LARGE_ANSWER and self.exchange.owner.service.memory.full:
+            self.fail(crowded("answers"))
+            return
         self.done = True
         self._line.succeeded(self, body)
 

@@ -53,12 +53,7 @@ class Connection(Receiving):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self._connections.discard(self)
-        self._deaf = True
-        self._rest = b""
-        self._blocked.clear()
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            self._gone(stream)
+        self._drop_all()
 
     def eof_received(self) -> bool:
         """A peer that says no more still gets the answers to what it said."""
@@ -148,11 +143,15 @@ class Connection(Receiving):
     def _fail(self, fault: PeerError) -> None:
         """Say what is wrong and hear no more."""
         self._write(frames.go_away(self._last, fault.code, str(fault)))
-        streams, self._streams = self._streams, {}
-        self._blocked.clear()
-        for stream in streams.values():
-            self._gone(stream)
+        self._drop_all()
         self._hang_up()
+
+    def _drop_all(self) -> None:
+        self._deaf = True
+        self._rest = b""
+        for stream in list(self._streams.values()):
+            self._forget(stream)
+            self._gone(stream)
 
     def _hang_up(self) -> None:
         """Close once the peer has read the rest: at once would reset the connection under it."""

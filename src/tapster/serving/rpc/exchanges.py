@@ -58,10 +58,12 @@ class Session(Protocol):
 class Exchange(Stream):
     """A call. `deadline` is for what is arriving, `expires` for the whole call (loop's time).
 
-    `grant` is how far the caller was let go beyond the usual window, for a long message.
+    `grant` is how far the caller was let go beyond the usual window, for long messages: so much
+    memory is held. `asked` is what it waits for.
     """
 
     __slots__ = (
+        "asked",
         "begun",
         "buffer",
         "call",
@@ -73,26 +75,31 @@ class Exchange(Stream):
         "message",
         "method",
         "need",
+        "owner",
         "session",
-        "waits",
     )
 
     holder: Pass
     method: Method
 
-    def __init__(self, number: int, head: Head, ended: bool) -> None:
+    def __init__(self, owner: "Carrier", number: int, head: Head, ended: bool) -> None:
         super().__init__(number, ended)
+        self.owner = owner
         self.head = head
         self.begun = False  # the answer's headers have been sent
         self.buffer: bytearray | None = None
         self.need = 0
         self.grant = 0
-        self.waits = False  # for a grant
+        self.asked = 0
         self.deadline = NEVER
         self.expires = time.monotonic() + head.timeout if head.timeout else NEVER
         self.message: tuple[int, bytes] | None = None
         self.call: Any = None
         self.session: Session | None = None
+
+    def granted(self) -> None:
+        """See Waiter."""
+        self.owner.widened(self)
 
     def cut(self, limit: int) -> tuple[int, bytes] | None:
         """The next whole message and its flag; None while there is none.
@@ -154,6 +161,14 @@ class Carrier(Protocol):
 
     def infer(self, call: Call, flag: int, data: bytes) -> None:
         """Read a message and submit its call."""
+        ...
+
+    def release(self, exchange: Exchange) -> None:
+        """All that was sent is answered: give its memory back."""
+        ...
+
+    def widened(self, exchange: Exchange) -> None:
+        """There is memory for the message that is under way."""
         ...
 
     def inflated(self, exchange: Exchange, flag: int, data: bytes) -> bytes:

@@ -35,14 +35,16 @@ _HOPPING: Final = frozenset(
 class Head:
     """A request's headers, once understood.
 
-    `timeout` is in seconds, 0 for none. `status` is the HTTP status for who does not speak gRPC,
-    b"" for who does; `refusal` is what is wrong with the rest.
+    `timeout` is in seconds, 0 for none. `parent` is the caller's `traceparent`. `status` is the
+    HTTP status for who does not speak gRPC, b"" for who does; `refusal` is what is wrong with the
+    rest.
     """
 
     __slots__ = (
         "authorization",
         "encoding",
         "identity",
+        "parent",
         "path",
         "refusal",
         "status",
@@ -54,6 +56,7 @@ class Head:
         self.path = noted[b":path"]
         self.authorization = noted.get(b"authorization", b"")
         self.identity = _identity(noted.get(b"x-request-id", b""))
+        self.parent = noted.get(b"traceparent", b"")
         self.sticky = noted.get(b"x-sticky-key", b"")
         self.encoding = b""
         self.timeout = 0.0
@@ -85,6 +88,8 @@ def read_head(fields: list[Field], fits: bool) -> Head:
             if name in noted:
                 twice = name
             noted[name] = value
+        elif name == b"traceparent":  # two are none
+            noted[name] = b"" if name in noted else value
         elif name in _HOPPING:
             raise StreamError(PROTOCOL_ERROR)
     if not (noted.get(b":path") and noted.get(b":method") and noted.get(b":scheme")):

@@ -6,6 +6,7 @@ from typing import Any
 from tapster.serving.gate import PREDICT, Pass
 from tapster.serving.rest.service import Service
 from tapster.serving.rpc.calls import Wire
+from tapster.serving.tracing import Operation
 
 Answers = Callable[[Service, Pass | None, Any], Any]
 
@@ -13,12 +14,15 @@ Answers = Callable[[Service, Pass | None, Any], Any]
 class Method:
     """A method, by what answers it; just one of the three is given.
 
-    `wire` reads and writes inference. `answers` gives the answer to any other single message, from
-    the worker, the caller's pass (None where anybody may call) and the request, whose class is
-    `request`. `session` begins a call of many messages.
+    `wire` reads and writes inference. `answers` gives the answer to any other single message, or
+    what to await for it, from the worker, the caller's pass (None where anybody may call) and the
+    request, whose class is `request`. `session` begins a call of many messages. `operation` is
+    what traces call it.
     """
 
-    __slots__ = ("answers", "public", "request", "right", "session", "wire")
+    __slots__ = ("answers", "operation", "public", "request", "right", "session", "wire")
+
+    operation: Operation
 
     def __init__(
         self,
@@ -28,10 +32,11 @@ class Method:
         request: Any = None,
         session: Callable[..., Any] | None = None,
         public: bool = False,
+        right: str = PREDICT,
     ) -> None:
         self.wire = wire
         self.answers = answers
         self.request = request
         self.session = session
         self.public = public
-        self.right = PREDICT
+        self.right = right

@@ -5,20 +5,18 @@ straight from the parser's callbacks to the batcher; only what is large or compr
 thread. Source: gRPC over HTTP2 (PROTOCOL-HTTP2.md).
 """
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from inspect import isawaitable
 from typing import Any, Final, TypeVar
 
 from tapster.contract.errors import Code, TapsterError
 from tapster.serving.gate import REFUSAL, REFUSAL_HINT, Pass
 from tapster.serving.rest import encodings
-from tapster.serving.rest.bodies import invalid
+from tapster.serving.rest.calls import crowded
 from tapster.serving.rest.routes import Route
-from tapster.serving.rpc import frames
 from tapster.serving.rpc.calls import Call, explained
-from tapster.serving.rpc.connection import Connection
-from tapster.serving.rpc.exchanges import NEVER, PREFIX, Exchange
-from tapster.serving.rpc.frames import WINDOW, StreamError
+from tapster.serving.rpc.exchanges import Exchange
+from tapster.serving.rpc.gathering import Gathering
 from tapster.serving.rpc.heads import Head, read_head
 from tapster.serving.rpc.port import Port
 from tapster.serving.rpc.statuses import BEGIN, OK, named, plain, refusal
@@ -33,20 +31,17 @@ AT_ONCE_TYPED: Final = 1 << 16
 AT_ONCE_COMPRESSED: Final = 1 << 14
 
 
-class GrpcProtocol(Connection):
+class GrpcProtocol(Gathering):
     """A connection whose streams are gRPC calls."""
 
     def __init__(self, port: Port) -> None:
         service = port.service
-        super().__init__(service.settings, port.connections)
+        super().__init__(service.settings, service.memory, port.connections)
         self.service = service
         self._port = port
         self._region = service.region
-        self._limit = service.settings.max_body
         self._heads: dict[bytes, Head] = {}
         self._revision = 0
-        self._granted = 0
-        self._waiting: deque[Exchange] = deque()
         self._authorization = b""
         self._generation = -1
         self._known: Pass | None = None
@@ -55,13 +50,8 @@ class GrpcProtocol(Connection):
     # -- calls begin
 
     def _open(self, number: int, block: bytes, ended: bool) -> None:
-        try:
-            head = self._head(block)
-        except StreamError as error:
-            self._bother()
-            self._write(frames.reset(number, error.code))
-            return
-        exchange = Exchange(number, head, ended)
+        head = self._head(block)
+        exchange = Exchange(self, number, head, ended)
         self._streams[number] = exchange
         method = self._port.methods.get(head.path)
         if head.status:
@@ -130,101 +120,6 @@ class GrpcProtocol(Connection):
         code: Code = "forbidden" if holder else "unauthenticated"
         self._refuse_quietly(exchange, TapsterError(code, REFUSAL, hint=REFUSAL_HINT))
 
-    # -- messages in
-
-    def _take(self, stream: Exchange, data: bytes) -> None:
-        if stream.buffer is None:
-            if stream.ended and stream.session is None:
-                size = len(data) - PREFIX
-                if 0 <= size <= self._limit and size == int.from_bytes(data[:PREFIX], "big"):
-                    stream.deadline = NEVER
-                    self._run(stream, 0, data[PREFIX:])
-                    return
-            stream.buffer = bytearray()
-        stream.buffer += data
-        self._cut(stream)
-
-    def _cut(self, exchange: Exchange) -> None:
-        """Take whole messages out of what has come, and see to it that the rest can come."""
-        try:
-            if self._take_messages(exchange):
-                self._take_rest(exchange)
-        except TapsterError as error:
-            if exchange.id in self._streams:
-                self.refuse(exchange, error)
-
-    def _take_messages(self, exchange: Exchange) -> bool:
-        """Whether the exchange goes on and all of its whole messages are taken."""
-        while True:
-            session = exchange.session
-            if session is not None and session.full:
-                return False
-            found = exchange.cut(self._limit)
-            if found is None:
-                return True
-            if session is None:
-                if exchange.message is not None:
-                    raise invalid("this method takes one message")
-                exchange.message = found
-                continue
-            self._release(exchange)
-            exchange.deadline = NEVER
-            session.take(*found)
-            if exchange.id not in self._streams:
-                return False
-
-    def _take_rest(self, exchange: Exchange) -> None:
-        session = exchange.session
-        if exchange.ended:
-            exchange.deadline = NEVER
-            if exchange.buffer:
-                raise TapsterError("internal", "the last message is cut short")
-            if session is not None:
-                session.end()
-            elif exchange.message is None:
-                raise TapsterError("internal", "there is no message")
-            else:
-                self._run(exchange, *exchange.message)
-        elif exchange.buffer:
-            if exchange.deadline == NEVER and not exchange.waits:
-                exchange.deadline = self._heard + self._settings.receive_timeout
-            self._widen(exchange)
-        elif session is not None and exchange.used > WINDOW // 2:
-            self._write(frames.window_update(exchange.id, exchange.used))
-            exchange.room = WINDOW
-
-    def _widen(self, exchange: Exchange) -> None:
-        """Let the caller send all of a long message, unless too many others do that already."""
-        lacking = exchange.lacking
-        if not lacking or exchange.waits:
-            return
-        if self._granted and self._granted + lacking > self._limit:
-            exchange.waits = True
-            exchange.deadline = NEVER
-            self._waiting.append(exchange)
-            return
-        exchange.waits = False
-        exchange.deadline = self._loop.time() + self._settings.receive_timeout
-        exchange.grant += lacking
-        self._granted += lacking
-        exchange.room += lacking
-        self._write(frames.window_update(exchange.id, lacking))
-
-    def _release(self, exchange: Exchange) -> None:
-        """A long message is done with: let the next one come."""
-        self._granted -= exchange.grant
-        exchange.grant = 0
-        while self._waiting:
-            waiting = self._waiting[0]
-            if waiting.id in self._streams:
-                waiting.waits = False
-                self._waiting.popleft()
-                self._widen(waiting)
-                if waiting.waits:
-                    return
-            else:
-                self._waiting.popleft()
-
     # -- what is called
 
     def _run(self, exchange: Exchange, flag: int, data: bytes) -> None:
@@ -238,12 +133,28 @@ class GrpcProtocol(Connection):
             data = self.inflated(exchange, flag, data)
             holder = None if method.public else exchange.holder
             answer = method.answers(self.service, holder, method.request.FromString(data))
-            self._send_all(exchange, answer.SerializeToString(), self._identity(exchange))
+            if isawaitable(answer):
+                self._keep(self._answer_later(exchange, answer))
+            else:
+                self._send_all(exchange, answer.SerializeToString(), self._identity(exchange))
         except Exception as error:
             self.refuse(exchange, explained(error))
 
+    async def _answer_later(self, exchange: Exchange, answer: Awaitable[Any]) -> None:
+        try:
+            found = await answer
+            if exchange.id in self._streams:
+                body = found.SerializeToString()
+                self._send_all(exchange, body, self._identity(exchange))
+        except Exception as error:
+            if exchange.id in self._streams:
+                self.refuse(exchange, explained(error))
+
     def infer(self, call: Call, flag: int, data: bytes) -> None:
         """Read a message and submit the call; at once if that is quick."""
+        if self.service.tracer is not None:
+            exchange = call.exchange
+            self.service.tracer.begin(call, exchange.head.parent, exchange.method.operation)
         try:
             size = len(data)
             if size > (AT_ONCE_COMPRESSED if flag else AT_ONCE):
@@ -262,7 +173,10 @@ class GrpcProtocol(Connection):
             call.fail(error)
 
     def _later(self, call: Call, flag: int, data: bytes) -> None:
-        task = self._loop.create_task(self._infer_slowly(call, flag, data))
+        self._keep(self._infer_slowly(call, flag, data))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
         self._port.tasks.add(task)
         task.add_done_callback(self._port.tasks.discard)
 
@@ -315,10 +229,10 @@ class GrpcProtocol(Connection):
             target = service.target(endpoint, Route("rpc", name=name, version=version, label=label))
         call.target = target
         call.place = target.place
-        call.deadline = min(
-            call.began / 1e9 + endpoint.plan.options.deadline,
-            exchange.expires,
-        )
+        began = call.began / 1e9
+        call.deadline = min(began + endpoint.plan.options.deadline, exchange.expires)
+        if call.deadline <= began:
+            raise TapsterError("deadline", "the call's time was over before it began")
 
     # -- answers out
 
@@ -410,28 +324,28 @@ class GrpcProtocol(Connection):
 
     def _overdue_call(self, exchange: Exchange, now: float, keys: bool) -> TapsterError | None:
         if exchange.deadline < now:
-            return TapsterError("deadline", "the message did not arrive in time")
+            late = TapsterError("deadline", "the message did not arrive in time")
+            return crowded("messages") if exchange.asked else late
         session = exchange.session
         if session is None:
             return None
         if exchange.expires < now:
             return TapsterError("deadline", "the call's time is over")
-        if keys and not exchange.method.public:
-            holder = self.admit(exchange.head.authorization)
-            if holder is None or not holder.may(exchange.method.right):
-                return TapsterError("unauthenticated", REFUSAL, hint=REFUSAL_HINT)
+        if keys and not self._still_admitted(exchange):
+            return TapsterError("unauthenticated", REFUSAL, hint=REFUSAL_HINT)
         if self.service.draining and not (session.busy or exchange.buffer):
             return TapsterError("unavailable", "the server is stopping", hint="try again")
         return None
 
+    def _still_admitted(self, exchange: Exchange) -> bool:
+        if exchange.method.public:
+            return True
+        holder = self.admit(exchange.head.authorization)
+        return holder is not None and holder.may(exchange.method.right)
+
     def _unblocked(self, stream: Exchange) -> None:
         if stream.session is not None:
             stream.session.advance()
-
-    def _freed(self, stream: Exchange) -> None:
-        if stream.grant:
-            self._release(stream)
-        super()._freed(stream)
 
     def _gone(self, stream: Exchange) -> None:
         if stream.call is not None:

@@ -77,7 +77,12 @@ class Receiving(Sending):
                 else:
                     self._on_other(kind, flags, number, data[start:after])
             except StreamError as fault:
-                self._abandon(self._streams[number], fault.code)
+                self._bother()
+                stream = self._streams.get(number)
+                if stream is not None:
+                    self._abandon(stream, fault.code)
+                else:
+                    self._write(frames.reset(number, fault.code))
             if self._deaf:
                 break
         return at

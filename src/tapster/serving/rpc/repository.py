@@ -1,4 +1,4 @@
-"""What the Open Inference services say of the server and of models, without running any."""
+"""What the Open Inference services say of the server and of models, and models that come and go."""
 
 from importlib.metadata import version
 from typing import Any, Final
@@ -7,23 +7,18 @@ from msgspec.json import encode
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.manifest import TensorSpec
-from tapster.serving import slots as layout
-from tapster.serving.engine import Endpoint, Target
+from tapster.serving.endpoints import Endpoint, Target
 from tapster.serving.gate import Pass
 from tapster.serving.model import Model
-from tapster.serving.rest.open_models import PLATFORM
+from tapster.serving.rest import open_models
 from tapster.serving.rest.routes import Route
 from tapster.serving.rest.service import Service
 from tapster.serving.rpc.messages import message
 
-EXTENSIONS: Final = (
-    "binary_tensor_data",
-    "model_configuration",
-    "model_repository",
-    "statistics",
-)
+EXTENSIONS: Final = (*open_models.EXTENSIONS, "model_configuration")
 MAX_BATCH: Final = 1024
 _TYPES: Final = {"BYTES": "TYPE_STRING"}
+_HARMLESS: Final = frozenset({"unload_dependents"})
 
 
 def server_live(service: Service, holder: Pass | None, request: Any) -> Any:
@@ -45,48 +40,31 @@ def server_metadata(service: Service, holder: Pass | None, request: Any) -> Any:
 
 def model_ready(service: Service, holder: Pass | None, request: Any) -> Any:
     """Whether a model takes requests; one that does not exist is not ready, as Triton has it."""
-    assert holder is not None
-    endpoint = service.engine.find(holder.tenant, request.name)
+    endpoint = service.engine.find(_known(holder).tenant, request.name)
     found = endpoint is not None and endpoint.target(request.version, "") is not None
     return message("inference.ModelReadyResponse")(ready=found)
 
 
 def model_metadata(service: Service, holder: Pass | None, request: Any) -> Any:
     """A model's tensors, and its columns and classes as JSON."""
-    target = _target(service, holder, request)
-    model = target.model
-    answer = message("inference.ModelMetadataResponse")(
-        name=target.endpoint.plan.name,
-        versions=[each.version for each in target.endpoint.targets],
-        platform=PLATFORM.get(model.manifest.runtime, model.manifest.runtime),
-    )
-    for into, specs in (
-        (answer.inputs, model.signature.inputs),
-        (answer.outputs, model.signature.outputs),
-    ):
-        for spec in specs:
-            into.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-    if model.signature.columns:
-        columns = [
-            {"name": c.name, "kind": c.kind, "input": c.tensor, "position": c.position}
-            for c in model.signature.columns
-        ]
-        answer.parameters["columns"].string_param = encode(columns).decode()
-        answer.parameters["classes"].string_param = encode(model.signature.classes).decode()
+    described = open_models.describe(_target(service, holder, request))
+    parameters = described.pop("parameters", {})
+    answer = message("inference.ModelMetadataResponse")(**described)
+    for name, value in parameters.items():
+        answer.parameters[name].string_param = encode(value).decode()
     return answer
 
 
 def model_config(service: Service, holder: Pass | None, request: Any) -> Any:
     """A model as Triton would configure it: dimensions without the batch's, where it has one."""
     target = _target(service, holder, request)
-    model = target.model
+    model, plan = target.model, target.endpoint.plan
     answer = message("inference.ModelConfigResponse")()
     config = answer.config
-    config.name = target.endpoint.plan.name
-    config.platform = PLATFORM.get(model.manifest.runtime, model.manifest.runtime)
+    config.name = plan.name
     config.backend = model.manifest.runtime
+    config.platform = open_models.PLATFORM.get(config.backend, config.backend)
     batched = _batched(model)
-    config.max_batch_size = MAX_BATCH if batched else 0
     for into, specs in (
         (config.input, model.signature.inputs),
         (config.output, model.signature.outputs),
@@ -95,66 +73,82 @@ def model_config(service: Service, holder: Pass | None, request: Any) -> Any:
             shape = spec.shape[1:] if batched else spec.shape
             into.add(name=spec.name, data_type=_type(spec), dims=shape)
     if batched:
-        window = target.endpoint.plan.options.window or 0.0
+        config.max_batch_size = MAX_BATCH
+        window = plan.options.window or 0.0
         config.dynamic_batching.max_queue_delay_microseconds = round(window * 1e6)
     config.model_transaction_policy.decoupled = False
-    config.response_cache.enable = target.endpoint.plan.options.cache > 0
+    config.response_cache.enable = plan.options.cache > 0
     return answer
 
 
 def model_statistics(service: Service, holder: Pass | None, request: Any) -> Any:
     """What a model, or every model of the caller, has answered, over all workers."""
-    assert holder is not None
+    found: list[tuple[Endpoint, Target]]
     if request.name:
-        route = Route("rpc", name=request.name, version=request.version)
-        endpoint = service.endpoint(holder, route)
-        named = [service.target(endpoint, route)] if request.version else endpoint.targets
-        targets = [(endpoint, target) for target in named]
+        endpoint, route = _endpoint(service, holder, request.name, request.version)
+        named = [service.target(endpoint, route)] if route.version else endpoint.targets
+        found = [(endpoint, target) for target in named]
     else:
-        found = service.engine.visible(holder.tenant)
-        targets = [(endpoint, target) for endpoint in found for target in endpoint.targets]
-    answer = message("inference.ModelStatisticsResponse")()
-    for endpoint, target in targets:
-        _count(answer.model_stats.add(), service, endpoint, target)
-    return answer
+        visible = service.engine.visible(_known(holder).tenant)
+        found = [(endpoint, target) for endpoint in visible for target in endpoint.targets]
+    stats = [open_models.statistics(service.slots, *each) for each in found]
+    return message("inference.ModelStatisticsResponse")(model_stats=stats)
 
 
 def repository_index(service: Service, holder: Pass | None, request: Any) -> Any:
-    """The caller's models that take traffic."""
-    assert holder is not None
-    answer = message("inference.RepositoryIndexResponse")()
-    for endpoint in service.engine.visible(holder.tenant):
-        for target in endpoint.targets:
-            answer.models.add(name=endpoint.plan.name, version=target.version, state="READY")
-        if not endpoint.targets and not request.ready:
-            answer.models.add(name=endpoint.plan.name, state="UNAVAILABLE", reason="loading")
-    return answer
+    """The caller's models and the state of their versions."""
+    lines = [
+        line
+        for endpoint in service.engine.visible(_known(holder).tenant)
+        for line in open_models.index(endpoint.plan.name, service.engine.versions(endpoint))
+        if line["state"] == "READY" or not request.ready
+    ]
+    return message("inference.RepositoryIndexResponse")(models=lines)
 
 
-def model_load(service: Service, holder: Pass | None, request: Any) -> Any:
-    """Models are there from the moment they are deployed, so this only looks whether one is."""
-    name = request.model_name or request.repository_name
-    assert holder is not None
-    route = Route("rpc", name=name)
-    service.target(service.endpoint(holder, route), route)
+async def model_load(service: Service, holder: Pass | None, request: Any) -> Any:
+    """Have a model in this worker's memory."""
+    endpoint = _managed(service, holder, request)
+    await service.engine.load(endpoint)
+    name = endpoint.plan.name
     return message("inference.RepositoryModelLoadResponse")(model_name=name, is_loaded=True)
 
 
 def model_unload(service: Service, holder: Pass | None, request: Any) -> Any:
-    """Refused: what takes traffic is the control plane's to decide."""
-    assert holder is not None
-    service.endpoint(holder, Route("rpc", name=request.model_name or request.repository_name))
-    raise TapsterError(
-        "unprocessable",
-        "an endpoint is not taken away through the inference port",
-        hint="use `tapster endpoints delete`",
-    )
+    """Have a model leave this worker's memory; the next request brings it back."""
+    endpoint = _managed(service, holder, request)
+    service.engine.unload(endpoint)
+    name = endpoint.plan.name
+    return message("inference.RepositoryModelUnloadResponse")(model_name=name, is_unloaded=True)
+
+
+def _known(holder: Pass | None) -> Pass:
+    assert holder is not None  # only public methods are called without
+    return holder
+
+
+def _endpoint(
+    service: Service, holder: Pass | None, name: str, number: str = ""
+) -> tuple[Endpoint, Route]:
+    route = Route("rpc", name=name, version=number)
+    return service.endpoint(_known(holder), route), route
 
 
 def _target(service: Service, holder: Pass | None, request: Any) -> Target:
-    assert holder is not None
-    route = Route("rpc", name=request.name, version=request.version)
-    return service.target(service.endpoint(holder, route), route)
+    return service.target(*_endpoint(service, holder, request.name, request.version))
+
+
+def _managed(service: Service, holder: Pass | None, request: Any) -> Endpoint:
+    """The endpoint whose models come or go. What it serves is not for this port to say."""
+    if request.parameters.keys() - _HARMLESS:
+        raise TapsterError(
+            "invalid",
+            "the inference port does not change what a model is",
+            hint="import a version and deploy it through the control API",
+            field="parameters",
+        )
+    name = request.model_name or request.repository_name
+    return _endpoint(service, holder, name)[0]
 
 
 def _batched(model: Model) -> bool:
@@ -164,32 +158,3 @@ def _batched(model: Model) -> bool:
 
 def _type(spec: TensorSpec) -> str:
     return _TYPES.get(spec.datatype, f"TYPE_{spec.datatype}")
-
-
-def _count(into: Any, service: Service, endpoint: Endpoint, target: Target) -> None:
-    plan = endpoint.plan
-    number = service.slots.place(plan.tenant, plan.name, target.version)
-    totals = service.slots.totals(number)
-    into.name, into.version = plan.name, target.version
-    into.last_inference = 1000 * _changed(service, number)
-    into.inference_count = totals[layout.ROWS]
-    into.execution_count = totals[layout.BATCHES]
-    good = totals[layout.OK]
-    stats = into.inference_stats
-    for name, count, spent in (
-        ("success", good, layout.LATENCY_SUM),
-        ("queue", good, layout.WAIT_SUM),
-        ("compute_infer", good, layout.COMPUTE),
-    ):
-        duration = getattr(stats, name)
-        duration.count, duration.ns = count, totals[spent]
-    stats.fail.count = totals[layout.CLIENT_ERRORS] + totals[layout.SERVER_ERRORS]
-    stats.cache_hit.count = totals[layout.CACHE_HITS]
-    stats.cache_miss.count = totals[layout.CACHE_MISSES]
-
-
-def _changed(service: Service, number: int) -> int:
-    """When a place last answered, as far as any worker knows: seconds since 1970."""
-    at = layout.WORKER_WORDS + number * layout.PLACE_WORDS + layout.CHANGED
-    regions = service.slots.regions().values()
-    return max((service.slots.words[region + at] for region in regions), default=0)

@@ -2,6 +2,7 @@
 
 from typing import Any, Final, cast
 
+from tapster.serving.gate import MANAGE, PREDICT
 from tapster.serving.rpc import (
     health,
     open_inference,
@@ -14,6 +15,7 @@ from tapster.serving.rpc.calls import Wire
 from tapster.serving.rpc.messages import message, service
 from tapster.serving.rpc.methods import Answers, Method
 from tapster.serving.rpc.streaming import Inferences
+from tapster.serving.tracing import over_grpc
 
 _OPEN: Final = "inference.GRPCInferenceService"
 _PREDICTION: Final = "tensorflow.serving.PredictionService"
@@ -21,6 +23,7 @@ _MODELS: Final = "tensorflow.serving.ModelService"
 _HEALTH: Final = "grpc.health.v1.Health"
 # Whoever asks only whether the server is there needs no key.
 _PUBLIC: Final = frozenset({(_OPEN, "ServerLive"), (_OPEN, "ServerReady"), (_HEALTH, "Check")})
+_MANAGING: Final = frozenset({"RepositoryModelLoad", "RepositoryModelUnload"})
 _ANSWERS: Final[dict[tuple[str, str], Answers]] = {
     (_OPEN, "ServerLive"): repository.server_live,
     (_OPEN, "ServerReady"): repository.server_ready,
@@ -51,8 +54,10 @@ def all_methods() -> dict[bytes, Method]:
         methods[name, "ServerReflectionInfo"] = Method(session=begin)
     for (owner, name), answers in _ANSWERS.items():
         asked = _request(owner, name)
-        public = (owner, name) in _PUBLIC
-        methods[owner, name] = Method(answers=answers, request=asked, public=public)
+        public, right = (owner, name) in _PUBLIC, MANAGE if name in _MANAGING else PREDICT
+        methods[owner, name] = Method(answers=answers, request=asked, public=public, right=right)
+    for (owner, name), method in methods.items():
+        method.operation = over_grpc(f"{owner}/{name}")
     return {f"/{owner}/{name}".encode(): method for (owner, name), method in methods.items()}
 
 

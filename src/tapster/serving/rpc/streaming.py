@@ -58,6 +58,8 @@ class Inferences:
         while line and line[0].response is not None and exchange.out is None:
             self._carrier.send(exchange, line.popleft().response or b"")
         self._advancing = False
+        if not line:
+            self._carrier.release(exchange)
         if self._ended and not line:
             self._carrier.finish(exchange)
         elif was_full and not self.full:

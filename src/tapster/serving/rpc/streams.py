@@ -27,10 +27,10 @@ class Stream:
     `room`: bytes that the peer may still send. `credit`: bytes that we may send beyond the peer's
     initial window; negative once some of it is used. `ended`: the peer has said all it has to say.
     `out`: data that waits until it may be sent, then `tail`, the block of trailers, if any yet.
-    `moved`: when some of that was last sent.
+    `owed`: the bytes of that, `moved`: when some of it was last sent.
     """
 
-    __slots__ = ("credit", "ended", "id", "moved", "out", "room", "tail")
+    __slots__ = ("credit", "ended", "id", "moved", "out", "owed", "room", "tail")
 
     def __init__(self, number: int, ended: bool) -> None:
         self.id = number
@@ -39,6 +39,7 @@ class Stream:
         self.credit = 0
         self.out: deque[memoryview] | None = None
         self.tail = b""
+        self.owed = 0
         self.moved = 0.0
 
 
@@ -102,6 +103,8 @@ class Sending(asyncio.Protocol, ABC):
             self._blocked[stream.id] = stream
         if data:
             stream.out.append(memoryview(data))
+            stream.owed += len(data)
+            self._hold(len(data))
         stream.tail = tail
         self._pump()
 
@@ -131,6 +134,8 @@ class Sending(asyncio.Protocol, ABC):
                 out[0] = out[0][room:]
             self._window -= len(piece)
             stream.credit -= len(piece)
+            stream.owed -= len(piece)
+            self._hold(-len(piece))
             stream.moved = self._loop.time()
             self._write(head(len(piece), DATA, 0, stream.id) + piece)
         if not out:
@@ -163,7 +168,14 @@ class Sending(asyncio.Protocol, ABC):
     def _forget(self, stream: Stream) -> None:
         self._blocked.pop(stream.id, None)
         if self._streams.pop(stream.id, None) is not None:
+            if stream.owed:
+                self._hold(-stream.owed)
+                stream.owed = 0
             self._freed(stream)
+
+    @abstractmethod
+    def _hold(self, size: int) -> None:
+        """So many bytes more (or fewer) wait until they may be sent."""
 
     @abstractmethod
     def _unblocked(self, stream: Any) -> None:

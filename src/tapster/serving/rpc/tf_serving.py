@@ -17,6 +17,7 @@ from tapster.serving.batcher import Answer
 from tapster.serving.rest.bodies import invalid, shown
 from tapster.serving.rest.open_inference import admit
 from tapster.serving.rest.tensors import count_of
+from tapster.serving.rest.tf_models import PREDICT, SIGNATURE
 from tapster.serving.rest.wires import Request
 from tapster.serving.rpc.calls import Call
 from tapster.serving.rpc.encoding import delimited, number, packed, text
@@ -41,7 +42,6 @@ TYPES: Final[dict[int, tuple[Datatype, str]]] = {
 }
 NUMBERS: Final = {datatype: number for number, (datatype, _) in TYPES.items()}
 MAX_FILLED: Final = 64 << 20
-SIGNATURE: Final = "serving_default"
 _OUTPUTS, _SPEC = 1, 2
 
 
@@ -62,7 +62,7 @@ def wanted(call: Call, request: Any) -> tuple[str, str, str]:
 
 def named(spec: Any) -> tuple[str, str, str]:
     """The endpoint, version and label of a ModelSpec. Raises TapsterError(invalid)."""
-    if spec.signature_name not in ("", SIGNATURE):
+    if spec.signature_name not in {"", SIGNATURE, PREDICT}:
         raise invalid(
             f"there is no signature {shown(spec.signature_name)}", hint=f"use {SIGNATURE!r}"
         )
