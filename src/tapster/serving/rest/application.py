@@ -87,6 +87,8 @@ class Application:
         try:
             if route.kind == "v2.live":
                 return 200, JSON, b'{"live":true}'
+            if route.kind == "v1.live":
+                return 200, JSON, b'{"status":"alive"}'
             if route.kind == "v2.ready":
                 ready = service.ready
                 return (200, JSON, b'{"ready":true}') if ready else (503, JSON, b'{"ready":false}')

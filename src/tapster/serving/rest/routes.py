@@ -9,7 +9,7 @@ import httptools
 from tapster.serving.gate import MANAGE, METRICS, PREDICT
 
 MAX_KEPT: Final = 2048
-PUBLIC: Final = frozenset({b"/v2/health/live", b"/v2/health/ready"})
+PUBLIC: Final = frozenset({b"/", b"/v2/health/live", b"/v2/health/ready"})
 
 _VERSION: Final = r"(?:/versions/(?P<version>[^/:]+))?"
 _OPEN: Final = re.compile(
@@ -25,6 +25,7 @@ _TENSORFLOW: Final = re.compile(
 )
 _PLAIN: Final = re.compile(r"/v1/endpoints/(?P<name>[^/]+)(?P<verb>/predict)", re.DOTALL)
 _FIXED: Final = {
+    "/": "v1.live",  # KServe's protocol v1
     "/v2": "v2.server",
     "/v2/": "v2.server",
     "/v2/health/live": "v2.live",
