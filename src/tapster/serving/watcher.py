@@ -277,7 +277,7 @@ def changes(before: WorkerState | None, after: WorkerState) -> None:
     if len(new) > MOST_CHANGES or gone:
         more = max(len(new) - MOST_CHANGES, 0)
         log.info("packages changed", more=more, unloaded=gone, packages=len(after.packages))
-    if before is None or after.plan != before.plan:
+    if after.plan >= 0 and (before is None or after.plan != before.plan):
         log.info("the plan is applied", plan=after.plan)
 
 
