@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 Message = dict[str, Any]
 Answered = tuple[int, bytes, bytes]
 JSON: Final = b"application/json"
+# What KServe's protocol v1 and the Open Inference Protocol call alive.
+ALIVE: Final = {"v1.live": b'{"status":"alive"}', "v2.live": b'{"live":true}'}
 
 
 class _Index(Struct):
@@ -85,10 +87,8 @@ class Application:
     async def _answer(self, route: Route, holder: Pass | None, given: bytes) -> Answered:
         service = self._service
         try:
-            if route.kind == "v2.live":
-                return 200, JSON, b'{"live":true}'
-            if route.kind == "v1.live":
-                return 200, JSON, b'{"status":"alive"}'
+            if route.kind in ALIVE:
+                return 200, JSON, ALIVE[route.kind]
             if route.kind == "v2.ready":
                 ready = service.ready
                 return (200, JSON, b'{"ready":true}') if ready else (503, JSON, b'{"ready":false}')
