@@ -14,7 +14,7 @@ from typing import Final
 
 from tapster.contract.errors import Code, TapsterError
 from tapster.runtimes import LoadedModel, Stop
-from tapster.serving.costs import MAX_ROWS, Budget, Cost
+from tapster.serving.costs import Budget, Cost
 from tapster.serving.expiry import Guard
 from tapster.serving.queues import Buckets, Line, Room
 from tapster.serving.slots import CANCELLED, EXPIRED, QUEUE_FULL, UNAVAILABLE, Region
@@ -291,7 +291,7 @@ class Batcher:
 
     def _take_all(self) -> list[Work]:
         """Everything that waits, if it can run together, without those whose caller is gone."""
-        if not self._together or self._rows > MAX_ROWS or not isinstance(self._queue, Line):
+        if not self._together or self._rows > self.cost.most or not isinstance(self._queue, Line):
             return self._take()
         queue = self._queue
         batch = [work for work in queue if not work.done]

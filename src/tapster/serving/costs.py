@@ -5,6 +5,8 @@ import math
 from typing import Final
 
 MAX_ROWS: Final = 1024
+# Values that the answers of a batch may hold: spelled, each takes some tens of bytes.
+MAX_VALUES: Final = 1 << 19
 # Handing a batch to a thread and its outcome back, in seconds.
 HANDOVER: Final = 0.0001
 # A batch of so many times the cost of a call wastes little on the call; more rows only add delay.
@@ -36,10 +38,12 @@ class Cost:
     """What a run costs: seconds a call and a row, corrected by what runs really took.
 
     Processor time says whether a batch fits a turn of the event loop; time on the clock, which is
-    longer on a busy machine, says how long those behind it wait.
+    longer on a busy machine, says how long those behind it wait. `most` rows go into a batch, of
+    which each is answered by so many `values`.
     """
 
-    def __init__(self, call: float, row: float) -> None:
+    def __init__(self, call: float, row: float, values: int = 1) -> None:
+        self.most = max(1, min(MAX_ROWS, MAX_VALUES // max(values, 1)))
         self._call = max(call, 1e-7)
         self._row = max(row, 1e-9)
         self._scale = 1.0
@@ -71,7 +75,7 @@ class Cost:
     @property
     def worthwhile(self) -> int:
         """How many rows a batch should have at most: beyond, each only waits for the others."""
-        return max(1, min(MAX_ROWS, math.ceil(ENOUGH * self.overhead / (self._row * self._pace))))
+        return max(1, min(self.most, math.ceil(ENOUGH * self.overhead / (self._row * self._pace))))
 
     def wait(self, rows: int, batches: int = 0) -> float:
         """Seconds until `rows` have been run in so many batches, 0 for as many as are worth it."""

@@ -221,7 +221,8 @@ def _measure(loaded: LoadedModel, recorded: dict[str, Array], together: bool) ->
     alone = _fastest(lambda: loaded.run(one, names))
     batch = _fastest(lambda: loaded.run(many, names))
     row = max(batch - alone, 0.0) / (WARM_ROWS - 1)
-    return Cost(max(alone - row, 0.0), row)
+    values = sum(output.size for output in loaded.run(one, names))
+    return Cost(max(alone - row, 0.0), row, values)
 
 
 def _fastest(run: Callable[[], object]) -> float:
