@@ -29,6 +29,7 @@ from tapster.datasets import routes as dataset_routes
 from tapster.datasets import service as datasets
 from tapster.deployments import routes as deployment_routes
 from tapster.deployments import service as deployments
+from tapster.deployments.reports import Reports
 from tapster.jobs import routes as job_routes
 from tapster.jobs import service as jobs
 from tapster.jobs.claims import ClaimLoop
@@ -52,7 +53,7 @@ _SETTLE: Final = 0.05
 def build(config: Settings) -> FastAPI:
     """The control application over an installation's home, which is made if it is new."""
     parts = open_parts(config)
-    reports = deployment_routes.Reports()
+    reports = Reports()
     agent_key = tenancy.ensure_key_file(config.home / "agent.key")
     executor = plugins.load("tapster.executors", config.executor)()
 
@@ -70,7 +71,7 @@ def build(config: Settings) -> FastAPI:
             dataset_routes.routes(parts),
             training_routes.routes(parts),
             *registry_routes.routes(parts, deployments.in_use),
-            deployment_routes.routes(parts),
+            deployment_routes.routes(parts, reports),
             deployment_routes.agent_routes(parts, agent_key, reports),
             job_routes.routes(parts),
         ],
@@ -146,13 +147,13 @@ def _collect(parts: Parts) -> None:
             parts.blobs.delete(key)
 
 
-def _settle(parts: Parts, reports: deployment_routes.Reports, since: float) -> None:
+def _settle(parts: Parts, reports: Reports, since: float) -> None:
     """Move deployments on, taking the write lock only when there is something to write."""
     with parts.db.read() as tx:
-        if not deployments.unsettled(tx):
+        if not deployments.unsettled(tx, reports):
             return
     with parts.db.write() as tx:
-        deployments.settle(tx, reports.workers(), parts.settings.workers, since)
+        deployments.settle(tx, reports, parts.settings.workers, since)
 
 
 def main(descriptor: int, parent: int) -> int:

@@ -111,7 +111,11 @@ class ModelVersion:
 class Endpoint:
     """A name that callers use. `status` is loading, live, failed or idle (nothing deployed yet).
 
-    `serving` and `pending` are {"model", "version", "alias", "digest"} or None.
+    `serving`, `pending` and `previous` are None, or {"model", "version", "alias", "digest"} of the
+    version with the largest share, "kind" (split or ensemble) and "variants": all of them, each
+    with "weight" (percent; a factor in an ensemble) and "shadow". `options` are those in force,
+    `rollout` is the canary that is under way or was last, `traffic` has what each version has
+    answered: requests, errors, p50, p95 and p99 (seconds), and a shadow's comparisons.
     """
 
     name: str
@@ -124,3 +128,6 @@ class Endpoint:
     created: float
     updated: float
     usage: dict[str, int] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    rollout: dict[str, Any] | None = None
+    traffic: list[dict[str, Any]] = field(default_factory=list)

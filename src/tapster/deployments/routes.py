@@ -2,65 +2,83 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from tapster.contract.control import Endpoint, Principal
 from tapster.contract.errors import TapsterError
-from tapster.contract.plan import UsageBatch, WorkerState
+from tapster.contract.plan import UsageBatch
 from tapster.core.db import Watch
 from tapster.core.parts import Parts
-from tapster.deployments import service
+from tapster.deployments import rollouts, service
+from tapster.deployments.judgement import Rules
+from tapster.deployments.reports import Reports
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.access import agent_only, need
 
 _Reader = Annotated[Principal, Depends(need("endpoints:read"))]
 _Writer = Annotated[Principal, Depends(need("endpoints:write"))]
 _POLL = 0.05
-_FRESH = 5.0
+_DEFAULT = Rules()
+
+
+@dataclass
+class Canary:
+    """A share that grows: `steps` in percent, each `interval` seconds and `min_requests` long.
+
+    The version's error rate may exceed the others' by `max_error_rate`, its p95 and p99 latency be
+    `max_latency_ratio` times theirs; else everything goes back.
+    """
+
+    steps: list[float] = field(default_factory=lambda: list(rollouts.STEPS))
+    interval: float = _DEFAULT.interval
+    min_requests: int = _DEFAULT.min_requests
+    max_error_rate: float = _DEFAULT.max_error_rate
+    max_latency_ratio: float = _DEFAULT.max_latency_ratio
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
 @dataclass
 class Deploy:
-    """What to serve: NAME, NAME@VERSION or NAME:ALIAS."""
+    """What to serve: `model` is NAME, NAME@VERSION or NAME:ALIAS.
 
-    model: str
+    `weight` is its percentage beside what serves, 100 by default; with `shadow` it gets copies of
+    requests instead, with `canary` a percentage that grows. `ensemble` names members and their
+    factors, in place of `model`.
+    """
+
+    model: str = ""
+    weight: float | None = None
+    shadow: bool = False
+    canary: Canary | None = None
+    ensemble: dict[str, float] | None = None
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
-class Reports:
-    """The newest report of each machine's agent, and when it came (monotonic seconds)."""
+@dataclass
+class Change:
+    """What to change of an endpoint.
 
-    def __init__(self) -> None:
-        self._latest: dict[str, tuple[float, UsageBatch]] = {}
-        self.count = 0
+    `options` by name, null for the default; `weights` of exactly the versions that are to answer
+    (percent; factors of an ensemble); `shadows`, exactly those that are to get copies.
+    """
 
-    def put(self, batch: UsageBatch) -> None:
-        """Take a report in."""
-        self._latest[batch.agent] = (time.monotonic(), batch)
-        self.count += 1
-
-    def workers(self) -> list[WorkerState]:
-        """Workers that somebody has heard of within the last seconds."""
-        horizon = time.monotonic() - _FRESH
-        return [
-            worker
-            for at, batch in self._latest.values()
-            if at >= horizon
-            for worker in batch.workers
-        ]
+    options: dict[str, Any] | None = None
+    weights: dict[str, float] | None = None
+    shadows: list[str] | None = None
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
-def routes(parts: Parts) -> APIRouter:
+def routes(parts: Parts, reports: Reports) -> APIRouter:
     """The routes under /endpoints."""
     router = APIRouter(prefix="/endpoints", tags=["endpoints"])
 
     def look(tenant: str, name: str) -> Endpoint:
         with parts.db.read() as tx:
-            return service.show(tx, tenant, name)
+            return service.show(tx, tenant, name, reports.totals(tenant, name))
 
     @router.get("")
     def list_endpoints(who: _Reader) -> list[Endpoint]:
@@ -88,12 +106,44 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/{endpoint}/deploy", status_code=202)
     def deploy(who: _Writer, endpoint: str, body: Deploy) -> Endpoint:
         """Begin to serve a model version; traffic moves once every worker has loaded it."""
+        _check(body)
         with parts.db.write() as tx:
-            return service.deploy(tx, who.tenant, endpoint, body.model)
+            if body.ensemble is not None:
+                return service.deploy_ensemble(tx, who.tenant, endpoint, body.ensemble)
+            if body.shadow:
+                return service.shadow(tx, who.tenant, endpoint, body.model)
+            if body.canary is not None:
+                return service.roll_out(
+                    tx,
+                    who.tenant,
+                    endpoint,
+                    body.model,
+                    steps=body.canary.steps,
+                    rules=_rules(body.canary),
+                )
+            weight = 100.0 if body.weight is None else body.weight
+            return service.deploy(tx, who.tenant, endpoint, body.model, weight)
+
+    @router.patch("/{endpoint}")
+    def change(who: _Writer, endpoint: str, body: Change) -> Endpoint:
+        """Change options at once; begin to change shares or shadows."""
+        if body.weights is not None and body.shadows is not None:
+            raise TapsterError(
+                "invalid", "change weights or shadows, one after the other", field="shadows"
+            )
+        with parts.db.write() as tx:
+            seen = service.show(tx, who.tenant, endpoint)
+            if body.options:
+                seen = service.set_options(tx, who.tenant, endpoint, body.options)
+            if body.weights is not None:
+                seen = service.set_weights(tx, who.tenant, endpoint, body.weights)
+            if body.shadows is not None:
+                seen = service.set_shadows(tx, who.tenant, endpoint, body.shadows)
+            return seen
 
     @router.post("/{endpoint}/rollback", status_code=202)
     def rollback(who: _Writer, endpoint: str) -> Endpoint:
-        """Begin to serve what was served before."""
+        """Begin to serve what was served before; a rollout that is under way ends at once."""
         with parts.db.write() as tx:
             return service.rollback(tx, who.tenant, endpoint)
 
@@ -105,6 +155,37 @@ def routes(parts: Parts) -> APIRouter:
         return {"deleted": endpoint}
 
     return router
+
+
+def _rules(canary: Canary) -> Rules:
+    return Rules(
+        interval=canary.interval,
+        min_requests=canary.min_requests,
+        max_error_rate=canary.max_error_rate,
+        max_latency_ratio=canary.max_latency_ratio,
+    )
+
+
+def _check(body: Deploy) -> None:
+    """Raise TapsterError(invalid) for what cannot be asked at once."""
+    ways = {
+        "weight": body.weight is not None,
+        "shadow": body.shadow,
+        "canary": body.canary is not None,
+        "ensemble": body.ensemble is not None,
+    }
+    given = [name for name, there in ways.items() if there]
+    if len(given) > 1:
+        raise TapsterError(
+            "invalid", f"{given[0]} and {given[1]} exclude each other", field=given[1]
+        )
+    if bool(body.model) == (body.ensemble is not None):
+        raise TapsterError(
+            "invalid",
+            "name a model version, or the members of an ensemble",
+            hint="NAME, NAME@VERSION or NAME:ALIAS",
+            field="model",
+        )
 
 
 def agent_routes(parts: Parts, agent_key: str, reports: Reports) -> APIRouter:

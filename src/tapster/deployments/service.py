@@ -1,34 +1,210 @@
-"""Deploy, roll back, delete; the plan that follows from the rows; what reports change.
-
-A deployment is two-phase. *Prepare*: the plan asks every worker to load the new package, verify
-it and replay its parity vectors. Only when all have, *switch*: the plan moves the endpoint. One
-worker's refusal ends the deployment and leaves the old version serving.
-"""
+"""The verbs: deploy, share, mirror, roll out, roll back, set, delete."""
 
 import re
-import time
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import Connection
 
 from tapster.contract.control import Endpoint, ModelVersion
 from tapster.contract.errors import TapsterError
-from tapster.contract.plan import EndpointPlan, PackageRef, ServingPlan, Variant, WorkerState
-from tapster.deployments import store
+from tapster.deployments import beginning, options, rollouts, sets, showing, store
+from tapster.deployments.counts import Totals
+from tapster.deployments.judgement import Rules
+from tapster.deployments.planning import plan
+from tapster.deployments.sets import Held, ServingSet
+from tapster.deployments.settling import Heard, settle, unsettled
+from tapster.deployments.store import Row
 from tapster.registry import service as registry
 from tapster.tenancy import service as tenancy
 
+__all__ = [
+    "Heard", "Rules", "delete", "deploy", "deploy_ensemble", "in_use", "listing", "plan",
+    "roll_out", "rollback", "set_options", "set_shadows", "set_weights", "settle", "shadow",
+    "show", "unsettled",
+]  # fmt: skip
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-PATIENCE: Final = 120.0
 
 
-def deploy(tx: Connection, tenant: str, name: str, reference: str) -> Endpoint:
+def deploy(
+    tx: Connection, tenant: str, name: str, reference: str, percent: float = 100.0
+) -> Endpoint:
     """Begin to serve a model version under an endpoint's name, which is made if it is new.
 
-    Raises TapsterError(not_found) for the version, (unprocessable) for one whose graph is not
-    vetted, (invalid) for the name and (conflict) while another deployment is under way.
+    `percent` is its share beside what serves there, which keeps its proportions of the rest; 100
+    replaces everything. Raises TapsterError(not_found) for the version, (unprocessable) for one
+    that cannot be served, (invalid) for the name or the share, (conflict) for a version that does
+    not fit the others and while another deployment is under way.
     """
+    if not 0 <= percent <= 100:
+        raise TapsterError(
+            "invalid", "the weight must be between 0 and 100 percent", field="weight"
+        )
+    held = _held(tx, tenant, reference)
+    row = _row(tx, tenant, name)
+    if percent == 100:
+        pending = sets.sole(held)
+    else:
+        pending = sets.with_share(_split(row, held), held, percent / 100)
+    return _begin(tx, row, pending)
+
+
+def shadow(tx: Connection, tenant: str, name: str, reference: str) -> Endpoint:
+    """Begin to send a version copies of the requests. Raises TapsterError as `deploy` does."""
+    held = _held(tx, tenant, reference)
+    row = _row(tx, tenant, name)
+    return _begin(tx, row, sets.with_shadow(_split(row, held), held))
+
+
+def roll_out(
+    tx: Connection,
+    tenant: str,
+    name: str,
+    reference: str,
+    *,
+    steps: Sequence[float],
+    rules: Rules,
+) -> Endpoint:
+    """Begin to give a version a share that grows in steps, if it proves no worse than the others.
+
+    Raises TapsterError as `deploy` does.
+    """
+    held = _held(tx, tenant, reference)
+    row = _row(tx, tenant, name)
+    serving = _split(row, held)
+    if all(each.ref == held.ref for each in serving.answering if each.weight > 0):
+        raise TapsterError(
+            "conflict",
+            f"{held.ref} answers all requests already",
+            hint="roll another version out",
+            field="model",
+        )
+    rollout = rollouts.begun(serving, held, tuple(steps), rules)
+    pending = rollouts.serving_at(rollout)
+    beginning.check(tx, tenant, rollouts.serving_at(rollout))
+    beginning.begin(tx, row, pending, rollout)
+    return show(tx, tenant, name)
+
+
+def deploy_ensemble(tx: Connection, tenant: str, name: str, members: dict[str, float]) -> Endpoint:
+    """Begin to serve the weighted mean of versions; weights sum to one.
+
+    Raises TapsterError as `deploy` does, and (conflict) for members that cannot answer as one.
+    """
+    factors = sets.shares(members, 1.0, "ensemble")
+    held = {_held(tx, tenant, ref): factor for ref, factor in factors.items()}
+    once = len({one.ref for one in held}) == len(factors)
+    if len(factors) < 2 or not once or 0 in factors.values():
+        raise TapsterError(
+            "invalid",
+            "an ensemble has at least two members, each once and with a weight above 0",
+            hint="for example A@1=0.6 B@2=0.4",
+            field="ensemble",
+        )
+    row = _row(tx, tenant, name)
+    known = (row.serving, row.previous, row.pending)
+    number = 1 + max((each.number for each in known if each is not None), default=0)
+    return _begin(tx, row, sets.ensemble(held, number))
+
+
+def rollback(tx: Connection, tenant: str, name: str) -> Endpoint:
+    """Begin to serve what the endpoint served before; a rollout that is under way ends at once.
+
+    Raises TapsterError(conflict) if there is nothing to go back to.
+    """
+    row = _known(tx, tenant, name)
+    if row.rolling is not None:
+        rollouts.go_back(tx, row, row.rolling, "aborted", "it was rolled back by hand")
+        return show(tx, tenant, name)
+    if row.previous is None:
+        raise TapsterError(
+            "conflict", f"endpoint {name} has served nothing before", hint="deploy a version"
+        )
+    # Pinned: an endpoint rolled back from an alias's version must not follow the alias again.
+    pinned = [msgspec.structs.replace(held, alias="") for held in row.previous.variants]
+    return _begin(tx, row, msgspec.structs.replace(row.previous, variants=tuple(pinned)))
+
+
+def set_weights(tx: Connection, tenant: str, name: str, weights: dict[str, float]) -> Endpoint:
+    """Have exactly these versions answer: percent in a split, factors in an ensemble.
+
+    Raises TapsterError as `deploy` does, and (invalid) for weights with another sum.
+    """
+    row = _known(tx, tenant, name)
+    serving = _serving(row)
+    if serving.kind == "ensemble":
+        return deploy_ensemble(tx, tenant, name, weights)
+    given = sets.shares(weights, 100.0, "weights")
+    aliases = {held.ref: held.alias for held in serving.variants}
+    held: dict[Held, float] = {}
+    for ref, share in given.items():
+        one = _held(tx, tenant, ref)
+        if not one.alias:
+            one = msgspec.structs.replace(one, alias=aliases.get(one.ref, ""))
+        held[one] = share
+    if len({one.ref for one in held}) < len(given):
+        raise TapsterError("invalid", "a version is named twice", field="weights")
+    return _begin(tx, row, sets.with_weights(serving, held))
+
+
+def set_shadows(tx: Connection, tenant: str, name: str, references: Sequence[str]) -> Endpoint:
+    """Have exactly these versions get copies. Raises TapsterError as `deploy` does."""
+    row = _known(tx, tenant, name)
+    serving = _serving(row)
+    shadows = [_held(tx, tenant, ref) for ref in references]
+    if shadows:
+        _split(row, shadows[0])
+    return _begin(tx, row, sets.with_shadows(serving, shadows))
+
+
+def set_options(tx: Connection, tenant: str, name: str, given: dict[str, Any]) -> Endpoint:
+    """Change how an endpoint is served, at once. Raises TapsterError(invalid)."""
+    row = _known(tx, tenant, name)
+    store.change(tx, row, options=options.changed(row.options or {}, given))
+    tenancy.revise(tx, tenant, f"endpoint {name}: options")
+    return show(tx, tenant, name)
+
+
+def show(tx: Connection, tenant: str, name: str, totals: Totals | None = None) -> Endpoint:
+    """One endpoint, with what its versions have answered. Raises TapsterError(not_found)."""
+    return showing.endpoint(_known(tx, tenant, name), totals or {})
+
+
+def listing(tx: Connection, tenant: str) -> list[Endpoint]:
+    """A tenant's endpoints by name."""
+    return [showing.endpoint(row, {}) for row in store.listing(tx, tenant)]
+
+
+def delete(tx: Connection, tenant: str, name: str) -> None:
+    """Stop serving and forget the endpoint. Raises TapsterError(not_found)."""
+    _known(tx, tenant, name)
+    store.remove(tx, tenant, name)
+    tenancy.revise(tx, tenant, f"endpoint {name} deleted")
+
+
+def in_use(tx: Connection, tenant: str, version: ModelVersion) -> list[str]:
+    """Names of the endpoints that serve a version or are about to."""
+    named = f"{version.model}@{version.version}"
+    return [
+        row.name
+        for row in store.listing(tx, tenant)
+        if any(held.ref == named for serving in row.sets for held in serving.variants)
+    ]
+
+
+def _known(tx: Connection, tenant: str, name: str) -> Row:
+    row = store.get(tx, tenant, name)
+    if row is None:
+        raise TapsterError(
+            "not_found", f"there is no endpoint {name!r}", hint="see `tapster endpoints list`"
+        )
+    return row
+
+
+def _row(tx: Connection, tenant: str, name: str) -> Row:
+    """The endpoint, made if it is new. Raises TapsterError(invalid) for its name."""
     if not _NAME.fullmatch(name):
         raise TapsterError(
             "invalid",
@@ -36,224 +212,41 @@ def deploy(tx: Connection, tenant: str, name: str, reference: str) -> Endpoint:
             hint="use up to 100 letters, digits, dots, dashes and underscores",
             field="endpoint",
         )
-    version = registry.resolve(tx, tenant, reference)
-    registry.check_servable(version)
     if store.get(tx, tenant, name) is None:
         store.add(tx, tenant, name)
-    alias = reference.partition(":")[2]
-    return _begin(tx, tenant, name, _target(version, alias))
+    return _known(tx, tenant, name)
 
 
-def rollback(tx: Connection, tenant: str, name: str) -> Endpoint:
-    """Begin to serve what the endpoint served before. Raises TapsterError(conflict) if nothing."""
-    endpoint = show(tx, tenant, name)
-    if endpoint.previous is None:
-        raise TapsterError(
-            "conflict", f"endpoint {name} has served nothing before", hint="deploy a version"
-        )
-    held = f"{endpoint.previous['model']}@{endpoint.previous['version']}"
-    registry.check_servable(registry.resolve(tx, tenant, held))
-    # Pinned: an endpoint rolled back from an alias's version must not follow the alias again.
-    return _begin(tx, tenant, name, {**endpoint.previous, "alias": ""})
+def _held(tx: Connection, tenant: str, reference: str) -> Held:
+    version = registry.resolve(tx, tenant, reference)
+    registry.check_servable(version)
+    return sets.held(version, reference)
 
 
-def show(tx: Connection, tenant: str, name: str) -> Endpoint:
-    """One endpoint. Raises TapsterError(not_found)."""
-    endpoint = store.get(tx, tenant, name)
-    if endpoint is None:
-        raise TapsterError(
-            "not_found", f"there is no endpoint {name!r}", hint="see `tapster endpoints list`"
-        )
-    return endpoint
-
-
-def listing(tx: Connection, tenant: str) -> list[Endpoint]:
-    """A tenant's endpoints by name."""
-    return store.listing(tx, tenant)
-
-
-def delete(tx: Connection, tenant: str, name: str) -> None:
-    """Stop serving and forget the endpoint. Raises TapsterError(not_found)."""
-    show(tx, tenant, name)
-    store.remove(tx, tenant, name)
-    tenancy.revise(tx, tenant, f"endpoint {name} deleted")
-
-
-def in_use(tx: Connection, tenant: str, version: ModelVersion) -> list[str]:
-    """Names of the endpoints that serve a version or are about to."""
-    named = (version.model, version.version)
-    return [
-        endpoint.name
-        for endpoint in store.listing(tx, tenant)
-        for held in (endpoint.serving, endpoint.pending)
-        if held is not None and (held["model"], held["version"]) == named
-    ]
-
-
-def plan(tx: Connection, public_key: str) -> ServingPlan:
-    """What every data plane must make true."""
-    endpoints, packages, signers = [], {}, {public_key}
-    for row in store.everywhere(tx):
-        for held in (row["serving"], row["pending"]):
-            if held is not None:
-                key = f"{row['tenant']}/packages/{held['digest']}"
-                packages[held["digest"]] = PackageRef(held["digest"], key)
-                signers.update(registry.trusted(tx, row["tenant"]))
-        if row["serving"] is not None:
-            endpoints.append(_endpoint_plan(tx, row))
-    return ServingPlan(
-        number=tenancy.revision(tx),
-        endpoints=tuple(endpoints),
-        packages=tuple(packages.values()),
-        keys=tenancy.grants(tx),
-        signers=tuple(sorted(signers)),
-    )
-
-
-def settle(
-    tx: Connection, workers: Collection[WorkerState], expected: int, since: float = 0.0
-) -> bool:
-    """Move every deployment on as far as the workers' reports allow; True if anything changed.
-
-    `since`: when this process began to listen; nobody could report to it before.
-    """
-    changed = False
-    for row in store.everywhere(tx):
-        if row["phase"] == "prepare":
-            patient = time.time() - max(row["updated"], since) <= PATIENCE
-            changed |= _settle_prepare(tx, row, workers, expected, patient)
-        elif row["phase"] == "switch":
-            changed |= _settle_switch(tx, row, workers, expected)
-        else:
-            changed |= _follow_alias(tx, row)
-    return changed
-
-
-def unsettled(tx: Connection) -> bool:
-    """Whether `settle` may have something to do: cheap, and without the write lock."""
-    return any(row["phase"] or _moved(tx, row) is not None for row in store.everywhere(tx))
-
-
-def _settle_prepare(
-    tx: Connection, row: Any, workers: Collection[WorkerState], expected: int, patient: bool
-) -> bool:
-    tenant, name, pending = row["tenant"], row["name"], row["pending"]
-    digest = pending["digest"]
-    # A worker that has not applied this revision may still report what became of an earlier try.
-    current = [worker for worker in workers if worker.plan >= row["revision"]]
-    states = [state for worker in current for state in worker.packages if state.digest == digest]
-    refusal = next((state.error for state in states if state.state == "failed"), None)
-    if refusal is None and not patient:
-        refusal = "the data plane did not load it in time"
-    if refusal is not None:
-        _refuse(tx, row, refusal)
-        return True
-    if len(states) < expected or any(state.state != "ready" for state in states):
-        return False
-    revision = tenancy.revise(tx, tenant, f"endpoint {name} switches")
-    same = row["serving"] is not None and row["serving"]["digest"] == pending["digest"]
-    store.change(
-        tx,
-        tenant,
-        name,
-        phase="switch",
-        revision=revision,
-        serving=pending,
-        pending=None,
-        previous=row["previous"] if same else row["serving"],
-    )
-    return True
-
-
-def _settle_switch(
-    tx: Connection, row: Any, workers: Collection[WorkerState], expected: int
-) -> bool:
-    applied = [worker for worker in workers if worker.plan >= row["revision"]]
-    if len(applied) < expected:
-        return False
-    store.change(tx, row["tenant"], row["name"], phase="", status="live")
-    return True
-
-
-def _follow_alias(tx: Connection, row: Any) -> bool:
-    version = _moved(tx, row)
-    if version is None:
-        return False
-    _begin(tx, row["tenant"], row["name"], _target(version, row["serving"]["alias"]))
-    return True
-
-
-def _moved(tx: Connection, row: Any) -> ModelVersion | None:
-    """The version that the endpoint's alias has moved to, unless it was just refused."""
-    held = row["serving"]
-    if held is None or not held["alias"]:
-        return None
-    try:
-        version = registry.resolve(tx, row["tenant"], f"{held['model']}:{held['alias']}")
-        registry.check_servable(version)
-    except TapsterError:
-        return None
-    refused = (row["error"] or {}).get("digest")
-    return None if version.digest in {held["digest"], refused} else version
-
-
-def _refuse(tx: Connection, row: Any, reason: str) -> None:
-    tenant, name, pending = row["tenant"], row["name"], row["pending"]
-    kept = row["serving"]
-    error = TapsterError(
-        "unprocessable",
-        f"{pending['model']}@{pending['version']} was refused: {reason}",
-        hint=f"{kept['model']}@{kept['version']} serves on" if kept else "nothing serves here yet",
-    )
-    store.change(
-        tx,
-        tenant,
-        name,
-        phase="",
-        status="live" if kept else "failed",
-        pending=None,
-        error={**error.as_dict(), "digest": pending["digest"]},
-    )
-    tenancy.revise(tx, tenant, f"endpoint {name}: {pending['model']} refused")
-
-
-def _begin(tx: Connection, tenant: str, name: str, target: dict[str, Any]) -> Endpoint:
-    endpoint = show(tx, tenant, name)
-    if endpoint.status == "loading":
+def _serving(row: Row) -> ServingSet:
+    if row.serving is None:
         raise TapsterError(
             "conflict",
-            f"endpoint {name} is still switching",
-            hint="wait until `tapster endpoints show` says live, then try again",
+            f"endpoint {row.name} serves nothing yet",
+            hint=f"first: tapster deploy NAME --endpoint {row.name}",
         )
-    revision = tenancy.revise(tx, tenant, f"endpoint {name} prepares {target['model']}")
-    store.change(
-        tx,
-        tenant,
-        name,
-        status="loading",
-        phase="prepare",
-        revision=revision,
-        pending=target,
-        error=None,
-    )
-    return show(tx, tenant, name)
+    return row.serving
 
 
-def _target(version: ModelVersion, alias: str) -> dict[str, Any]:
-    return {
-        "model": version.model,
-        "version": version.version,
-        "alias": alias,
-        "digest": version.digest,
-    }
+def _split(row: Row, one: Held) -> ServingSet:
+    """The set that a version is to stand in. Raises TapsterError(conflict) if there is none."""
+    serving = _serving(row)
+    if serving.kind == "ensemble":
+        raise TapsterError(
+            "conflict",
+            f"endpoint {row.name} is an ensemble: {one.ref} cannot stand beside it",
+            hint="deploy the ensemble again with other members, or the version by itself",
+        )
+    return serving
 
 
-def _endpoint_plan(tx: Connection, row: Any) -> EndpointPlan:
-    held = row["serving"]
-    return EndpointPlan(
-        id=row["id"],
-        tenant=row["tenant"],
-        name=row["name"],
-        variants=(Variant(held["model"], held["version"], held["digest"]),),
-        labels=registry.aliases(tx, row["tenant"], held["model"]),
-    )
+def _begin(tx: Connection, row: Row, pending: ServingSet) -> Endpoint:
+    beginning.check_idle(row)
+    beginning.check(tx, row.tenant, pending)
+    beginning.begin(tx, row, pending)
+    return show(tx, row.tenant, row.name)

@@ -1,0 +1,66 @@
+"""Endpoints as the API gives them."""
+
+from typing import Any
+
+import msgspec
+
+from tapster.contract.control import Endpoint
+from tapster.deployments import counts, options, rollouts
+from tapster.deployments.counts import Totals
+from tapster.deployments.sets import Held, ServingSet
+from tapster.deployments.store import Row
+
+
+def endpoint(row: Row, totals: Totals) -> Endpoint:
+    """An endpoint, with what `totals` say of its versions."""
+    return Endpoint(
+        name=row.name,
+        tenant=row.tenant,
+        status=row.status,
+        serving=_shown(row.serving),
+        pending=_shown(row.pending),
+        previous=_shown(row.previous),
+        error=row.error,
+        created=row.created,
+        updated=row.updated,
+        options=msgspec.to_builtins(options.made(row.options or {})),
+        rollout=rollouts.shown(row, totals),
+        traffic=_traffic(row.serving, totals) if row.serving else [],
+    )
+
+
+def _shown(serving: ServingSet | None) -> dict[str, Any] | None:
+    return serving.shown() if serving is not None else None
+
+
+def _traffic(serving: ServingSet, totals: Totals) -> list[dict[str, Any]]:
+    """What the ensemble as a whole, and each version, have answered."""
+    found = []
+    if serving.kind == "ensemble":
+        whole = counts.whole(totals, str(serving.number))
+        found.append({"role": "ensemble", "version": serving.number, **counts.summary(whole)})
+    for held in serving.variants:
+        role = "member" if serving.kind == "ensemble" else "shadow" if held.shadow else "version"
+        place = _place(held, role)
+        line = {"role": role, "model": held.model, "version": held.version}
+        line |= counts.summary(counts.whole(totals, place))
+        if held.shadow:
+            line |= _compared(totals, place)
+        found.append(line)
+    return found
+
+
+def _place(held: Held, role: str) -> str:
+    """Under which version the data plane counts what a version does there."""
+    if role == "member":
+        return f"{held.model}:{held.version}"
+    return f"shadow:{held.version}" if role == "shadow" else str(held.version)
+
+
+def _compared(totals: Totals, place: str) -> dict[str, int]:
+    """A shadow's copies by what became of them."""
+    lines = [versions[place] for versions in totals.values() if place in versions]
+    return {
+        name: sum(getattr(line, name) for line in lines)
+        for name in ("same", "different", "broken", "dropped")
+    }
