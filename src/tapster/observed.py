@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tapster.api import PREFIX
 from tapster.core.settings import Settings
 from tapster.core.telemetry import logger
 
@@ -72,7 +73,7 @@ class Observed:
         self, scope: Scope, identity: str, status: int, seconds: float, failure: Exception | None
     ) -> None:
         """Count a request, and log it if there is a reason to."""
-        route = getattr(scope.get("route"), "path", "none")
+        route = _template(scope)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._requests.labels(method, route, f"{status // 100}xx").inc()
         if not route.startswith(_WAITING):
@@ -91,6 +92,14 @@ class Observed:
             log.warning("slow request", **found)
         elif self._share and random.random() < self._share:
             log.info("request", **found)
+
+
+def _template(scope: Scope) -> str:
+    """The path of the route that answered, with the names of its parameters; `none` for none."""
+    found = getattr(scope.get("route"), "path", None)
+    if found is None:
+        return "none"
+    return f"{PREFIX}{found}" if scope["path"].startswith(f"{PREFIX}/") else str(found)
 
 
 def _identity(scope: Scope) -> str:
