@@ -44,6 +44,10 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS: Final = 0.25
 WATCH_SECONDS: Final = 0.05
 FIRST_LOAD_SECONDS: Final = 30.0
+# A thousand packages that become ready one after another are not told of one by one.
+PUBLISH_SECONDS: Final = 0.02
+# How long the event loop waits at most for a thread that computes in Python.
+SWITCH_SECONDS: Final = 0.001
 UNSENT: Final = 128 * 1024
 
 
@@ -218,7 +222,7 @@ class Worker:
             self._published = None
             self._loop.call_later(1.0, self._publish)
         else:
-            self._loop.call_soon(self._publish)
+            self._loop.call_later(PUBLISH_SECONDS, self._publish)
 
     def _stuck(self) -> None:
         """A model's thread is lost: make room for a fresh worker."""
@@ -254,6 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not 0 <= options.index < WORKERS:
         parser.error(f"a machine has at most {WORKERS} workers")
     _allow_many_connections()
+    sys.setswitchinterval(SWITCH_SECONDS)
     settings = load()
     telemetry.configure(settings.log_level, settings.log_format, f"worker {options.index}")
     (settings.home / "run").mkdir(parents=True, exist_ok=True)
