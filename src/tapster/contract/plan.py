@@ -94,7 +94,10 @@ class ServingPlan(msgspec.Struct, frozen=True):
 
 
 class PackageState(msgspec.Struct, frozen=True):
-    """What became of a package in one worker: `state` is loading, ready or failed."""
+    """What became of a package in one worker: `state` is loading, ready, cold or failed.
+
+    A cold one has been loaded and checked, and comes back into the memory when a request needs it.
+    """
 
     digest: str
     state: str

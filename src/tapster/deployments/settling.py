@@ -120,7 +120,7 @@ def _prepared(
     if not patient:
         late = (beginning.newest(row), "the data plane did not load it in time")
         return _Preparation(late, False)
-    loaded = sum(state.state == "ready" for state in states)
+    loaded = sum(state.state in {"ready", "cold"} for state in states)
     return _Preparation(None, len(current) >= expected and loaded >= len(wanted) * len(current))
 
 
