@@ -111,6 +111,7 @@ def served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Served:
         client.data_add("cancer", _table(folder / "cancer.csv"))
         job = client.train("cancer", "outcome", "cancer", algorithm="logistic", seed=1)
         client.wait(job)
+        client.models_alias("cancer@1", "champion")
         client.deploy("cancer")
         client.models_import("typed", _giving_back(folder / "typed.onnx"))
         client.deploy("typed")
