@@ -86,8 +86,9 @@ def test_examples_are_classified(rest: httpx.Client, served: Served) -> None:
     examples = [dict(zip(names, row, strict=True)) for row in served.rows]
     answer = rest.post("/models/cancer:classify", json={"examples": examples})
     assert answer.status_code == 200, answer.text
-    assert set(answer.json()) == {"result"}
-    scores = [dict(pairs) for pairs in answer.json()["result"]]
+    # The documents call it `result`; the server (util/json_tensor_test.cc) writes `results`.
+    assert set(answer.json()) == {"results"}
+    scores = [dict(pairs) for pairs in answer.json()["results"]]
     found = [[one[label] for label in told["classes"]] for one in scores]
     assert np.allclose(found, served.shares, atol=1e-5)
     refusal = rest.post("/models/cancer:regress", json={"examples": examples})
