@@ -96,7 +96,7 @@ def adopt(folder: Path, draft: Draft, name: str, tolerance: Tolerance, context: 
     with Isolated.of_draft(folder, draft.runtime, draft.model_file, limits) as model:
         context.progress(0.5, "recording", "recording its answers")
         signature = model.signature
-        source = _source(model, draft.declaration, digest)
+        source = _source(model, digest)
         vectors = drawing.record(model, source, tolerance)
     (folder / package.PARITY).write_bytes(vectors)
     package.seal(
@@ -130,9 +130,10 @@ def _of_a_stranger(said: Declaration, names: list[str]) -> Draft:
     return Draft(said.runtime, said.model_file, said)
 
 
-def _source(model: Isolated, said: Declaration, digest: str) -> drawing.Source:
-    if said.examples:
-        return drawing.exemplified(model.signature, said.examples)
+def _source(model: Isolated, digest: str) -> drawing.Source:
+    """Inputs to try the model on: its own examples, else random ones."""
+    if model.examples:
+        return drawing.exemplified(model.signature, model.examples)
     shapes = {
         spec.name: tuple(
             size if size >= 0 else "batch" if axis == 0 else None

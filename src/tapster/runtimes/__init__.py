@@ -6,7 +6,9 @@ A runtime turns verified bytes into something that maps arrays to arrays. It nev
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Manifest, Signature
@@ -35,6 +37,13 @@ class Stop:
             called = self.called
         if called:
             end()
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What a model says of itself. `examples`: rows of values by input, empty for none."""
+
+    signature: Signature
+    examples: dict[str, Any] = {}
 
 
 class LoadedModel(Protocol):
@@ -71,7 +80,7 @@ class Runtime(Protocol):
 
     name: str
 
-    def describe(self, files: dict[str, bytes], model_file: str) -> Signature:
+    def describe(self, files: dict[str, bytes], model_file: str) -> Description:
         """What a model that is no package yet takes and gives, by its own account.
 
         Raises TapsterError(unprocessable). Like `load`, it may run what is in the files: unless

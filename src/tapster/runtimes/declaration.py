@@ -12,6 +12,7 @@ import msgspec
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.manifest import Column, Signature, Task, TensorSpec
+from tapster.runtimes import Description
 
 DECLARATION: Final = "model.json"
 _LARGEST: Final = 1 << 20
@@ -34,11 +35,12 @@ class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model_file: str = ""
 
     @property
-    def signature(self) -> Signature | None:
-        """The declared signature, if inputs and outputs are declared."""
+    def description(self) -> Description | None:
+        """What is declared, if inputs and outputs are."""
         if not self.inputs or not self.outputs:
             return None
-        return Signature(self.inputs, self.outputs, self.columns, self.classes)
+        signature = Signature(self.inputs, self.outputs, self.columns, self.classes)
+        return Description(signature, self.examples)
 
 
 def declared(files: dict[str, bytes]) -> Declaration:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import NUMPY_TYPE, Array
 from tapster.contract.manifest import Datatype, Manifest, Signature, TensorSpec
-from tapster.runtimes import Stop
+from tapster.runtimes import Description, Stop
 from tapster.runtimes.operators import refuse_external_data, vet
 from tapster.runtimes.sessions import cleaned, measured, open_session, shelved
 from tapster.runtimes.weights import split
@@ -48,9 +48,9 @@ class OnnxRuntime:
 
     name = "onnx"
 
-    def describe(self, files: dict[str, bytes], model_file: str) -> Signature:
+    def describe(self, files: dict[str, bytes], model_file: str) -> Description:
         """See Runtime and `signature_from_graph`."""
-        return signature_from_graph(files[model_file])
+        return Description(signature_from_graph(files[model_file]))
 
     def load(
         self, manifest: Manifest, files: dict[str, bytes], threads: int, shelf: Path | None = None

@@ -20,7 +20,7 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Manifest, Signature
 from tapster.core import settings
-from tapster.runtimes import Stop
+from tapster.runtimes import Description, Stop
 from tapster.runtimes.answers import conform
 from tapster.runtimes.declaration import DECLARATION, declared
 
@@ -32,11 +32,11 @@ class PythonRuntime:
 
     name = "python"
 
-    def describe(self, files: dict[str, bytes], model_file: str) -> Signature:
+    def describe(self, files: dict[str, bytes], model_file: str) -> Description:
         """See Runtime: what `model.json` says. Runs nothing."""
         check_allowed()
-        signature = declared(files).signature
-        if signature is None:
+        found = declared(files).description
+        if found is None:
             raise TapsterError(
                 "unprocessable",
                 f"the model does not say what it takes and gives: there is no {DECLARATION}"
@@ -44,7 +44,7 @@ class PythonRuntime:
                 hint='write {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}],'
                 ' "outputs": [...]} beside model.py',
             )
-        return signature
+        return found
 
     def load(
         self, manifest: Manifest, files: dict[str, bytes], threads: int, shelf: Path | None = None

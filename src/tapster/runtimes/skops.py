@@ -16,13 +16,14 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Column, Datatype, Manifest, Signature, TensorSpec
 from tapster.core import settings
-from tapster.runtimes import Stop
+from tapster.runtimes import Description, Stop
 from tapster.runtimes.answers import conform
 from tapster.runtimes.declaration import declared
 from tapster.runtimes.parity import PREDICTION, PROBABILITIES
 
 NUMERIC: Final = "numeric"
 TEXT: Final = "text"
+_ROWS: Final = 6
 _HARMLESS: Final = frozenset({"numpy.dtype", "builtins.object"})
 # Parts of scikit-learn that fetch, load or test; no fitted estimator holds them.
 _KEPT_OUT: Final = ("sklearn.datasets", "sklearn.externals", "sklearn.utils._testing")
@@ -33,9 +34,13 @@ class SkopsRuntime:
 
     name = "skops"
 
-    def describe(self, files: dict[str, bytes], model_file: str) -> Signature:
+    def describe(self, files: dict[str, bytes], model_file: str) -> Description:
         """See Runtime: what `model.json` says, else what the fitted estimator knows of itself."""
-        return declared(files).signature or _signature(open_estimator(files[model_file]))
+        said = declared(files)
+        if said.description is not None:
+            return said.description
+        found = _described(open_estimator(files[model_file]))
+        return Description(found.signature, said.examples or found.examples)
 
     def load(
         self, manifest: Manifest, files: dict[str, bytes], threads: int, shelf: Path | None = None
@@ -142,23 +147,24 @@ def _answer(estimator: Any, name: str, table: Any) -> Any:
 # -- what a fitted estimator knows of itself
 
 
-def _signature(estimator: Any) -> Signature:
-    """The signature of an estimator, tried on one row of zeros and empty texts."""
+def _described(estimator: Any) -> Description:
+    """The signature of an estimator and some rows, on which it was tried."""
     width = getattr(estimator, "n_features_in_", None)
     if not isinstance(width, int):
         raise _unknown("the estimator does not say how many features it takes")
     names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
-    texts = _text_columns(estimator) if names else set()
-    columns = _columns(names, texts)
-    sizes = {NUMERIC: width - len(texts), TEXT: len(texts)}
+    texts = _texts(estimator) if names else {}
+    columns = _columns(names, set(texts))
+    rows = _rows(width - len(texts), [texts[c.name] for c in columns if c.kind == "text"])
+    outputs = tuple(_outputs(estimator, _table(rows, columns)))
     inputs = tuple(
-        TensorSpec(name, "BYTES" if name == TEXT else "FP32", (-1, size))
-        for name, size in sizes.items()
-        if size
+        TensorSpec(name, "BYTES" if name == TEXT else "FP32", (-1, array.shape[1]))
+        for name, array in rows.items()
     )
-    classes = _classes(estimator)
-    outputs = tuple(_outputs(estimator, _one_row(sizes, columns)))
-    return Signature(inputs, outputs, columns, classes)
+    return Description(
+        Signature(inputs, outputs, columns, _classes(estimator)),
+        {name: array.tolist() for name, array in rows.items()},
+    )
 
 
 def _columns(names: Sequence[str], texts: set[str]) -> tuple[Column, ...]:
@@ -172,24 +178,28 @@ def _columns(names: Sequence[str], texts: set[str]) -> tuple[Column, ...]:
     return tuple(found)
 
 
-def _one_row(sizes: dict[str, int], columns: Sequence[Column]) -> Any:
-    row: dict[str, Array] = {
-        NUMERIC: np.zeros((1, sizes[NUMERIC]), np.float32),
-        TEXT: np.full((1, sizes[TEXT]), "", np.object_),
-    }
-    return _table({name: array for name, array in row.items() if sizes[name]}, columns)
+def _rows(numbers: int, categories: list[list[str]]) -> dict[str, Array]:
+    """Rows of random numbers and known categories."""
+    rows: dict[str, Array] = {}
+    if numbers:
+        drawn = np.random.default_rng(0).standard_normal((_ROWS, numbers))
+        rows[NUMERIC] = drawn.astype(np.float32)
+    if categories:
+        cells = [[known[row % len(known)] for known in categories] for row in range(_ROWS)]
+        rows[TEXT] = np.array(cells, np.object_)
+    return rows
 
 
-def _outputs(estimator: Any, row: Any) -> Iterator[TensorSpec]:
+def _outputs(estimator: Any, rows: Any) -> Iterator[TensorSpec]:
     """`prediction`, and `probabilities` of classifiers that have them."""
     for name in (PREDICTION, PROBABILITIES):
         if name == PROBABILITIES and not hasattr(estimator, "predict_proba"):
             return
         try:
-            answer = np.asarray(_answer(estimator, name, row))
+            answer = np.asarray(_answer(estimator, name, rows))
         except Exception as error:
             raise _unknown(
-                f"the estimator does not take a row of numbers: {error!r:.200}"
+                f"the estimator does not take rows of numbers and known categories: {error!r:.200}"
             ) from None
         yield TensorSpec(name, _datatype(answer), (-1, *answer.shape[1:]))
 
@@ -207,18 +217,18 @@ def _classes(estimator: Any) -> tuple[str | int | float | bool, ...]:
     return ()
 
 
-def _text_columns(estimator: Any) -> set[str]:
-    """Names of the columns that an encoder inside the estimator has learnt text categories of."""
-    found: set[str] = set()
+def _texts(estimator: Any) -> dict[str, list[str]]:
+    """The text categories that encoders inside the estimator have learnt, by column."""
+    found: dict[str, list[str]] = {}
     for _, part in getattr(estimator, "steps", ()):
-        found |= _text_columns(part)
+        found |= _texts(part)
     for _, part, names in getattr(estimator, "transformers_", ()):
         inside = [part, *(step for _, step in getattr(part, "steps", ()))]
         for encoder in inside:
             categories = getattr(encoder, "categories_", ())
             if len(categories) == len(names):
                 found |= {
-                    str(name)
+                    str(name): [str(category) for category in known]
                     for name, known in zip(names, categories, strict=True)
                     if known.dtype.kind in "OU"
                 }

@@ -18,7 +18,7 @@ from typing import Any, Final
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Datatype, Manifest, Signature, TensorSpec
-from tapster.runtimes import Stop
+from tapster.runtimes import Description, Stop
 from tapster.runtimes.answers import conform
 from tapster.runtimes.declaration import declared
 
@@ -74,11 +74,12 @@ class TorchRuntime:
 
     name = "torch"
 
-    def describe(self, files: dict[str, bytes], model_file: str) -> Signature:
+    def describe(self, files: dict[str, bytes], model_file: str) -> Description:
         """See Runtime: names, types and shapes that the program was exported with."""
         program = open_program(files[model_file])
         found = Signature(tuple(_inputs(program)), tuple(_outputs(program)))
-        return declared(files).signature or found
+        said = declared(files)
+        return said.description or Description(found, said.examples)
 
     def load(
         self, manifest: Manifest, files: dict[str, bytes], threads: int, shelf: Path | None = None

@@ -19,10 +19,10 @@ from typing import Final
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
-from tapster.contract.manifest import Manifest, Signature, Tolerance
+from tapster.contract.manifest import Manifest, Tolerance
 from tapster.core import plugins
 from tapster.core.processes import die_with_parent
-from tapster.runtimes import LoadedModel, Runtime
+from tapster.runtimes import Description, LoadedModel, Runtime
 from tapster.runtimes.isolated.frames import (
     ORDERS,
     Boot,
@@ -56,11 +56,11 @@ def main(descriptor: int, parent: int) -> int:
         boot, _ = line.hear(None)
         confine(boot.memory)
         try:
-            model, signature = _loaded(boot)
+            model, description = _loaded(boot)
         except Exception as error:
             line.say(_refusal(0, error, _unloadable), None)
             return 0
-        line.say(Hello(signature), None)
+        line.say(Hello(description), None)
         return _Desk(line, model, boot.memory).serve()
     return 0
 
@@ -75,24 +75,24 @@ def confine(memory: int) -> None:
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
 
-def _loaded(boot: Boot) -> tuple[LoadedModel, Signature | None]:
-    """The model, and the signature that a draft was found to have."""
+def _loaded(boot: Boot) -> tuple[LoadedModel, Description | None]:
+    """The model, and what a draft says of itself."""
     runtime: Runtime = plugins.load("tapster.runtimes", boot.runtime)()
     if boot.digest:
         package = open_package(Path(boot.folder), boot.digest)
         return runtime.load(package.manifest, package.files, boot.threads), None
     files = read_files(Path(boot.folder))
-    signature = runtime.describe(files, boot.model_file)
+    description = runtime.describe(files, boot.model_file)
     manifest = Manifest(
         name="draft",
         task="other",
         runtime=boot.runtime,
         model_file=boot.model_file,
-        signature=signature,
+        signature=description.signature,
         tolerance=Tolerance(0.0, 0.0),
         files={},
     )
-    return runtime.load(manifest, files, boot.threads), signature
+    return runtime.load(manifest, files, boot.threads), description
 
 
 class _Desk:

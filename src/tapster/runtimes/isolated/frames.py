@@ -14,8 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tapster.contract.manifest import Signature
-from tapster.runtimes import Stop
+from tapster.runtimes import Description, Stop
 from tapster.runtimes.isolated.tensors import Packed
 
 LONGEST: Final = 64 << 20
@@ -61,7 +60,7 @@ class Room(msgspec.Struct, array_like=True, tag=True):
 class Hello(msgspec.Struct, array_like=True, tag=True):
     """The model is loaded; for a draft, what it takes and gives."""
 
-    signature: Signature | None
+    description: Description | None
 
 
 class Need(msgspec.Struct, array_like=True, tag=True):

@@ -17,7 +17,7 @@ from weakref import WeakSet
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import NUMPY_TYPE, Array
 from tapster.contract.manifest import Manifest, Signature
-from tapster.runtimes import Stop
+from tapster.runtimes import Description, Stop
 from tapster.runtimes.isolated import Limits
 from tapster.runtimes.isolated.frames import Boot
 from tapster.runtimes.isolated.process import Died, Process, late
@@ -61,7 +61,7 @@ class Isolated:
         # Keepers that have a process, or start one; the others wait before they do.
         self._coming = limits.instances
         self._refused: TapsterError | None = None
-        self._found: Signature | None = None
+        self._found: Description | None = None
         self._closed = False
         self._rest = Rest()
         self._keepers = [
@@ -73,7 +73,9 @@ class Isolated:
             keeper.start()
         self._await_first()
         self.concurrency = limits.instances
-        found = self.signature = signature or self._found or Signature((), ())
+        described = self._found or Description(signature or Signature((), ()))
+        found = self.signature = described.signature
+        self.examples = described.examples
         self._names = tuple(spec.name for spec in found.outputs)
         self._specs = {spec.name: spec for spec in found.outputs}
 
@@ -88,7 +90,7 @@ class Isolated:
 
     @classmethod
     def of_draft(cls, folder: Path, runtime: str, model_file: str, limits: Limits) -> "Isolated":
-        """Files that are no package yet; `signature` is what the runtime says of them."""
+        """Files that are no package yet; `signature` and `examples` are what they say."""
         boot = Boot(str(folder), "", runtime, model_file, limits.threads, limits.memory)
         return cls(boot, limits, f"draft {model_file[:100]!r}", None)
 

@@ -16,8 +16,7 @@ from typing import Final
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
-from tapster.contract.manifest import Signature
-from tapster.runtimes import Stop
+from tapster.runtimes import Description, Stop
 from tapster.runtimes.isolated import MIB, Limits
 from tapster.runtimes.isolated.frames import (
     WORDS,
@@ -107,8 +106,8 @@ class Process:
 
     # -- for the keeper
 
-    def greet(self) -> Signature | None:
-        """Wait until the model is loaded; the signature of a draft.
+    def greet(self) -> Description | None:
+        """Wait until the model is loaded; what a draft says of itself.
 
         Raises TapsterError(unprocessable) when the model is refused, and Died.
         """
@@ -129,7 +128,7 @@ class Process:
             raise Died("it said something that is no answer") from None
         if isinstance(word, Hello):
             self._base = memory(self.pid)[0]
-            return word.signature
+            return word.description
         if isinstance(word, Refusal) and not word.memory:
             raise TapsterError.from_dict(word.error)
         raise Died(self._short())
