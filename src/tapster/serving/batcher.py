@@ -51,7 +51,7 @@ class Means:
 class _Run:
     """A batch in a thread. It ends at the latest of its requests' deadlines."""
 
-    __slots__ = ("batch", "began", "deadline", "rows", "stop")
+    __slots__ = ("batch", "began", "deadline", "ran", "rows", "stop", "writing")
 
     def __init__(self, batch: list[Work], rows: int) -> None:
         self.batch = batch
@@ -59,6 +59,8 @@ class _Run:
         self.began = time.monotonic()
         self.deadline = max([work.deadline for work in batch])
         self.stop = Stop()
+        self.ran = 0  # nanoseconds in the thread, without those of `writing` answers
+        self.writing = 0
 
 
 class Batcher:
@@ -103,6 +105,7 @@ class Batcher:
         self._most = 1024
         self._concurrency = 1
         self._window: float | None = None
+        self.writing = 0  # as of a _Run, of the batch that runs inline
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -310,6 +313,7 @@ class Batcher:
     # -- runs
 
     def _run_inline(self, batch: list[Work], rows: int, loaded: LoadedModel) -> None:
+        self.writing = 0
         began, cpu = time.monotonic_ns(), time.thread_time()
         outcomes = self._outcomes(loaded, batch, None)
         spent = time.thread_time() - cpu
@@ -318,12 +322,13 @@ class Batcher:
         if spent > OVERRUN * self._budget.limit:
             self._exiled_until = time.monotonic() + self._exile
             self._exile = min(2 * self._exile, LONGEST_EXILE)
-        self._deliver(batch, outcomes, began, took)
+        self._deliver(batch, outcomes, began, took - self.writing)
 
     def _hand_over(self, batch: list[Work], rows: int, loaded: LoadedModel) -> None:
         run = _Run(batch, rows)
         self._runs.append(run)
-        self._guard.attend(self, min([work.deadline for work in batch]))
+        first = min([work.deadline for work in batch])
+        self._guard.attend(self, min(first, run.began + ASK_SECONDS))
         self._threads.start(partial(self._serve, run, loaded))
 
     def _serve(self, run: _Run, loaded: LoadedModel) -> None:
@@ -334,6 +339,7 @@ class Batcher:
         except BaseException as error:
             outcomes = [error] * len(run.batch)
         spent = time.thread_time() - cpu
+        run.ran = time.monotonic_ns() - began - run.writing
         self._loop.call_soon_threadsafe(self._handed_back, run, outcomes, began, spent)
 
     def _handed_back(self, run: _Run, outcomes: list[Outcome], began: int, spent: float) -> None:
@@ -344,7 +350,7 @@ class Batcher:
         window = min(self.cost.overhead / 2, LONGEST_WINDOW)
         self._company = len(run.batch)
         self._company_until = time.monotonic() + window if window >= SHORTEST_WINDOW else 0.0
-        self._deliver(run.batch, outcomes, began, took)
+        self._deliver(run.batch, outcomes, began, run.ran)
         if self._queue:
             self._schedule()
         else:
@@ -371,18 +377,20 @@ class Batcher:
         else:
             outputs = loaded.run(inputs, self._outputs, run.deadline, run.stop)
         answer = Answer(outputs, rows, len(batch))
+        ran = time.monotonic_ns()
         bodies: list[Outcome] = []
         start = 0
         for work in batch:
             bodies.append(work.render(answer, start))
             start += work.rows
+        (run or self).writing += time.monotonic_ns() - ran
         return bodies
 
-    def _deliver(self, batch: list[Work], outcomes: list[Outcome], began: int, took: int) -> None:
+    def _deliver(self, batch: list[Work], outcomes: list[Outcome], began: int, ran: int) -> None:
         """Answer what still waits; what is served is counted before any of it is written."""
         waiting = [pair for pair in zip(batch, outcomes, strict=True) if not pair[0].done]
         good = [work for work, outcome in waiting if isinstance(outcome, bytes)]
-        self._region.served(good, time.monotonic_ns(), began, took)
+        self._region.served(good, time.monotonic_ns(), began, ran)
         for work, outcome in waiting:
             if work.done:  # its connection ended with an answer before it
                 continue

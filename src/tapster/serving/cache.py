@@ -84,8 +84,11 @@ class Cache:
 
     def _hit(self, work: Work, arrays: list[Array]) -> None:
         body = work.render(Answer(arrays, work.rows, 1), 0)
-        elapsed = time.monotonic_ns() - work.began
-        self._region.answered(work.place, work.series, 200, work.rows, elapsed)
+        now = time.monotonic_ns()
+        region = self._region
+        region.answered(work.place, work.series, 200, work.rows, now - work.began)
+        if region.watch is not None and now - work.began >= region.least:
+            region.watch.served([work], now, now, 0)
         self._region.count(work.place, CACHE_HITS)
         self._region.count(work.series, SERIES_CACHED)
         work.succeed(body)
