@@ -2,84 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from tapster.contract.errors import TapsterError
-from tapster.contract.inference import Array
-from tapster.contract.manifest import Signature, TensorSpec
-from tapster.runtimes import Stop
 from tapster.serving.batcher import Batcher, Means
 from tapster.serving.costs import Budget, Cost
 from tapster.serving.expiry import Guard
 from tapster.serving.slots import BATCH_BUCKETS, BATCH_SUM, Region, Slots
 from tapster.serving.threads import Threads
-from tapster.serving.work import Answer, Inputs
-
-
-class Double:
-    """A LoadedModel that doubles; refuses batches with a negative, and can take its time."""
-
-    signature = Signature(
-        inputs=(TensorSpec("x", "FP32", (-1, 1)),), outputs=(TensorSpec("y", "FP32", (-1, 1)),)
-    )
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.sizes: list[int] = []
-        self.closed = False
-        self.seconds = seconds
-
-    def run(
-        self,
-        inputs: dict[str, Array],
-        outputs: Sequence[str],
-        deadline: float | None = None,
-        stop: Stop | None = None,
-    ) -> list[Array]:
-        rows = inputs["x"]
-        self.sizes.append(len(rows))
-        until = time.monotonic() + self.seconds
-        while time.monotonic() < until:
-            if deadline is not None and time.monotonic() > deadline:
-                raise TapsterError("deadline", "too late")
-        if (rows < 0).any():
-            raise TapsterError("invalid", "negative")
-        if (rows == 13).any():
-            raise ZeroDivisionError
-        return [rows * 2]
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class Asked:
-    """Work that keeps what it was told."""
-
-    def __init__(self, *values: float, deadline: float = 1e12) -> None:
-        self.inputs: Inputs = {"x": np.array(values, np.float32).reshape(-1, 1)}
-        self.rows = len(values)
-        self.deadline = deadline
-        self.began = time.monotonic_ns()
-        self.place = self.series = 0
-        self.tenant = "default"
-        self.done = False
-        self.body = b""
-        self.error: BaseException | None = None
-
-    def identify(self) -> str:
-        return "1"
-
-    def render(self, answer: Answer, first: int) -> bytes:
-        values, width, _ = answer.columns[0]
-        return repr(values[first * width : (first + self.rows) * width]).encode()
-
-    def succeed(self, body: bytes) -> None:
-        self.done, self.body = True, body
-
-    def fail(self, error: BaseException) -> None:
-        self.done, self.error = True, error
+from tests.serving.doubles import Asked, Double
 
 
 def run(
@@ -159,7 +91,7 @@ def test_work_of_callers_who_left_is_not_run(tmp_path: Path) -> None:
 
 
 def test_beyond_the_budget_work_leaves_the_loop(tmp_path: Path) -> None:
-    model = Double(seconds=0.05)
+    model = Double(seconds=0.3)
     ticks = []
     work = [Asked(number) for number in range(3)]
     run(tmp_path, model, work, budget=1e-9, then=lambda batcher, now: ticks.append(now))
