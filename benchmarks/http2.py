@@ -177,7 +177,7 @@ def header_blocks(headers: dict[str, str]) -> tuple[bytes, bytes]:
         known = _KNOWN.get(name)
         first += bytes([0x40 | known]) if known else b"\x40" + _string(name)
         first += _string(text)
-    others = [0x80 | _FIRST + place for place in range(len(entries))]
+    others = [0x80 | _FIRST + place for place in reversed(range(len(entries)))]
     return first, bytes([_POST, _HTTP, *others])
 
 

@@ -140,9 +140,14 @@ class Judge:
         """All goals that the planned measurements decide."""
         found = [*self._beaten(), *self._of_bare(), *self._quickest(), *self._grpc()]
         found += [*self._heavy(), *self._workers()]
-        ours = [one for (label, _), one in self._found.items() if label == OURS]
-        wrong = sum(one["errors"] for one in ours)
-        return [*found, Verdict("no wrong or failed answer of ours", f"{wrong:.0f}", not wrong)]
+        return [*found, self._faultless()]
+
+    def _faultless(self) -> Verdict:
+        ours = {cell for label, cell in self._planned if label == OURS}
+        lost = [cell for cell in ours if (OURS, cell) not in self._found]
+        wrong = sum(one["errors"] for (label, _), one in self._found.items() if label == OURS)
+        measured = f"{wrong:.0f}" if not lost else f"{len(lost)} measurements without an answer"
+        return Verdict("no wrong or failed answer of ours", measured, not (wrong or lost))
 
     def _compare(
         self,

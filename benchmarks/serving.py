@@ -318,7 +318,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--batches", nargs="+", type=int, metavar="ROWS", help="rows a request")
     add("--connections", nargs="+", type=int, metavar="N")
     add("--full", action="store_true", help="all models, wires, batches of 1, 8 and 64 rows, and\n"
-        "1, 32 and 256 connections: hours rather than minutes")  # fmt: skip
+        "1, 32 and 256 connections: half an hour a round")  # fmt: skip
     add("--quick", action="store_true", help="one round of 1 s: does it work?")
     add("--without-tapster", action="store_true", help="measure only the peers")
     add("--json", action="store_true", help="print one JSON document instead")
