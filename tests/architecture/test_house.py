@@ -133,3 +133,18 @@ def test_every_library_is_named_in_pyproject() -> None:
     used = {name.split(".")[0] for path in FILES for name in _imports(path)}
     foreign = used - set(sys.stdlib_module_names) - {"tapster"}
     assert {spelled.get(name, name) for name in foreign} - named == set()
+
+
+def test_threads_find_their_types_worked_out() -> None:
+    """msgspec 0.22 crashes when two threads work out one type at its first use."""
+    late = [
+        f"{path.relative_to(SOURCE)}:{node.lineno}"
+        for path in FILES
+        if path.relative_to(SOURCE).parts[0] in {"serving", "runtimes", "contract"}
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).startswith("msgspec.")
+        and ast.unparse(node.func).endswith("decode")
+        and any(keyword.arg == "type" for keyword in node.keywords)
+    ]
+    assert late == []

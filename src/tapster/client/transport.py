@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from tapster.contract.errors import HTTP_STATUS, Code, TapsterError
 
 T = TypeVar("T")
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+# Two threads that work out a type at once, at its first use, crash msgspec (0.22).
+_making: Final = threading.Lock()
 _CODE_OF: Final[dict[int, Code]] = {status: code for code, status in HTTP_STATUS.items()}
 
 
@@ -135,7 +138,9 @@ class Transport:
         if response.status_code >= 300:
             raise failure(response.status_code, response.content)
         try:
-            return msgspec.json.decode(response.content, type=kind)
+            with _making:
+                decoder = msgspec.json.Decoder(kind)
+            return decoder.decode(response.content)
         except msgspec.MsgspecError as error:
             raise TapsterError(
                 "internal",

@@ -105,6 +105,10 @@ class Manifest(msgspec.Struct, frozen=True):
     format_version: int = FORMAT_VERSION
 
 
+# Made at import: two threads that work out a type at once, at its first use, crash msgspec (0.22).
+_DECODER: Final = msgspec.json.Decoder(Manifest)
+
+
 def encode(manifest: Manifest) -> bytes:
     """The manifest's one true spelling: the bytes that are digested and signed."""
     return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2)
@@ -112,4 +116,4 @@ def encode(manifest: Manifest) -> bytes:
 
 def decode(data: bytes) -> Manifest:
     """Parse a manifest. Raises msgspec.ValidationError or msgspec.DecodeError."""
-    return msgspec.json.decode(data, type=Manifest)
+    return _DECODER.decode(data)

@@ -43,6 +43,9 @@ class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Description(signature, self.examples)
 
 
+_DECODER: Final = msgspec.json.Decoder(Declaration)
+
+
 def declared(files: dict[str, bytes]) -> Declaration:
     """What `model.json` among the files says; an empty declaration if there is none.
 
@@ -54,7 +57,7 @@ def declared(files: dict[str, bytes]) -> Declaration:
     try:
         if len(data) > _LARGEST:
             raise ValueError("it is larger than 1 MiB")
-        found = msgspec.json.decode(data, type=Declaration)
+        found = _DECODER.decode(data)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise _wrong(str(error)[:200]) from None
     for spec in (*found.inputs, *found.outputs):

@@ -57,6 +57,9 @@ class _Signed(msgspec.Struct, frozen=True):
     signature: str
 
 
+_SIGNATURES: Final = msgspec.json.Decoder(_Signed)
+
+
 def seal(
     folder: Path,
     *,
@@ -115,7 +118,7 @@ def check_signature(folder: Path, trusted: Collection[str]) -> str:
     data = _read(folder / MANIFEST, MANIFEST, MAX_MANIFEST)
     try:
         raw = _read(folder / SIGNATURE, SIGNATURE, MAX_SIGNATURE)
-        signed = msgspec.json.decode(raw, type=_Signed)
+        signed = _SIGNATURES.decode(raw)
     except (TapsterError, msgspec.MsgspecError, UnicodeDecodeError):
         raise _refused("it is not signed, or its signature cannot be read") from None
     if not verify(signed.public, signed.signature, data):

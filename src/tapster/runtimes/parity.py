@@ -64,6 +64,9 @@ class _File(msgspec.Struct):
     version: int = 1
 
 
+_FILES: Final = msgspec.msgpack.Decoder(_File)
+
+
 def record(inputs: Tensors, outputs: Tensors, sizes: Sequence[int] = ()) -> bytes:
     """Store one table of rows and their answers; arrays share their first dimension.
 
@@ -103,7 +106,7 @@ def record_batches(vectors: Sequence[Vector]) -> bytes:
 def load(data: bytes) -> list[Vector]:
     """The batches of a parity file. Raises TapsterError(unprocessable) for anything else."""
     try:
-        file = msgspec.msgpack.decode(data, type=_File)
+        file = _FILES.decode(data)
         return [
             Vector(
                 {name: _restore(stored) for name, stored in vector.inputs.items()},

@@ -50,6 +50,9 @@ class _Seal(msgspec.Struct, frozen=True):
     weights: str
 
 
+_SEALS: Final = msgspec.json.Decoder(_Seal)
+
+
 def open_session(
     model: bytes, threads: int, folder: Path | None = None, saving: dict[str, str] | None = None
 ) -> Any:
@@ -149,7 +152,7 @@ def _made(parts: Parts, shelf: Path, folder: Path) -> bytes | None:
 def _verified(folder: Path) -> bytes | None:
     """The graph in a folder, if it and the weights are what was written there."""
     try:
-        seal = msgspec.json.decode((folder / _SEAL).read_bytes(), type=_Seal)
+        seal = _SEALS.decode((folder / _SEAL).read_bytes())
         graph = (folder / _GRAPH).read_bytes()
         intact = seal == _Seal(hashlib.sha256(graph).hexdigest(), file_digest(folder / _WEIGHTS))
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):

@@ -36,6 +36,10 @@ ANSWER_SECONDS: Final = 5.0
 MAX_PLAN: Final = 256 << 20
 
 
+_STATES: Final = msgspec.json.Decoder(WorkerState)
+_PLANS: Final = msgspec.json.Decoder(ServingPlan)
+
+
 def publish(folder: Path, state: WorkerState) -> None:
     """Write a worker's state where whichever worker is the agent finds it."""
     write_atomically(folder / f"worker-{state.worker}.json", msgspec.json.encode(state))
@@ -47,7 +51,7 @@ def published(folder: Path, slots: Slots, workers: int = WORKERS) -> tuple[Worke
     for index in range(workers):
         try:
             data = (folder / f"worker-{index}.json").read_bytes()
-            state = msgspec.json.decode(data, type=WorkerState)
+            state = _STATES.decode(data)
         except (OSError, msgspec.MsgspecError):
             continue
         if state.pid == slots.state(index, PID) and _alive(state.pid):
@@ -114,7 +118,7 @@ class Agent:
         if status != 200:
             raise http.client.HTTPException(f"the control plane answered {status}")
         try:
-            plan = msgspec.json.decode(body, type=ServingPlan)
+            plan = _PLANS.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise http.client.HTTPException(f"not a plan: {error}") from None
         if plan != held:

@@ -22,6 +22,10 @@ class _Sealed(msgspec.Struct):
     plan: msgspec.Raw
 
 
+_SEALED: Final = msgspec.json.Decoder(_Sealed)
+_PLANS: Final = msgspec.json.Decoder(ServingPlan)
+
+
 def read_key(home: Path) -> bytes:
     """The agent's key, or nothing while the control plane has not made one."""
     try:
@@ -39,11 +43,11 @@ def save(folder: Path, plan: bytes, key: bytes) -> None:
 def load(folder: Path, key: bytes) -> ServingPlan | None:
     """The saved plan; None when there is none, or none that this key has sealed."""
     try:
-        sealed = msgspec.json.decode((folder / NAME).read_bytes(), type=_Sealed)
+        sealed = _SEALED.decode((folder / NAME).read_bytes())
         plan = bytes(sealed.plan)
         if not key or not hmac.compare_digest(sealed.mac, _mac(plan, key)):
             return None
-        return msgspec.json.decode(plan, type=ServingPlan)
+        return _PLANS.decode(plan)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, TypeError):
         return None
 

@@ -49,6 +49,9 @@ class Request(msgspec.Struct, frozen=True):
     phases: Phases | None = None
 
 
+_REQUESTS: Final = msgspec.json.Decoder(list[Request])
+
+
 class Slowest:
     """The slowest requests of one worker; `floor` is what one must exceed, in nanoseconds."""
 
@@ -96,6 +99,6 @@ def merged(folder: Path, limit: int) -> list[Request]:
     found: list[Request] = []
     for path in folder.glob("slowest-*.json"):
         with suppress(OSError, msgspec.MsgspecError):
-            found += msgspec.json.decode(path.read_bytes(), type=list[Request])
+            found += _REQUESTS.decode(path.read_bytes())
     recent = [each for each in found if each.ended > time.time() - _STALE_SECONDS]
     return sorted(recent, key=lambda each: -each.seconds)[:limit]
