@@ -95,7 +95,7 @@ def _methods() -> Iterator[str]:
     yield from ["", f"## `tapster.connect{_signature(tapster.connect)}`", ""]
     yield from [inspect.getdoc(tapster.connect) or "", "", "## `tapster.client.Client`", ""]
     yield from [inspect.getdoc(Client) or "", ""]
-    for name, member in vars(Client).items():
+    for name, member in _members(Client):
         if name.startswith("_"):
             continue
         heading = name if isinstance(member, property) else f"{name}{_signature(member)}"
@@ -106,6 +106,12 @@ def _methods() -> Iterator[str]:
         yield from [f"### `{noun.__name__}`", "", inspect.getdoc(noun) or "", ""]
         yield from [", ".join(f"`{item.name}`" for item in fields(noun)) + ".", ""]
     yield from ["## `TapsterError`", "", inspect.getdoc(TapsterError) or ""]
+
+
+def _members(kind: type) -> Iterator[tuple[str, Any]]:
+    """What a class and those it stands on define, the latter's first."""
+    for each in reversed(kind.__mro__[:-1]):
+        yield from vars(each).items()
 
 
 def _signature(function: Any) -> str:

@@ -42,7 +42,7 @@ def test_every_command_of_the_release_is_there() -> None:
             f"models {verb}"
             for verb in ("list", "show", "compare", "alias", "import", "export", "delete")
         ),
-        *(f"endpoints {verb}" for verb in ("list", "show", "rollback", "delete")),
+        *(f"endpoints {verb}" for verb in ("list", "show", "set", "rollback", "delete")),
         *(f"jobs {verb}" for verb in ("list", "show", "logs", "cancel")),
         *(f"trust {verb}" for verb in ("list", "add", "remove")),
     }
@@ -121,6 +121,17 @@ def test_without_a_server_one_line_says_how_to_start_one(
         (["data", "add", "d", "f.csv", "--type", "zip"], "COL=TYPE"),
         (["data", "split", "d", "--fractions", "a,b"], "a,b"),
         (["data", "clean", "d", "--recipe", "gone.json"], "gone.json"),
+        (["deploy", "a", "b"], "one model too many"),
+        (["deploy", "a=0.5", "b=0.5", "--ensemble"], "--endpoint"),
+        (["deploy", "a=0.5", "b", "--ensemble", "--endpoint", "e"], "NAME@VERSION=WEIGHT"),
+        (["deploy", "a=0.5", "a=0.5", "--ensemble", "--endpoint", "e"], "named twice"),
+        (["deploy", "a", "--follow"], "--canary"),
+        (["deploy", "a", "--canary", "5,x"], "'x' is not a number"),
+        (["deploy", "a", "--canary", "5,100", "--interval", "soon"], "a duration such as"),
+        (["endpoints", "set", "e", "deadline"], "OPTION=VALUE"),
+        (["endpoints", "set", "e", "deadline=2y"], "a duration such as"),
+        (["endpoints", "set", "e", "memory=lots"], "a size such as"),
+        (["endpoints", "set", "e", "weights=a@1"], "NAME@VERSION=WEIGHT"),
     ],
 )
 def test_bad_options_are_told_before_anything_is_asked(

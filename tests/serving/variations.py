@@ -60,8 +60,23 @@ def picky_nodes(bias: float) -> tuple[list[Any], dict[str, Any]]:
     return nodes, {"axes": [1], "zero": np.array(0, np.int64), "table": table}
 
 
-def slow(home: Path, bias: float, layers: int, size: int = 512) -> PackageRef:
+def plain_nodes(bias: float) -> tuple[list[Any], dict[str, Any]]:
+    """prediction = alpha + beta + gamma + bias."""
+    nodes = [
+        helper.make_node("ReduceSum", ["numeric", "axes"], ["total"], keepdims=0),
+        helper.make_node("Add", ["total", "bias"], ["prediction"]),
+    ]
+    return nodes, {"axes": [1], "bias": np.array(bias, np.float32)}
+
+
+def slow(home: Path, bias: float, layers: int) -> PackageRef:
     """prediction = alpha + beta + gamma + bias, after `layers` products of matrices for nothing."""
+    nodes, constants = slow_nodes(bias, layers)
+    return put(home, "regression", graph(nodes, REGRESSION, **constants), REGRESSION, ROWS)
+
+
+def slow_nodes(bias: float, layers: int, size: int = 512) -> tuple[list[Any], dict[str, Any]]:
+    """The graph of `slow`."""
     nodes = [helper.make_node("MatMul", ["numeric", "widen"], ["t0"])]
     for layer in range(layers):
         nodes.append(helper.make_node("MatMul", [f"t{layer}", "square"], [f"m{layer}"]))
@@ -73,14 +88,13 @@ def slow(home: Path, bias: float, layers: int, size: int = 512) -> PackageRef:
         helper.make_node("Add", ["total", "bias"], ["biased"]),
         helper.make_node("Add", ["biased", "nothing"], ["prediction"]),
     ]
-    constants: dict[str, Any] = {
+    return nodes, {
         "widen": np.zeros((3, size), np.float32),
         "square": np.eye(size, dtype=np.float32),
         "axes": [1],
         "zero": np.array(0, np.float32),
         "bias": np.array(bias, np.float32),
     }
-    return put(home, "regression", graph(nodes, REGRESSION, **constants), REGRESSION, ROWS)
 
 
 def scores(home: Path, weights: Array, classes: Sequence[str] = CLASSES) -> PackageRef:

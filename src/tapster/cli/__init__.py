@@ -14,7 +14,7 @@ from tapster.contract.errors import TapsterError
 
 def build() -> typer.Typer:
     """The tree of commands."""
-    from tapster.cli import data, endpoints, installation, jobs, models, training, trust
+    from tapster.cli import data, deploying, endpoints, installation, jobs, models, training, trust
 
     app = typer.Typer(
         name="tapster",
@@ -27,6 +27,7 @@ def build() -> typer.Typer:
     app.add_typer(data.app, name="data")
     training.add_to(app)
     app.add_typer(models.app, name="models")
+    deploying.add_to(app)
     endpoints.add_to(app)
     app.add_typer(endpoints.app, name="endpoints")
     app.add_typer(jobs.app, name="jobs")

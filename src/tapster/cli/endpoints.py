@@ -1,4 +1,4 @@
-"""`tapster deploy`, `tapster endpoints` and `tapster predict`."""
+"""`tapster endpoints` and `tapster predict`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,33 +13,13 @@ Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's na
 
 
 def add_to(root: typer.Typer) -> None:
-    """Put `deploy` and `predict` on the root."""
-    command(
-        root,
-        "deploy",
-        "tapster deploy wine-quality",
-        "tapster deploy wine-quality:champion --endpoint wine",
-    )(deploy)
+    """Put `predict` on the root."""
     command(
         root,
         "predict",
         "tapster predict wine --file rows.csv",
         """tapster predict wine --row '{"alcohol": 9.4, "color": "red"}'""",
     )(predict)
-
-
-def deploy(
-    model: Annotated[str, typer.Argument(metavar="NAME[@VERSION|:ALIAS]", help="What to serve.")],
-    endpoint: Annotated[str, typer.Option(help="Where; the model's name by default.")] = "",
-    as_json: Json = False,
-) -> None:
-    """Serve a model at an endpoint; returns once traffic has switched."""
-    from tapster.cli import tables
-
-    with client() as tapster:
-        live = tapster.deploy(model, endpoint)
-        rest_url = tapster.rest_url
-    emit(as_json, live, lambda: tables.deployed(live, rest_url))
 
 
 def predict(
@@ -80,33 +60,62 @@ def _rows(tapster: Any, endpoint: str, file: Path | None, row: list[str]) -> lis
 @command(app, "list", "tapster endpoints list")
 def list_endpoints(as_json: Json = False) -> None:
     """List endpoints."""
-    from tapster.cli import tables
+    from tapster.cli import traffic
 
     with client() as tapster:
         found = tapster.endpoints()
-    emit(as_json, found, lambda: tables.endpoints(found))
+    emit(as_json, found, lambda: traffic.endpoints(found))
 
 
 @command(app, "show", "tapster endpoints show wine")
 def show(endpoint: Name, as_json: Json = False) -> None:
-    """Show what an endpoint serves, served before, and how it is called."""
-    from tapster.cli import tables
+    """Show what an endpoint serves, how its versions do, and how it is called."""
+    from tapster.cli import traffic
 
     with client() as tapster:
         found = tapster.endpoint(endpoint)
         rest_url = tapster.rest_url
-    emit(as_json, found, lambda: tables.endpoint(found, rest_url))
+    emit(as_json, found, lambda: traffic.endpoint(found, rest_url))
+
+
+@command(
+    app,
+    "set",
+    "tapster endpoints set wine deadline=2s queue=100",
+    "tapster endpoints set wine weights=quality@1=90,quality@2=10",
+    "tapster endpoints set wine shadow=none",
+)
+def change(
+    endpoint: Name,
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="OPTION=VALUE",
+            help="deadline, window, cache or idle (5ms, 2s, 10m), queue, concurrency, memory (1G);"
+            " `default` undoes one. weights=A@1=90,A@2=10; shadow=A@3 or none.",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Change how an endpoint is served, who answers, and with which share."""
+    from tapster.cli import quantities, traffic
+
+    given = quantities.settings(settings)
+    with client() as tapster:
+        found = tapster.endpoint_set(endpoint, **given)
+        rest_url = tapster.rest_url
+    emit(as_json, found, lambda: traffic.endpoint(found, rest_url))
 
 
 @command(app, "rollback", "tapster endpoints rollback wine")
 def rollback(endpoint: Name, as_json: Json = False) -> None:
-    """Serve what the endpoint served before."""
-    from tapster.cli import tables
+    """Serve what the endpoint served before; end a canary that is under way."""
+    from tapster.cli import traffic
 
     with client() as tapster:
         live = tapster.rollback(endpoint)
         rest_url = tapster.rest_url
-    emit(as_json, live, lambda: tables.deployed(live, rest_url))
+    emit(as_json, live, lambda: traffic.deployed(live, rest_url))
 
 
 @command(app, "delete", "tapster endpoints delete wine")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tapster.cli.output import inert
-from tapster.contract.control import DatasetVersion, Endpoint, Job, ModelVersion, Split
+from tapster.contract.control import DatasetVersion, Job, ModelVersion, Split
 
 
 def table(headers: Iterable[str], lines: Iterable[Iterable[Any]], whole: Iterable[str] = ()) -> Any:
@@ -177,52 +177,6 @@ def job(seen: Job) -> Any:
             **error,
         }
     )
-
-
-def _held(held: dict[str, Any] | None) -> str:
-    if held is None:
-        return ""
-    alias = f" ({held['alias']})" if held.get("alias") else ""
-    return f"{held['model']}@{held['version']}{alias}"
-
-
-def endpoints(found: list[Endpoint]) -> Any:
-    """Endpoints."""
-    return table(
-        ["NAME", "STATUS", "SERVES", "LOADING", "BEFORE", "SINCE"],
-        (
-            [
-                e.name,
-                e.status,
-                _held(e.serving),
-                _held(e.pending),
-                _held(e.previous),
-                when(e.updated),
-            ]
-            for e in found
-        ),
-    )
-
-
-def endpoint(seen: Endpoint, rest_url: str) -> Any:
-    """Everything about one endpoint."""
-    from rich.console import Group
-
-    held: dict[str, Any] = {"serves": _held(seen.serving), "loading": _held(seen.pending)}
-    known: dict[str, Any] = {
-        "name": seen.name,
-        "status": seen.status,
-        **held,
-        "before": _held(seen.previous),
-    }
-    known |= {"since": when(seen.updated), "usage": seen.usage}
-    known |= {f"error.{part}": value for part, value in (seen.error or {}).items()}
-    return Group(facts(known), calls(seen.name, rest_url))
-
-
-def deployed(live: Endpoint, rest_url: str) -> str:
-    """What to say after a switch."""
-    return f"endpoint {live.name} serves {_held(live.serving)}\n{calls(live.name, rest_url)}"
 
 
 def calls(endpoint_name: str, rest_url: str) -> str:

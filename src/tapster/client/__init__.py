@@ -6,13 +6,14 @@ It knows the contract and HTTP, nothing else of Tapster. Every refusal is a Taps
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any
 
+from tapster.client.calling import Answer
+from tapster.client.endpoints import EndpointVerbs
 from tapster.client.folders import model_files
 from tapster.client.local import LocalServer, settled
 from tapster.client.transport import (
     Address,
-    Transport,
     home_folder,
     locate,
     no_server,
@@ -20,21 +21,14 @@ from tapster.client.transport import (
     spell,
 )
 from tapster.client.uploads import SendProgress, absolute, collect, is_url, send
-from tapster.client.values import from_frame
 from tapster.client.waiting import JobProgress, finish
 from tapster.contract.control import (
     DatasetVersion,
-    Endpoint,
     Job,
     ModelVersion,
     Split,
 )
 from tapster.contract.errors import TapsterError
-
-Answer = dict[str, Any]
-T = TypeVar("T")
-POLL_SECONDS: Final = 20
-ROWS_A_REQUEST: Final = 2000
 
 
 def connect(
@@ -66,17 +60,15 @@ def connect(
         raise
 
 
-class Client:
+class Client(EndpointVerbs):
     """One method a verb. Use as a context manager, or call `close`.
 
     References are NAME or NAME@VERSION; for models also NAME:ALIAS.
     """
 
     def __init__(self, address: Address, server: LocalServer | None = None) -> None:
-        self.address = address
-        self._rest_url = address.rest_url
+        super().__init__(address)
         self._server = server
-        self._transport = Transport(address)
 
     def __enter__(self) -> "Client":
         return self
@@ -97,20 +89,9 @@ class Client:
 
     # -- the installation
 
-    def info(self) -> Answer:
-        """Version, inference URL and tenant."""
-        return self._call(Answer, "GET", "/info")
-
     def resources(self) -> Answer:
         """Processors, memory, disk and job slots: what there is and what is in use."""
         return self._call(Answer, "GET", "/resources")
-
-    @property
-    def rest_url(self) -> str:
-        """Base URL of REST inference."""
-        if not self._rest_url:
-            self._rest_url = str(self.info()["rest_url"])
-        return self._rest_url
 
     # -- datasets
 
@@ -339,73 +320,8 @@ class Client:
         """Trust a key no longer."""
         return self._call(Answer, "DELETE", f"/trust/{spell(name)}")
 
-    # -- endpoints
-
-    def deploy(self, model: str, endpoint: str = "", *, wait: bool = True) -> Endpoint:
-        """Serve a version at an endpoint (named as the model by default).
-
-        With `wait`, returns once traffic has switched. Raises TapsterError with the reason when
-        the version is refused; what was served before is served on.
-        """
-        name = endpoint or model.partition("@")[0].partition(":")[0]
-        path = f"/endpoints/{spell(name)}/deploy"
-        started = self._call(Endpoint, "POST", path, {"model": model})
-        return self._settled(name) if wait else started
-
-    def rollback(self, endpoint: str, *, wait: bool = True) -> Endpoint:
-        """Serve what an endpoint served before."""
-        started = self._call(Endpoint, "POST", f"/endpoints/{spell(endpoint)}/rollback")
-        return self._settled(endpoint) if wait else started
-
-    def endpoints(self) -> list[Endpoint]:
-        """All endpoints."""
-        return self._call(list[Endpoint], "GET", "/endpoints")
-
-    def endpoint(self, name: str, wait: int = 0) -> Endpoint:
-        """One endpoint; with `wait`, after it is no longer loading or that many seconds."""
-        params = {"wait": wait} if wait else None
-        return self._call(Endpoint, "GET", f"/endpoints/{spell(name)}", params=params)
-
-    def endpoint_delete(self, name: str) -> Answer:
-        """Stop serving at a name."""
-        return self._call(Answer, "DELETE", f"/endpoints/{spell(name)}")
-
-    def signature(self, endpoint: str) -> Answer:
-        """Columns, inputs and outputs of what an endpoint serves."""
-        serving = self.endpoint(endpoint).serving
-        if serving is None:
-            raise TapsterError(
-                "unavailable",
-                f"the endpoint {endpoint!r} serves nothing",
-                hint=f"tapster deploy MODEL --endpoint {endpoint}",
-            )
-        return self.models_show(f"{serving['model']}@{serving['version']}").signature
-
-    def predict(self, endpoint: str, rows: Any) -> list[dict[str, Any]]:
-        """Predictions for rows: objects of column values, or a pandas or polars frame.
-
-        Each answer is {"prediction": ...} and, for classifiers, {"probabilities": {label: p}}.
-        """
-        path = f"/v1/endpoints/{spell(endpoint)}/predict"
-        asked, answers = from_frame(rows), []
-        for start in range(0, max(len(asked), 1), ROWS_A_REQUEST):
-            body = {"rows": asked[start : start + ROWS_A_REQUEST]}
-            answer = self._transport.call(Answer, "POST", path, body, at=self.rest_url)
-            answers += answer["predictions"]
-        return answers
-
     # -- plumbing
-
-    def _settled(self, name: str) -> Endpoint:
-        while (seen := self.endpoint(name, wait=POLL_SECONDS)).status == "loading":
-            pass
-        if seen.error:
-            raise TapsterError.from_dict(seen.error)
-        return seen
 
     def _dataset_of(self, job: Job, on_progress: JobProgress | None) -> DatasetVersion:
         result = self.wait(job, on_progress).result or {}
         return self.data_show(f"{result['dataset']}@{result['version']}")
-
-    def _call(self, kind: type[T], method: str, path: str, body: Any = None, **extra: Any) -> T:
-        return self._transport.call(kind, method, path, body, **extra)

@@ -75,14 +75,15 @@ def act(tx: Connection, row: Row, found: Verdict, totals: Totals) -> None:
     rollout = msgspec.structs.replace(
         rollout, step=rollout.step + 1, since=None, baseline=counts.taken(totals)
     )
-    previous = row.previous
-    if rollout.steps[rollout.step] == 100:
+    previous, last = row.previous, rollout.steps[rollout.step] == 100
+    if last:
         rollout = msgspec.structs.replace(rollout, state="promoted", baseline={})
         previous = rollout.stable
     percent = f"{rollout.steps[rollout.step]:g}%"
     store.change(
         tx,
         row,
+        status="loading" if last else row.status,
         phase="switch",
         revision=tenancy.revise(tx, row.tenant, f"endpoint {row.name}: canary at {percent}"),
         serving=serving_at(rollout),
@@ -103,7 +104,7 @@ def go_back(tx: Connection, row: Row, rollout: Rollout, state: str, reason: str)
     store.change(
         tx,
         row,
-        status="live" if failed else "loading",
+        status="loading",
         phase="switch",
         revision=tenancy.revise(tx, row.tenant, f"endpoint {row.name}: canary {state}"),
         serving=rollout.stable,
