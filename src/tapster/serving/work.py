@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from tapster.contract.inference import Array
 from tapster.contract.manifest import Signature
 from tapster.serving.slots import Watched
 
+# Values that are made Python's at once.
+PIECE: Final = 1 << 15
 Failure = BaseException
 # Arrays by input name; or the 32-bit floats of all rows, where `packed_input` gives their place.
 Inputs = dict[str, Array] | bytes
@@ -46,7 +48,7 @@ class Answer:
         """The outputs as flat lists, made at first need."""
         if self._columns is None:
             self._columns = [
-                (output.ravel().tolist(), output.size // self.rows, output.shape)
+                (_listed(output.ravel()), output.size // self.rows, output.shape)
                 for output in self.arrays
             ]
             self._finite = all(
@@ -60,6 +62,16 @@ class Answer:
     def finite(self) -> bool:
         """Whether every float can be written as a JSON number."""
         return self._finite if self._columns is not None else bool(self.columns) and self._finite
+
+
+def _listed(values: Array) -> list[Any]:
+    """The values of a flat array; those of a long one in pieces, for the other threads' sake."""
+    if values.size <= PIECE:
+        return values.tolist()
+    found: list[Any] = []
+    for at in range(0, values.size, PIECE):
+        found += values[at : at + PIECE].tolist()
+    return found
 
 
 class Work(Watched, Protocol):

@@ -1,5 +1,6 @@
 """The plain wire: rows in, predictions out; errors with four parts."""
 
+import json
 from typing import Any
 
 import pytest
@@ -65,3 +66,33 @@ def test_rows_keep_their_order(plane: Plane) -> None:
     rows = [{"alpha": number, "beta": 0, "gamma": 0} for number in range(3000)]
     answer = plane.call("POST", SUM, {"rows": rows}).json()
     assert [p["prediction"] for p in answer["predictions"]] == [n + 1.0 for n in range(3000)]
+
+
+def test_large_calls_are_like_small_ones(plane: Plane) -> None:
+    rows = [{"alpha": number % 7 / 4, "beta": 1, "gamma": number % 5} for number in range(40_000)]
+    wanted = [{"prediction": sum(row.values()) + 1} for row in rows]
+    body = json.dumps({"rows": rows}).encode()
+    assert len(body) > 1 << 20
+    assert plane.call("POST", SUM, body).json() == {"predictions": wanted}
+    last = body.rindex(b'"gamma": 4')
+    for bad, field in (
+        (b'"gamma": "4"', "rows[39999].gamma"),
+        (b'"gamma": [4]', "rows[39999][...]"),
+        (b'"gamma": 4, "gamma": 4', "gamma"),
+        (b'"gama": 4', "gamma"),
+        (b'"gamma": 4, "x": "},{"', "x"),
+        (b'"gamma": 4 x', ""),
+        (b'"gamma": 4}{', ""),
+    ):
+        answer = plane.call("POST", SUM, body[:last] + bad + body[last + len(b'"gamma": 4') :])
+        assert answer.status == 400
+        assert answer.json()["error"]["field"] == field, answer
+
+
+def test_braces_in_texts_are_no_ends_of_rows(plane: Plane) -> None:
+    rows = [ROW | {QUOTED: '},{"x":' * 30}, ROW | {"city": "Rome"}] * 3000
+    body = json.dumps({"rows": rows}).encode()
+    assert len(body) > 1 << 20
+    answer = plane.call("POST", MIXED, body)
+    assert answer.status == 200
+    assert [p["prediction"] for p in answer.json()["predictions"]] == ["yes", "yes"] * 3000

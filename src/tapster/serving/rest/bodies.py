@@ -9,6 +9,7 @@ slow reader understands the NaN and Infinity that Python's and TensorFlow's clie
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,6 +20,8 @@ T = TypeVar("T")
 _ENCODER: Final = msgspec.json.Encoder()
 encode: Final = _ENCODER.encode
 encode_lines: Final = _ENCODER.encode_lines
+# Values that are spelled at once.
+PIECE: Final = 1 << 14
 # As numbers: looking for a byte is several times as fast as looking for a string of one.
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
@@ -73,6 +76,14 @@ def strict(body: bytes | bytearray) -> Any:
 def spell(values: Any, finite: bool) -> bytes:
     """Values as JSON; NaN, Infinity and -Infinity as these words, as Python and TF read them."""
     return encode(values) if finite else json.dumps(values, separators=(",", ":")).encode()
+
+
+def spell_list(values: Sequence[Any], finite: bool) -> bytes:
+    """A list as `spell` spells it, in pieces if it is long: others want the interpreter too."""
+    if len(values) <= PIECE:
+        return spell(values, finite)
+    pieces = [spell(values[at : at + PIECE], finite)[1:-1] for at in range(0, len(values), PIECE)]
+    return b"[%b]" % b",".join(pieces)
 
 
 def check_text(text: str, what: str, limit: int = 1024) -> None:

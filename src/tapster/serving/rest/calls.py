@@ -1,6 +1,5 @@
 """Requests of a connection: each holds its place in line until its answer may be sent."""
 
-import logging
 import time
 from typing import Final, Protocol
 
@@ -10,9 +9,7 @@ from tapster.serving.engine import Target
 from tapster.serving.rest.forms import PLAIN
 from tapster.serving.rest.heads import Heads
 from tapster.serving.rest.wires import Wire
-from tapster.serving.slots import Region
-
-log = logging.getLogger(__name__)
+from tapster.serving.slots import UNAVAILABLE, Region
 
 # A caller can mend what the model could not process; clients of these wires expect a 400.
 STATUS: Final = {**HTTP_STATUS, "unprocessable": 400}
@@ -110,6 +107,7 @@ class Call(Turn):
         """See Work."""
         large = len(body) > LARGE_ANSWER
         if large and not self._line.takes(len(body)):
+            self._region.count(self.place, UNAVAILABLE)
             self.fail(crowded("answers"))
             return
         self.done = True
@@ -128,8 +126,7 @@ class Call(Turn):
         if isinstance(error, RecursionError):
             error = TapsterError("invalid", "the body is nested too deeply")
         if not isinstance(error, TapsterError):
-            log.error("a request failed", exc_info=error)
-            error = TapsterError("internal", "the server failed on this request")
+            error = unexpected(error)
         self.done = True
         elapsed = time.monotonic_ns() - self.began
         status = STATUS[error.code]
@@ -151,6 +148,13 @@ class Call(Turn):
     def abandon(self) -> None:
         """See Turn. Queued work of a caller who is gone is never run."""
         self.done = True
+
+
+def unexpected(error: BaseException) -> TapsterError:
+    """What a caller may know of an error that nobody foresaw; those who watch see its cause."""
+    failure = TapsterError("internal", "the server failed on this request")
+    failure.__cause__ = error
+    return failure
 
 
 def crowded(what: str) -> TapsterError:

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from tapster.contract.errors import Code
 from tapster.serving.rest.calls import Turn, crowded
 from tapster.serving.rest.service import Service
+from tapster.serving.slots import UNAVAILABLE
 
 SLICE: Final = 64 * 1024
 MAX_LINE: Final = 128
@@ -276,6 +277,7 @@ class Connection(HttpToolsProtocol, ABC):
     def _no_room(self) -> None:
         self._patience = NEVER
         error = crowded("bodies")
+        self._service.region.count(self._service.region.nowhere, UNAVAILABLE)
         self._refuse_now(503, error.code, error.message, error.hint)
 
     def account(self) -> int:

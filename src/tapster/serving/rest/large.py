@@ -1,9 +1,10 @@
-"""Large JSON numbers: read a piece at a time, so that neither memory nor other requests suffer.
+"""Large JSON: read a piece at a time, so that neither memory nor other requests suffer.
 
-A list of Python floats takes ten times the memory of its text, and a decoder that is given all of
-it keeps the interpreter to itself. Here the text of the numbers is cut out of the document; what
-is left is small and read as always, and the numbers become an array piece by piece. Whatever is
-not just numbers, flat or nested as the shape says, is not understood here (None).
+A list of Python floats takes ten times the memory of its text, rows as objects more, and a decoder
+that is given all of it keeps the interpreter to itself. Here the text of the list is cut out of
+the document; what is left is small and read as always, and the list becomes arrays piece by piece.
+Whatever is not just numbers, flat or nested as the shape says, or objects of plain values, is not
+understood here (None).
 """
 
 import json
@@ -78,11 +79,37 @@ def rows(body: Body, span: Span, width: Sequence[int], datatype: str) -> Array |
     return found[0].reshape(shape) if fits else None
 
 
+def cut_objects(body: Body, key: bytes) -> tuple[bytes, Span] | None:
+    """A document without the list of objects under `key`, the only list there is, and where that
+    list is between its brackets."""
+    start = body.find(key) + len(key)
+    first = body.find(b"[", start, start + 64)
+    last = body.rfind(b"]", len(body) - 1024)
+    if first < 0 or last < 0 or bytes(body[start:first]).strip(_SPACE) != b":":
+        return None
+    return bytes(body[:first]) + b"[]" + bytes(body[last + 1 :]), (first + 1, last)
+
+
+def objects(body: Body, span: Span) -> Iterator[bytes]:
+    """Lists of some of the objects that lie between the brackets of a list.
+
+    Cut after what looks like the end of an object and a comma: if it is in a string, what is
+    yielded is no JSON.
+    """
+    start, end = span
+    while start < end:
+        brace = body.find(b"}", start + _PIECE, end)
+        comma = end if brace < 0 else body.find(b",", brace, end)
+        comma = end if comma < 0 else comma
+        yield b"[%b]" % bytes(body[start:comma])
+        start = comma + 1
+
+
 def too_odd() -> TapsterError:
     """What to say of a body that is beyond `MAX_ODD` and does not hold just numbers."""
     return TapsterError(
         "too_large",
-        f"JSON beyond {MAX_ODD} bytes may only be tensors of numbers, as their shapes say",
+        f"JSON beyond {MAX_ODD} bytes may only be rows of plain values, or tensors of numbers",
         hint="send fewer rows at once, binary tensors, or CSV to the plain wire",
     )
 
@@ -164,5 +191,5 @@ def _structure(shape: Sequence[int]) -> bytes:
     """The brackets and commas of a list nested by `shape`."""
     text = b""
     for size in reversed(shape):
-        text = b"[%b]" % b",".join([text] * size)
+        text = b"[%b%b]" % ((text + b",") * (size - 1), text)
     return text

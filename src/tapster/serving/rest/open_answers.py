@@ -13,7 +13,7 @@ from tapster.serving.batcher import Answer
 from tapster.serving.engine import Target
 from tapster.serving.model import Model
 from tapster.serving.rest import raw
-from tapster.serving.rest.bodies import encode, encode_lines, spell
+from tapster.serving.rest.bodies import PIECE, encode, encode_lines, spell_list
 from tapster.serving.rest.wires import Request
 
 _BINARY: Final = (
@@ -79,13 +79,13 @@ def _in_json(model: Model, answer: Answer, index: int, first: int, rows: int) ->
             values = values[first * width : (first + rows) * width]
             shape = (rows, *shape[1:])
     sizes = ",".join(map(str, shape)).encode()
-    return b'%b%b],"data":%b}' % (_heads(model)[index], sizes, spell(values, finite))
+    return b'%b%b],"data":%b}' % (_heads(model)[index], sizes, spell_list(values, finite))
 
 
 def _spell_rows(target: Target, answer: Answer) -> list[bytes]:
     """A body for each row, for requests of one row; nothing if outputs do not come by row."""
     heads = _heads(target.model)
-    if answer.note or not answer.finite:
+    if answer.note or any(array.size > PIECE for array in answer.arrays) or not answer.finite:
         return []
     if any(shape[:1] != (answer.rows,) or not width for _, width, shape in answer.columns):
         return []

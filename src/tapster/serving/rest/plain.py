@@ -4,19 +4,24 @@
     {"predictions": [{"prediction": "yes", "probabilities": {"no": 0.1, "yes": 0.9}}]}
 
 `null`, or NaN, is a missing value. A model whose outputs have other names gives them by name.
+Rows may also come, and predictions go, as CSV (see `csv_rows`).
 """
 
+import json
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from tapster.contract.errors import TapsterError
 from tapster.runtimes.parity import PREDICTION, PROBABILITIES
 from tapster.serving.batcher import Answer
 from tapster.serving.model import Model
-from tapster.serving.rest.bodies import accounted, decode, encode, invalid, spell
-from tapster.serving.rest.tensors import rows_of
+from tapster.serving.rest import csv_rows, large
+from tapster.serving.rest.bodies import accounted, decode, encode, spell_list
+from tapster.serving.rest.rows import rows_in
+from tapster.serving.rest.tensors import Inputs, rows_of
 from tapster.serving.rest.wires import Request
 
 Cell = float | str | bool | None
@@ -28,24 +33,70 @@ class _Call(Struct, forbid_unknown_fields=True):
 
 
 _DECODER: Final = msgspec.json.Decoder(_Call)
+_ROWS: Final = msgspec.json.Decoder(list[Row])
 
 
 def read(call: Request, body: bytes | bytearray) -> None:
     """See Wire."""
+    model = call.target.model
+    inputs = csv_rows.read(model, body) if call.form.csv else _read_json(model, body)
+    call.inputs, call.rows = inputs, rows_of(inputs)
+
+
+def _read_json(model: Model, body: bytes | bytearray) -> Inputs:
+    inputs = _read_large(model, body) if len(body) >= large.LARGE else None
+    if inputs is not None:
+        return inputs
+    if len(body) > large.MAX_ODD:
+        raise large.too_odd()
     rows = decode(_DECODER, body).rows
     accounted(body, 2 + quotes_of(rows))
-    call.inputs = call.target.model.encoder.rows(rows)
-    call.rows = rows_of(call.inputs)
+    return model.encoder.rows(rows)
 
 
 def write(call: Request, answer: Answer, first: int) -> bytes:
     """See Wire."""
-    return spell({"predictions": by_row(call, answer, first)}, answer.finite)
+    if call.form.as_csv:
+        call.lines = csv_rows.CONTENT_TYPE + noted(answer)
+        return csv_rows.write(call, answer, first)
+    note = b'"note":%b,' % encode(answer.note) if answer.note else b""
+    return b'{%b"predictions":%b}' % (note, spell_list(by_row(call, answer, first), answer.finite))
 
 
 def refuse(error: TapsterError) -> bytes:
     """See Wire: the four parts that the control API gives too."""
     return encode({"error": error.as_dict()})
+
+
+def noted(answer: Answer) -> bytes:
+    """What an answer must say of itself, as a header; for bodies that have no place for it."""
+    return b"x-tapster-note: %b\r\n" % json.dumps(answer.note).encode() if answer.note else b""
+
+
+def read_objects(model: Model, body: bytes | bytearray, span: large.Span) -> Inputs | None:
+    """The inputs that a long list of rows makes; None if it is not just rows of plain values."""
+    parts: list[Inputs] = []
+    for piece in large.objects(body, span):
+        try:
+            rows = _ROWS.decode(piece)
+            accounted(piece, quotes_of(rows))
+            parts.append(model.encoder.rows(rows))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TapsterError):
+            return None
+    if not parts:
+        return None
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _read_large(model: Model, body: bytes | bytearray) -> Inputs | None:
+    found = large.cut_objects(body, b'"rows"')
+    if found is None:
+        return None
+    try:
+        decode(_DECODER, found[0])
+    except TapsterError:
+        return None
+    return read_objects(model, body, found[1]) if found[0].count(b'"') == 2 else None
 
 
 def quotes_of(rows: list[Row]) -> int:
@@ -64,26 +115,6 @@ def by_row(call: Request, answer: Answer, first: int) -> list[dict[str, Any]]:
     if len(names) == 1:
         names = [PREDICTION]
     return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
-
-
-def rows_in(answer: Answer, output: int, first: int, rows: int) -> list[Any]:
-    """An output's values row by row: bare values for one a row, else lists nested by shape."""
-    values, width, shape = answer.columns[output]
-    if shape[:1] != (rows,) if answer.alone else not shape:
-        raise invalid(
-            "this model's answer cannot be given row by row",
-            hint="call it by the Open Inference protocol",
-        )
-    if len(shape) == 1:
-        return values[first : first + rows]
-    cut = [values[row * width : (row + 1) * width] for row in range(first, first + rows)]
-    return [_nest(cells, shape[1:]) for cells in cut] if len(shape) > 2 else cut
-
-
-def _nest(cells: list[Any], shape: tuple[int, ...]) -> list[Any]:
-    for size in reversed(shape[1:]):
-        cells = [cells[start : start + size] for start in range(0, len(cells), size or 1)]
-    return cells
 
 
 def _cells(model: Model, name: str, rows: list[Any]) -> list[Any]:

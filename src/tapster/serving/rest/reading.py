@@ -18,7 +18,7 @@ from tapster.serving.rest.forms import Form
 from tapster.serving.rest.heads import JSON, Heads
 from tapster.serving.rest.memory import Memory
 from tapster.serving.rest.wires import Wire
-from tapster.serving.slots import Region
+from tapster.serving.slots import UNAVAILABLE, Region
 
 # Bytes of a body that is read on the event loop; compressed ones may also grow to no more.
 AT_ONCE: Final = 128 * 1024
@@ -142,6 +142,7 @@ class FormedCall(Call):
         if size <= self.held:
             return
         if self._memory.full:
+            self._region.count(self.place, UNAVAILABLE)
             raise crowded("bodies")
         self._memory.add(size - self.held)
         self.held = size

@@ -17,7 +17,7 @@ from tapster.serving.rest.routes import Route, Routes
 from tapster.serving.rest.seen import SeenHeads
 from tapster.serving.rest.tf_examples import Classify, Regress
 from tapster.serving.rest.wires import Wire
-from tapster.serving.slots import Region, Slots
+from tapster.serving.slots import UNAVAILABLE, Region, Slots
 from tapster.serving.tracing import Tracer
 
 _LOOPBACK: Final = frozenset({b"127.0.0.1", b"localhost", b"[::1]"})
@@ -81,6 +81,7 @@ class Service:
         if target is not None:
             return target
         if not endpoint.targets:
+            self.region.count(endpoint.place, UNAVAILABLE)
             raise TapsterError("unavailable", "the endpoint has no model loaded", hint="try later")
         what = f"version {shown(route.version)}" if route.version else f"label {shown(route.label)}"
         raise TapsterError(

@@ -16,7 +16,7 @@ from tapster.serving.batcher import Answer
 from tapster.serving.model import Model
 from tapster.serving.rest.bodies import accounted, decode, invalid, spell
 from tapster.serving.rest.open_answers import refuse
-from tapster.serving.rest.plain import rows_in
+from tapster.serving.rest.rows import rows_in
 from tapster.serving.rest.tensors import rows_of
 from tapster.serving.rest.tf_models import CLASSIFICATION, REGRESSION, classifies, regresses
 from tapster.serving.rest.tf_serving import check_signature, from_objects, note, plain

@@ -9,7 +9,6 @@ model's metadata. `null` is a missing value in objects only. NaN and Infinity ar
 
 import base64
 import binascii
-import json
 from typing import Any, Final
 
 import msgspec
@@ -19,10 +18,11 @@ from tapster.contract.errors import TapsterError
 from tapster.serving.batcher import Answer
 from tapster.serving.model import Model
 from tapster.serving.rest import large
-from tapster.serving.rest.bodies import accounted, decode, invalid, shown, spell
+from tapster.serving.rest.bodies import accounted, decode, encode, invalid, shown, spell_list
 from tapster.serving.rest.heads import JSON
 from tapster.serving.rest.open_answers import refuse
-from tapster.serving.rest.plain import Row, quotes_of, rows_in
+from tapster.serving.rest.plain import Row, noted, quotes_of, read_objects
+from tapster.serving.rest.rows import rows_in
 from tapster.serving.rest.tensors import Inputs, conform, nested, rows_of
 from tapster.serving.rest.tf_models import PREDICT, SIGNATURE
 from tapster.serving.rest.wires import Request
@@ -33,7 +33,6 @@ __all__ = [
 
 # Outputs whose names end so are bytes, not text, to TensorFlow Serving's callers.
 BYTES_SUFFIX: Final = "_bytes"
-_NOTE: Final = JSON + b"x-tapster-note: %b\r\n"
 _B64: Final = b'"b64"'
 
 
@@ -82,24 +81,16 @@ def write(call: Request, answer: Answer, first: int) -> bytes:
     columns = [
         _column(name, rows_in(answer, index, first, call.rows)) for index, name in enumerate(names)
     ]
-    document: dict[str, Any]
-    if not call.by_row:
-        document = {
-            "outputs": columns[0] if len(names) == 1 else dict(zip(names, columns, strict=True))
-        }
-    elif len(names) == 1:
-        document = {"predictions": columns[0]}
-    else:
-        rows = zip(*columns, strict=True)
-        document = {"predictions": [dict(zip(names, row, strict=True)) for row in rows]}
     note(call, answer)
-    return spell(document, answer.finite)
+    if call.by_row:
+        return b'{"predictions":%b}' % _by_row(names, columns, answer.finite)
+    return b'{"outputs":%b}' % _by_column(names, columns, answer.finite)
 
 
 def note(call: Request, answer: Answer) -> None:
     """What the answer must say of itself goes in a header: its body is the protocol's."""
     if answer.note:
-        call.lines = _NOTE % json.dumps(answer.note).encode()
+        call.lines = JSON + noted(answer)
 
 
 def check_signature(name: str | UnsetType, fitting: str) -> None:
@@ -118,6 +109,21 @@ def plain(value: Any, model: Model) -> Any:
     if isinstance(value, dict) and value.keys() != {"b64"}:
         return {name: _plain(item, name in raw) for name, item in value.items()}
     return _plain(value, len(raw) == len(model.inputs))
+
+
+def _by_row(names: list[str], columns: list[list[Any]], finite: bool) -> bytes:
+    if len(names) == 1:
+        return spell_list(columns[0], finite)
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return spell_list(rows, finite)
+
+
+def _by_column(names: list[str], columns: list[list[Any]], finite: bool) -> bytes:
+    spelled = [spell_list(column, finite) for column in columns]
+    if len(names) == 1:
+        return spelled[0]
+    pairs = [b"%b:%b" % (encode(name), text) for name, text in zip(names, spelled, strict=True)]
+    return b"{%b}" % b",".join(pairs)
 
 
 def _read_objects(call: Request, model: Model, body: bytes | bytearray) -> bool:
@@ -242,7 +248,10 @@ def _encoded(value: Any) -> Any:
 
 
 def _read_large(call: Request, model: Model, body: bytes | bytearray) -> bool:
-    """Read the rows of an only input that are just numbers; False when it is anything else."""
+    """Read rows of numbers for an only input, or rows as objects of columns; False when it is
+    anything else."""
+    if model.columns and _read_large_objects(call, model, body):
+        return True
     if len(model.inputs) != 1:
         return False
     ((name, (datatype, shape)),) = model.inputs.items()
@@ -264,3 +273,21 @@ def _read_large(call: Request, model: Model, body: bytes | bytearray) -> bool:
         call.inputs, call.rows = conform(model, {name: (datatype, array)})
         return True
     return False
+
+
+def _read_large_objects(call: Request, model: Model, body: bytes | bytearray) -> bool:
+    found = large.cut_objects(body, b'"instances"')
+    if found is None:
+        return False
+    try:
+        request = decode(_DECODER, found[0])
+        accounted(found[0], -1)
+        check_signature(request.signature_name, PREDICT)
+    except TapsterError:
+        return False
+    inputs = read_objects(model, body, found[1]) if request.inputs is UNSET else None
+    if inputs is None:
+        return False
+    call.by_row = True
+    call.inputs, call.rows = inputs, rows_of(inputs)
+    return True
