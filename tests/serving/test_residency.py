@@ -1,0 +1,151 @@
+"""Models that leave the memory and come back: within a budget, when idle, when told to."""
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from tapster.contract.plan import Options, PackageRef
+from tests.serving import packages
+from tests.serving.conftest import Plane, endpoint, wait_for
+
+BODY = {
+    "inputs": [{"name": "numeric", "shape": [1, 3], "datatype": "FP32", "data": [1.0, 2.0, 3.0]}]
+}
+
+
+def states(plane: Plane) -> dict[str, str]:
+    state = plane.state()
+    return {p.digest: p.state for p in state.packages} if state else {}
+
+
+def called(plane: Plane, name: str) -> float:
+    answer = plane.call("POST", f"/v2/models/{name}/infer", BODY)
+    assert answer.status == 200, answer.body
+    value: float = answer.json()["outputs"][0]["data"][0]
+    return value
+
+
+def serve(plane: Plane, count: int) -> list[PackageRef]:
+    """Endpoints m0, m1 ... whose models add their number to the sum of a row."""
+    refs = [packages.regressor(plane.home, float(number)) for number in range(count)]
+    plane.plan(
+        *(endpoint(f"m{number}", ref) for number, ref in enumerate(refs)), packages=tuple(refs)
+    )
+    plane.start()
+    plane.applied()
+    return refs
+
+
+def test_the_least_recently_used_leave_when_there_is_no_room(
+    new_plane: Callable[..., Plane],
+) -> None:
+    plane = new_plane(resident_memory=1)
+    refs = serve(plane, 4)
+    wait_for(lambda: Counter(states(plane).values()) == {"ready": 1, "cold": 3}, "three to leave")
+    for number in (2, 0, 3, 0, 1, 2, 2):
+        assert called(plane, f"m{number}") == 6.0 + number
+        wait_for(
+            lambda number=number: (  # type: ignore[misc]
+                Counter(states(plane).values()) == {"ready": 1, "cold": 3}
+                and states(plane)[refs[number].digest] == "ready"
+            ),
+            "the last one called to be there alone",
+        )
+
+
+def test_without_a_limit_all_stay(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    serve(plane, 4)
+    for number in range(4):
+        assert called(plane, f"m{number}") == 6.0 + number
+    assert set(states(plane).values()) == {"ready"}
+
+
+def test_nothing_is_lost_while_models_push_each_other_out(
+    new_plane: Callable[..., Plane],
+) -> None:
+    plane = new_plane(resident_memory=1)
+    serve(plane, 5)
+
+    def ask(turn: int) -> tuple[int, float]:
+        number = turn * 7 % 5
+        return number, called(plane, f"m{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        seen = Counter(pool.map(ask, range(400)))
+    assert set(seen) == {(number, 6.0 + number) for number in range(5)}
+    assert sum(seen.values()) == 400
+
+
+def test_what_is_idle_for_long_leaves_and_comes_back(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    idle, both, never = (packages.regressor(plane.home, float(n)) for n in range(3))
+    plane.plan(
+        endpoint("idle", idle, options=Options(idle=0.3)),
+        endpoint("one", both, options=Options(idle=0.3)),
+        endpoint("other", both),
+        endpoint("never", never),
+        packages=(idle, both, never),
+    )
+    plane.start()
+    plane.applied()
+    for _ in range(2):
+        wait_for(lambda: states(plane)[idle.digest] == "cold", "the idle model to leave")
+        assert plane.call("GET", "/v2/models/idle").status == 200
+        assert plane.call("GET", "/v2/models/idle/ready").status == 200
+        assert called(plane, "idle") == 6.0
+    assert states(plane)[both.digest] == states(plane)[never.digest] == "ready"
+
+
+def test_a_package_damaged_meanwhile_is_refused_and_tried_again(
+    new_plane: Callable[..., Plane],
+) -> None:
+    plane = new_plane(resident_memory=1)
+    refs = serve(plane, 2)
+    cold = next(number for number, ref in enumerate(refs) if states(plane)[ref.digest] == "cold")
+    path = plane.home / "blobs" / refs[cold].key / "model.onnx"
+    whole = path.read_bytes()
+    path.write_bytes(bytes(reversed(whole)))
+    for _ in range(2):
+        answer = plane.call("POST", f"/v2/models/m{cold}/infer", BODY)
+        assert answer.status == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert b"cannot be loaded again" in answer.body
+        assert str(plane.home).encode() not in answer.body
+    wait_for(lambda: states(plane)[refs[cold].digest] == "failed", "the state to be told")
+    assert called(plane, f"m{1 - cold}") == 7.0 - cold
+    path.write_bytes(whole)
+    endpoints = (endpoint(f"m{number}", ref) for number, ref in enumerate(refs))
+    plane.plan(*endpoints, packages=tuple(refs))
+    wait_for(lambda: states(plane)[refs[cold].digest] in {"ready", "cold"}, "another try")
+    assert called(plane, f"m{cold}") == 6.0 + cold
+
+
+def test_models_come_and_go_as_they_are_told(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    (ref,) = serve(plane, 1)
+    path = "/v2/repository/models/m0"
+    for _ in range(3):
+        assert plane.call("POST", f"{path}/unload").status == 200
+        wait_for(lambda: states(plane)[ref.digest] == "cold", "the model to leave")
+        assert plane.call("POST", f"{path}/load").status == 200
+        wait_for(lambda: states(plane)[ref.digest] == "ready", "the model to be back")
+    assert plane.call("POST", f"{path}/unload").status == 200
+    assert called(plane, "m0") == 6.0
+
+
+def test_what_is_gone_from_the_plan_goes_whatever_its_state(
+    new_plane: Callable[..., Plane],
+) -> None:
+    plane = new_plane(resident_memory=1)
+    refs = serve(plane, 3)
+    for _ in range(3):
+        plane.plan(endpoint("m0", refs[0]), packages=(refs[0],))
+        plane.applied()
+        assert set(states(plane)) == {refs[0].digest}
+        plane.plan(
+            *(endpoint(f"m{number}", ref) for number, ref in enumerate(refs)),
+            packages=tuple(refs),
+        )
+        plane.applied()
+        assert [called(plane, f"m{number}") for number in range(3)] == [6.0, 7.0, 8.0]
