@@ -128,14 +128,15 @@ class Tracer:
                 return
             parent = Parent(random.getrandbits(128) | 1, 0, True)
         if parent.sampled and len(self._open) < MAX_OPEN:
-            self._open[id(work)] = _Open(work, parent.trace, parent.span, operation)
+            self._open[work.began] = _Open(work, parent.trace, parent.span, operation)
 
     def __contains__(self, work: Watched) -> bool:
-        return id(work) in self._open
+        """Whether a request is traced, itself or in the guise of what has been put around it."""
+        return work.began in self._open
 
     def end(self, work: Watched, request: Request, now: int, error: Exception | None) -> None:
         """Send a request that was traced and is answered."""
-        opened = self._open.pop(id(work))
+        opened = self._open.pop(work.began)
         code = error.code if isinstance(error, TapsterError) else "internal" if error else ""
         self._exporter.add(_Done(opened, request, work.began, now, code))
 

@@ -107,7 +107,9 @@ class Watcher:
     # -- single requests
 
     def served(self, requests: Sequence[Watched], now: int, started: int, compute: int) -> None:
-        """See Watch."""
+        """See Watch. What is on nobody's bill was asked by the server itself."""
+        if requests[0].series == self._region.unbilled:
+            return
         logged = self._drawn(requests) if self._share else ()
         for request in requests:
             elapsed = now - request.began
@@ -128,8 +130,9 @@ class Watcher:
 
     def failed(self, request: Watched, status: int, error: Exception, elapsed: int) -> None:
         """See Watch."""
-        slow = elapsed > self._slowest.floor
-        logged = bool(self._share and self._drawn([request]))
+        asked = request.series != self._region.unbilled
+        slow = asked and elapsed > self._slowest.floor
+        logged = bool(asked and self._share and self._drawn([request]))
         traced = self._tracer is not None and request in self._tracer
         told = status >= 500 and self._failures.take()
         if not (slow or logged or traced or told):

@@ -7,10 +7,8 @@ from typing import Any, Protocol
 from tapster.contract.errors import TapsterError
 from tapster.serving.batcher import Answer, Inputs
 from tapster.serving.engine import Target
-from tapster.serving.rest.calls import LARGE_ANSWER, STATUS, crowded
-from tapster.serving.slots import Region
-
-log = logging.getLogger(__name__)
+from tapster.serving.rest.calls import LARGE_ANSWER, STATUS, crowded, unexpected
+from tapster.serving.slots import UNAVAILABLE, Region
 
 
 class Line(Protocol):
@@ -111,6 +109,7 @@ class Call:
     def succeed(self, body: bytes) -> None:
         """See Work."""
         if len(body) > LARGE_ANSWER and self.exchange.owner.service.memory.full:
+            self._region.count(self.place, UNAVAILABLE)
             self.fail(crowded("answers"))
             return
         self.done = True
@@ -135,12 +134,19 @@ class Call:
 
 
 def explained(error: BaseException) -> TapsterError:
-    """An error as a caller may know it; what is unexpected goes to the log."""
+    """An error as a caller may know it."""
     from google.protobuf.message import DecodeError
 
     if isinstance(error, TapsterError):
         return error
     if isinstance(error, DecodeError):
         return TapsterError("internal", "the message is not protobuf of the type that is due")
-    log.error("a request failed", exc_info=error)
-    return TapsterError("internal", "the server failed on this request")
+    return unexpected(error)
+
+
+def reported(error: BaseException) -> TapsterError:
+    """As `explained`, of a request that nobody else watches: what is unexpected goes to the log."""
+    known = explained(error)
+    if known.__cause__ is not None:
+        log.error("a request failed", exc_info=known.__cause__)
+    return known

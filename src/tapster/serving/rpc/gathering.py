@@ -13,7 +13,7 @@ from tapster.serving.rest.bodies import invalid
 from tapster.serving.rest.calls import crowded
 from tapster.serving.rest.memory import Memory
 from tapster.serving.rpc import frames
-from tapster.serving.rpc.calls import explained
+from tapster.serving.rpc.calls import reported
 from tapster.serving.rpc.connection import NEVER, Connection
 from tapster.serving.rpc.exchanges import PREFIX, Exchange
 from tapster.serving.rpc.frames import WINDOW
@@ -46,7 +46,7 @@ class Gathering(Connection):
                 self._take_rest(exchange)
         except Exception as error:
             if exchange.id in self._streams:
-                self.refuse(exchange, explained(error))
+                self.refuse(exchange, reported(error))
 
     def _take_messages(self, exchange: Exchange) -> bool:
         """Whether the exchange goes on and all of its whole messages are taken."""

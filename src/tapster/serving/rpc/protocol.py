@@ -14,7 +14,7 @@ from tapster.serving.gate import REFUSAL, REFUSAL_HINT, Pass
 from tapster.serving.rest import encodings
 from tapster.serving.rest.calls import crowded
 from tapster.serving.rest.routes import Route
-from tapster.serving.rpc.calls import Call, explained
+from tapster.serving.rpc.calls import Call, reported
 from tapster.serving.rpc.exchanges import Exchange
 from tapster.serving.rpc.gathering import Gathering
 from tapster.serving.rpc.heads import Head, read_head
@@ -56,8 +56,7 @@ class GrpcProtocol(Gathering):
         method = self._port.methods.get(head.path)
         if head.status:
             self._region.refused()
-            block, body = plain(head.status, "this port speaks gRPC")
-            self._answer(exchange, block, body, b"")
+            self._answer(exchange, plain(head.status), b"", b"")
             return
         if method is None or not method.public:
             holder = self.admit(head.authorization)
@@ -138,7 +137,7 @@ class GrpcProtocol(Gathering):
             else:
                 self._send_all(exchange, answer.SerializeToString(), self._identity(exchange))
         except Exception as error:
-            self.refuse(exchange, explained(error))
+            self.refuse(exchange, reported(error))
 
     async def _answer_later(self, exchange: Exchange, answer: Awaitable[Any]) -> None:
         try:
@@ -148,7 +147,7 @@ class GrpcProtocol(Gathering):
                 self._send_all(exchange, body, self._identity(exchange))
         except Exception as error:
             if exchange.id in self._streams:
-                self.refuse(exchange, explained(error))
+                self.refuse(exchange, reported(error))
 
     def infer(self, call: Call, flag: int, data: bytes) -> None:
         """Read a message and submit the call; at once if that is quick."""
