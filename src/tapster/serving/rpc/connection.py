@@ -6,10 +6,13 @@ were not looked at sends them again elsewhere, and nothing is lost.
 """
 
 import math
+import socket
+import struct
 from abc import abstractmethod
 from typing import Any, Final
 
 from tapster.core.settings import Settings
+from tapster.serving.rest.connection import SLOWEST
 from tapster.serving.rpc import frames
 from tapster.serving.rpc.frames import HEAD_BYTES, MAX_WINDOW, PING, WINDOW, PeerError
 from tapster.serving.rpc.receiving import MAX_STREAMS, PATIENCE, SHARED_WINDOW, Receiving
@@ -24,7 +27,7 @@ class Connection(Receiving):
     """What a connection does whatever its streams carry."""
 
     def __init__(self, settings: Settings, connections: "set[Any]") -> None:
-        super().__init__(settings.max_headers)
+        super().__init__(settings.max_headers, settings.receive_timeout)
         self._settings = settings
         self._connections = connections
         self._rest = b""
@@ -88,13 +91,15 @@ class Connection(Receiving):
         self._loop.call_later(LINGER_SECONDS, self._leave)
 
     def abort(self) -> None:
-        """Close at once."""
+        """Reset the connection; else the kernel would go on offering what was written."""
+        line = self._transport.get_extra_info("socket")
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
     def check(self, now: float) -> None:
         """End what takes too long; called a few times a second."""
         if self._stuck(now):
-            self._transport.abort()
+            self.abort()
             return
         if self._deaf:
             return
@@ -104,7 +109,7 @@ class Connection(Receiving):
             self._fail(PeerError(frames.SETTINGS_TIMEOUT, "it did not arrive in time"))
             return
         for stream in list(self._blocked.values()):
-            if stream.moved + self._settings.receive_timeout < now:
+            if stream.due < now:
                 self._abandon(stream, frames.CANCEL)
         self._check_silence(now)
 
@@ -115,22 +120,24 @@ class Connection(Receiving):
                 self.shutdown()
         elif self._asked:
             if now - self._heard > settings.receive_timeout:
-                self._transport.abort()
+                self.abort()
         elif now - self._heard > settings.keep_alive:
             self._asked, self._heard = True, now
             self._write(frames.frame(PING, 0, 0, _ASKING))
 
     def _stuck(self, now: float) -> bool:
-        """Whether the peer has taken nothing of what was written for too long."""
+        """Whether the peer has taken next to nothing of what was written for too long."""
         left = self._transport.get_write_buffer_size()
         size, until = self._unread
+        latest = now + self._settings.receive_timeout
         if left == 0:
-            self._unread = (0, NEVER)
-        elif until == NEVER or left < size:
-            self._unread = (left, now + self._settings.receive_timeout)
-        else:
-            self._unread = (left, until)
-        return self._unread[1] < now
+            until = NEVER
+        elif until == NEVER:
+            until = latest
+        elif left < size:
+            until = min(until + (size - left) / SLOWEST, latest)
+        self._unread = (left, until)
+        return until < now
 
     def _leave(self) -> None:
         """The peer knows that no new stream is taken."""

@@ -8,7 +8,7 @@ import re
 from functools import cache
 from typing import Final
 
-from tapster.serving.rpc.frames import COMPRESSION_ERROR, PROTOCOL_ERROR, PeerError
+from tapster.serving.rpc.frames import COMPRESSION_ERROR, PROTOCOL_ERROR, PeerError, StreamError
 
 TABLE_BYTES: Final = 4096
 Field = tuple[bytes, bytes]
@@ -105,16 +105,22 @@ class Decoder:
         self._table: list[Field] = []  # the newest entry last
         self._size = 0
         self._most = TABLE_BYTES
+        self._malformed = False
 
     def decode(self, block: bytes) -> tuple[list[Field], bool]:
         """A block's fields, and whether they are all: those beyond the limit are left out.
 
-        Raises PeerError, after which the table is of no use.
+        Raises PeerError, after which the table is of no use, and StreamError for a field that may
+        not be, once the whole block is decoded.
         """
+        self._malformed = False
         try:
-            return self._decode(block)
+            found = self._decode(block)
         except IndexError:
             raise PeerError(COMPRESSION_ERROR, "a header block ends too early") from None
+        if self._malformed:
+            raise StreamError(PROTOCOL_ERROR)
+        return found
 
     def _decode(self, block: bytes) -> tuple[list[Field], bool]:
         fields: list[Field] = []
@@ -132,6 +138,10 @@ class Decoder:
                 kept = byte & 0x40
                 index, at = _integer(block, at, 0x3F if kept else 0x0F)
                 field, at = self._literal(block, at, index)
+                if (index == 0 and not _NAME.fullmatch(field[0])) or _FORBIDDEN.search(field[1]):
+                    self._malformed = True
+                    if kept:  # it would come again and again
+                        raise PeerError(PROTOCOL_ERROR, "a header has a forbidden character")
                 if kept:
                     self._keep(field)
             size += len(field[0]) + len(field[1]) + _OVERHEAD
@@ -151,11 +161,7 @@ class Decoder:
             name = self._entry(index)[0]
         else:
             name, at = _string(block, at)
-            if not _NAME.fullmatch(name):
-                raise PeerError(PROTOCOL_ERROR, "a header's name has a forbidden character")
         value, at = _string(block, at)
-        if _FORBIDDEN.search(value):
-            raise PeerError(PROTOCOL_ERROR, "a header's value has a forbidden character")
         return (name, value), at
 
     def _keep(self, field: Field) -> None:

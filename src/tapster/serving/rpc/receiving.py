@@ -41,8 +41,8 @@ PATIENCE: Final = 4000
 class Receiving(Sending):
     """The half of a connection that takes frames in."""
 
-    def __init__(self, max_headers: int) -> None:
-        super().__init__()
+    def __init__(self, max_headers: int, patience: float) -> None:
+        super().__init__(patience)
         self._max_headers = max_headers
         self._last = 0  # the newest stream
         self._final = MAX_WINDOW  # the last stream that is served

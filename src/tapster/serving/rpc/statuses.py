@@ -49,8 +49,6 @@ def named(identity: bytes) -> bytes:
     return _REQUEST_ID + (bytes((size,)) if size < 0x7F else b"\x7f%c" % (size - 0x7F)) + identity
 
 
-def plain(status: bytes, text: str) -> tuple[bytes, bytes]:
-    """Headers and body of an answer to a caller who does not speak gRPC."""
-    body = text.encode()
-    block = encode(b":status", status) + encode(b"content-type", b"text/plain; charset=utf-8")
-    return block + encode(b"content-length", b"%d" % len(body)), body
+def plain(status: bytes) -> bytes:
+    """The headers of an answer to a caller who does not speak gRPC; it has no body."""
+    return encode(b":status", status) + encode(b"content-length", b"0")

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from tapster.serving.rest.connection import SLOWEST
 from tapster.serving.rpc import frames
 from tapster.serving.rpc.frames import (
     DATA,
@@ -27,10 +28,10 @@ class Stream:
     `room`: bytes that the peer may still send. `credit`: bytes that we may send beyond the peer's
     initial window; negative once some of it is used. `ended`: the peer has said all it has to say.
     `out`: data that waits until it may be sent, then `tail`, the block of trailers, if any yet.
-    `owed`: the bytes of that, `moved`: when some of it was last sent.
+    `owed`: the bytes of that, `due`: when it is too late for some of it to be taken.
     """
 
-    __slots__ = ("credit", "ended", "id", "moved", "out", "owed", "room", "tail")
+    __slots__ = ("credit", "due", "ended", "id", "out", "owed", "room", "tail")
 
     def __init__(self, number: int, ended: bool) -> None:
         self.id = number
@@ -40,13 +41,17 @@ class Stream:
         self.out: deque[memoryview] | None = None
         self.tail = b""
         self.owed = 0
-        self.moved = 0.0
+        self.due = 0.0
 
 
 class Sending(asyncio.Protocol, ABC):
-    """The half of a connection that sends. Whoever takes its frames in is the subclass."""
+    """The half of a connection that sends. Whoever takes its frames in is the subclass.
 
-    def __init__(self) -> None:
+    A stream of whose answer next to nothing is taken for `patience` seconds is to be given up.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience_out = patience
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
         self._write: Callable[[bytes], None]
@@ -99,7 +104,7 @@ class Sending(asyncio.Protocol, ABC):
     def _queue(self, stream: Stream, data: bytes, tail: bytes) -> None:
         if stream.out is None:
             stream.out = deque()
-            stream.moved = self._loop.time()
+            stream.due = self._loop.time() + self._patience_out
             self._blocked[stream.id] = stream
         if data:
             stream.out.append(memoryview(data))
@@ -136,7 +141,8 @@ class Sending(asyncio.Protocol, ABC):
             stream.credit -= len(piece)
             stream.owed -= len(piece)
             self._hold(-len(piece))
-            stream.moved = self._loop.time()
+            latest = self._loop.time() + self._patience_out
+            stream.due = min(stream.due + len(piece) / SLOWEST, latest)
             self._write(head(len(piece), DATA, 0, stream.id) + piece)
         if not out:
             self._sent(stream)
