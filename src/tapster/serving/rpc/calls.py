@@ -10,6 +10,8 @@ from tapster.serving.engine import Target
 from tapster.serving.rest.calls import LARGE_ANSWER, STATUS, crowded, unexpected
 from tapster.serving.slots import UNAVAILABLE, Region
 
+log = logging.getLogger(__name__)
+
 
 class Line(Protocol):
     """Where a call came from."""
