@@ -63,7 +63,10 @@ _preparing: dict[str, Future[Path]] = {}
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Begin with the environments at once, when any test will want one."""
-    wanted = any("client" in getattr(item, "fixturenames", ()) for item in session.items)
+    wanted = any(
+        item.path.is_relative_to(HERE) and "client" in getattr(item, "fixturenames", ())
+        for item in session.items
+    )
     if wanted and not session.config.option.collectonly:
         _preparing.update(environments.start(environments.names()))
 
