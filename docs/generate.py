@@ -109,8 +109,8 @@ def _methods() -> Iterator[str]:
 
 
 def _members(kind: type) -> Iterator[tuple[str, Any]]:
-    """What a class and those it stands on define, the latter's first."""
-    for each in reversed(kind.__mro__[:-1]):
+    """What a class and those it stands on define."""
+    for each in kind.__mro__[:-1]:
         yield from vars(each).items()
 
 

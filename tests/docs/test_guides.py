@@ -26,10 +26,14 @@ GUIDES = (
     "guides/training.md",
     "guides/packages.md",
     "guides/serving.md",
+    "guides/traffic.md",
     "guides/operations.md",
     "plugins.md",
 )
-GOES_ON_FROM = {"guides/serving.md": "guides/training.md"}
+GOES_ON_FROM = {
+    "guides/serving.md": "guides/training.md",
+    "guides/traffic.md": "guides/training.md",
+}
 
 
 class Reader:
