@@ -149,9 +149,9 @@ def every(home: Path, *datatypes: Any, width: int = 2) -> PackageRef:
         outputs=tuple(TensorSpec(f"y_{kind}", kind, (-1, width)) for kind in chosen),
     )
     nodes = [helper.make_node("Identity", [f"x_{kind}"], [f"y_{kind}"]) for kind in chosen]
+    shape = (4, 1) if width == 1 else (2, max(width, 2))
     inputs = {
-        f"x_{kind}": np.array(EVERY[kind], NUMPY_TYPE[kind]).reshape(-1, max(width, 1))
-        for kind in chosen
+        f"x_{kind}": np.resize(np.array(EVERY[kind], NUMPY_TYPE[kind]), shape) for kind in chosen
     }
     return _put(home, "other", nodes, {}, signature, inputs)
 
