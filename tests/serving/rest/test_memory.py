@@ -1,0 +1,166 @@
+"""What a worker holds of bodies and answers stays within its limit; who waits is served in turn."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import numpy as np
+import psutil
+import pytest
+
+from tapster.serving.rest.memory import MAX_WAITING, Memory
+from tests.serving import packages
+from tests.serving.conftest import Plane, endpoint, read_all, request, wait_for
+from tests.serving.rest.test_protocol import GOOD, INFER, only
+
+MIB = 1 << 20
+BINARY = "/v2/models/rows/infer"
+
+
+class Waiter:
+    def __init__(self) -> None:
+        self.told = 0
+
+    def granted(self) -> None:
+        self.told += 1
+
+
+def test_those_who_wait_are_served_in_order() -> None:
+    memory = Memory(10)
+    assert memory.take(6)
+    large, small = Waiter(), Waiter()
+    assert not memory.take(5)
+    assert memory.wait(large, 5)
+    assert not memory.take(1), "nobody overtakes"
+    assert memory.wait(small, 1)
+    memory.give(1)
+    assert (large.told, small.told, memory.held) == (1, 0, 10)
+    memory.give(5)
+    assert (small.told, memory.held) == (1, 6)
+
+
+def test_one_body_always_has_room_and_the_queue_ends() -> None:
+    memory = Memory(10)
+    assert memory.take(50)
+    assert memory.full
+    waiters = [Waiter() for _ in range(MAX_WAITING + 1)]
+    assert [memory.wait(waiter, 20) for waiter in waiters] == [True] * MAX_WAITING + [False]
+    memory.forget(waiters[0])
+    memory.give(50)
+    assert [waiter.told for waiter in waiters[:3]] == [0, 1, 0]
+
+
+@pytest.fixture
+def narrow(new_plane: Callable[..., Plane]) -> Plane:
+    """A worker that may hold 8 MiB; `rows` gives rows of 1,000 numbers back as they came."""
+    plane = new_plane(body_memory=8 * MIB, max_body=6 * MIB, receive_timeout=4.0)
+    made = (packages.regressor(plane.home, 1.0), packages.every(plane.home, "FP32", width=1000))
+    plane.plan(endpoint("sum", made[0]), endpoint("rows", made[1]), packages=made)
+    plane.start()
+    plane.applied()
+    return plane
+
+
+def tensor(rows: int, *, answer: bool = True) -> tuple[bytes, bytes]:
+    """A binary request for `rows`: its head, and its body."""
+    data = np.ones((rows, 1000), "<f4").tobytes()
+    document = (
+        f'{{"inputs":[{{"name":"x_FP32","datatype":"FP32","shape":[{rows},1000],'
+        f'"parameters":{{"binary_data_size":{len(data)}}}}}],'
+        f'"parameters":{{"binary_data_output":{str(answer).lower()}}}}}'
+    ).encode()
+    more = f"Inference-Header-Content-Length: {len(document)}\r\n"
+    whole = request(BINARY, document + data, more=more)
+    body = len(document) + len(data)
+    return whole[:-body], whole[-body:]
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def begin(plane: Plane, stack: ExitStack, head: bytes, body: bytes) -> socket.socket:
+    line = stack.enter_context(plane.connect())
+    line.sendall(head + body[: MIB // 4])
+    return line
+
+
+def test_bodies_wait_for_room_then_are_served(narrow: Plane, stack: ExitStack) -> None:
+    head, body = tensor(1000)  # 4 MB: two of them fit
+    lines = [begin(narrow, stack, head, body) for _ in range(4)]
+    assert narrow.call("POST", INFER, GOOD).status == 200
+    for line in lines:
+        line.sendall(body[MIB // 4 :])
+        got = b""
+        while len(got) < 4_000_000:
+            piece = line.recv(MIB)
+            assert piece
+            got += piece
+        assert got.startswith(b"HTTP/1.1 200 ")
+
+
+def test_bodies_that_find_no_room_are_refused(narrow: Plane, stack: ExitStack) -> None:
+    head, body = tensor(1000)
+    holders = [begin(narrow, stack, head, body) for _ in range(2)]
+    time.sleep(0.3)  # both hold their room before anybody asks for more
+    chunked = head.replace(b"Content-Length: %d" % len(body), b"Transfer-Encoding: chunked")
+    late = [begin(narrow, stack, head, body) for _ in range(2)]
+    late.append(begin(narrow, stack, chunked + b"100000\r\n" + bytes(MIB // 2), b""))
+    for line in late:
+        got = read_all(line)
+        status, text = only(got)
+        assert (status, b"as many bodies" in text) == (503, True)
+        assert b"\r\nretry-after: " in got.lower()
+    assert narrow.call("POST", INFER, GOOD).status == 200
+    for line in holders:
+        line.close()
+    wait_for(lambda: narrow.call("POST", INFER, GOOD).status == 200, "the room to be free")
+    with narrow.connect() as line:
+        line.sendall(head + body)
+        assert line.recv(MIB).startswith(b"HTTP/1.1 200 ")
+
+
+def push(plane: Plane, stack: ExitStack, data: bytes, count: int, seconds: float) -> int:
+    """Send `data` by `count` connections that never read; by how much the worker grew meanwhile."""
+    process = psutil.Process(plane.workers[0].pid)
+    assert plane.call("POST", INFER, GOOD).status == 200
+    before = peak = process.memory_info().rss
+    lines = []
+    for _ in range(count):
+        line = stack.enter_context(socket.socket())
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect(("127.0.0.1", plane.port))
+        line.setblocking(False)
+        lines.append((line, memoryview(data)))
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for number, (line, rest) in enumerate(lines):
+            try:
+                lines[number] = (line, rest[line.send(rest[: MIB // 2]) :])
+            except (BlockingIOError, ConnectionError):
+                continue
+        peak = max(peak, process.memory_info().rss)
+    return peak - before
+
+
+def test_a_flood_of_bodies_does_not_grow_the_worker(narrow: Plane, stack: ExitStack) -> None:
+    head, body = tensor(1400)
+    assert len(head + body) > 5 * MIB
+    assert push(narrow, stack, head + body, 60, 3.0) < 64 * MIB
+    stack.close()
+    wait_for(lambda: narrow.call("POST", INFER, GOOD).status == 200, "the worker to be free")
+
+
+def test_answers_nobody_reads_do_not_grow_the_worker(narrow: Plane, stack: ExitStack) -> None:
+    head, body = tensor(300, answer=False)  # as JSON, the answer is longer than a megabyte
+    assert push(narrow, stack, (head + body) * 4, 60, 3.0) < 64 * MIB
+    assert narrow.call("POST", INFER, GOOD).status == 200
+    stack.close()
+    with narrow.connect() as line:
+        line.settimeout(30)
+        line.sendall(head + body)
+        got = line.recv(MIB)
+        assert got.startswith(b"HTTP/1.1 200 ")
