@@ -54,8 +54,9 @@ def cases(endpoint: str, *, key: str = KEY, width: int = 3, bias: float = 0.0) -
             {"inputs": [{"name": "numeric", "shape": [1, width], "datatype": "FP32", "data": row}]}
         )
         head = (
-            f"POST {INFER.format(endpoint)} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"POST {INFER.format(endpoint)} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
         )
         made.append(Case((head + body).encode(), sum(row) + bias))
     return made
