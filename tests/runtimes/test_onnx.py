@@ -11,7 +11,8 @@ from onnx import StringStringEntryProto, TensorProto, helper
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.manifest import Datatype, Manifest, Signature, TensorSpec
-from tapster.core import plugins
+from tapster.core import heap, plugins
+from tapster.runtimes import Stop
 from tapster.runtimes.onnx import OnnxModel, OnnxRuntime, cleaned, signature_from_graph
 from tests.runtimes.graphs import (
     FLOAT,
@@ -181,6 +182,59 @@ def test_only_the_late_one_of_many_runs_is_ended() -> None:
     for thread in threads:
         thread.join()
     assert outcomes == {"answered": 40, "deadline": 1}
+
+
+def test_a_run_that_is_called_off_ends_and_the_model_lives_on() -> None:
+    loaded = load(*slow())
+    big = np.full((600, 600), 0.01, dtype=np.float32)
+    began = time.monotonic()
+    loaded.run({"x": big})
+    whole = time.monotonic() - began
+    stop = Stop()
+    timer = threading.Timer(whole / 10, stop.call)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(TapsterError) as caught:
+        loaded.run({"x": big}, (), time.monotonic() + 60, stop)
+    assert caught.value.code == "cancelled"
+    assert time.monotonic() - began < whole
+    timer.join()
+    with pytest.raises(TapsterError) as caught:
+        loaded.run({"x": big}, (), time.monotonic() + 60, stop)  # it was called before
+    assert caught.value.code == "cancelled"
+    small = np.eye(2, dtype=np.float32)
+    assert loaded.run({"x": small}, (), time.monotonic() + 60, Stop())[0].shape == (2, 2)
+
+
+def test_a_model_knows_what_it_takes() -> None:
+    small = load(classifier())
+    weights = np.random.default_rng(0).normal(size=(2, 2)).astype(np.float32)
+    wide = np.tile(weights, (1, 200_000))
+    node = helper.make_node("MatMul", ["numeric", "w"], ["prediction"])
+    made = model(
+        [node],
+        [value("numeric", FLOAT, ["n", 2])],
+        [value("prediction", FLOAT, ["n", wide.shape[1]])],
+        {"w": wide},
+    )
+    signature = Signature(
+        SIGNATURE.inputs, (TensorSpec("prediction", "FP32", (-1, wide.shape[1])),)
+    )
+    large = load(made.SerializeToString(), signature)
+    assert 0 < small.memory < 1 << 20
+    assert wide.nbytes <= large.memory < 4 * wide.nbytes
+
+
+def test_large_runs_leave_nothing_to_the_arena() -> None:
+    nodes = [helper.make_node("Exp", ["x"], ["e"]), helper.make_node("ReduceSum", ["e"], ["y"])]
+    made = model(nodes, [value("x", FLOAT, ["n"])], [value("y", FLOAT, [1])])
+    signature = Signature((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (1,)),))
+    loaded = load(made.SerializeToString(), signature)
+    loaded.run({"x": np.zeros(10, np.float32)}, (), time.monotonic() + 60)
+    rows = np.zeros(10 << 20, np.float32)
+    before = heap.allocated()
+    loaded.run({"x": rows}, (), time.monotonic() + 60)
+    assert heap.allocated() - before < rows.nbytes / 2
 
 
 def test_a_closed_model_is_unavailable(loaded: OnnxModel) -> None:

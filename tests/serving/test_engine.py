@@ -1,9 +1,11 @@
 """Plans made true: switching under load, refused packages, restarts, shutdown, deadlines."""
 
 import json
+import os
 import signal
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -353,3 +355,77 @@ def gauge(plane: Plane, name: str) -> float:
     return sum(
         float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name}{{")
     )
+
+
+def test_a_run_that_ignores_its_deadline_costs_its_worker(
+    new_plane: Callable[..., Plane],
+) -> None:
+    plane = new_plane()
+    stubborn, quick = packages.stubborn(plane.home), packages.regressor(plane.home, 1.0)
+    plane.plan(
+        endpoint("stubborn", stubborn, options=Options(deadline=0.3)),
+        endpoint("sum", quick),
+        packages=(stubborn, quick),
+    )
+    worker = plane.start()
+    plane.applied()
+    with ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        call = pool.submit(plane.call, "POST", "/v1/models/stubborn:predict", rows_of(4000))
+        while not call.done():
+            assert plane.call("POST", INFER, BODY).status == 200
+        assert call.result().status == 504
+    assert 0.3 <= time.monotonic() - began < 1.0
+    assert worker.wait(20) == 0  # for whoever started it to replace
+    plane.start()
+    plane.applied()
+    answer = plane.call("POST", "/v1/models/stubborn:predict", rows_of(3))
+    assert answer.json() == {"outputs": [1, 1, 1]}
+    assert plane.call("POST", INFER, BODY).status == 200
+
+
+def test_a_storm_of_plans_loses_nothing(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane(resident_memory=1 << 20)
+    refs = made(plane, 6)
+    kinds = (Options(), Options(cache=1.0), Options(concurrency=3), Options(idle=0.01))
+    plane.plan(endpoint("sum", refs[0], 1), packages=(refs[0],))
+    worker = plane.start()
+    plane.applied()
+    wanted = {(200, "1", 7.0)}
+    with Load(plane, clients=4) as load:
+        load.more(100)
+        before = threads_and_files(worker.pid)
+        for number in range(1, 201):
+            now, other = refs[number % 6], refs[number * 7 % 5]
+            named = (now, other, refs[number * 3 % 6])
+            plane.plan(
+                endpoint("sum", now, number + 1, options=kinds[number % 4]),
+                *([endpoint("aside", other, number)] if number % 3 else []),
+                packages=tuple({package.digest: package for package in named}.values()),
+            )
+            wanted.add((200, str(number + 1), 6.0 + refs_bias(number % 6)))
+            if number % 10 == 0:
+                plane.applied()
+                load.more(10)
+            else:
+                time.sleep(0.01)  # some plans are overtaken by the next, some are not
+    assert load.failures == []
+    assert set(load.seen) <= wanted
+    assert len(load.seen) > 20
+    plane.plan(endpoint("sum", refs[0], 1), packages=(refs[0],))
+    plane.applied()
+
+    def calm() -> bool:
+        return all(
+            now <= then + 4 for then, now in zip(before, threads_and_files(worker.pid), strict=True)
+        )
+
+    wait_for(calm, "threads and files of models that are gone to be gone")
+
+
+def threads_and_files(pid: int) -> tuple[int, int]:
+    return len(os.listdir(f"/proc/{pid}/task")), len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def rows_of(count: int) -> bytes:
+    return json.dumps({"inputs": {"x": [[1]] * count}}).encode()

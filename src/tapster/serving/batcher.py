@@ -245,7 +245,8 @@ class Batcher:
         if batch:
             rows = sum([work.rows for work in batch])
             self._region.batch(rows)
-            if inline and self._budget.take(self.cost.estimate(rows)):
+            cost = self.cost
+            if inline and rows <= cost.trusted and self._budget.take(cost.estimate(rows)):
                 self._run_inline(batch, rows, self._loaded)
             else:
                 self._hand_over(batch, rows, self._loaded)

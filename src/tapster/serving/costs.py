@@ -9,6 +9,10 @@ MAX_ROWS: Final = 1024
 MAX_VALUES: Final = 1 << 19
 # Handing a batch to a thread and its outcome back, in seconds.
 HANDOVER: Final = 0.0001
+# Rows of the batches that a model is measured with before it serves; an estimate is trusted for so
+# many times the rows of the largest run that it was right about.
+MEASURED_ROWS: Final = 16
+TRUST: Final = 4
 # A batch of so many times the cost of a call wastes little on the call; more rows only add delay.
 ENOUGH: Final = 16.0
 
@@ -39,7 +43,8 @@ class Cost:
 
     Processor time says whether a batch fits a turn of the event loop; time on the clock, which is
     longer on a busy machine, says how long those behind it wait. `most` rows go into a batch, of
-    which each is answered by so many `values`.
+    which each is answered by so many `values`. Beyond `trusted` rows nobody knows: what a run costs
+    may grow faster than its rows.
     """
 
     def __init__(self, call: float, row: float, values: int = 1) -> None:
@@ -48,6 +53,7 @@ class Cost:
         self._row = max(row, 1e-9)
         self._scale = 1.0
         self._pace = 1.0
+        self.trusted = TRUST * MEASURED_ROWS
 
     def estimate(self, rows: int) -> float:
         """Seconds of the processor that a batch of `rows` should take."""
@@ -56,6 +62,8 @@ class Cost:
     def learn(self, rows: int, seconds: float) -> None:
         """Move a tenth of the way to what a batch really took of the processor."""
         ratio = seconds / (self._call + rows * self._row)
+        if TRUST * rows > self.trusted and ratio < TRUST * self._scale:
+            self.trusted = TRUST * rows
         self._scale = min(max(0.9 * self._scale + 0.1 * ratio, 0.05), 1000.0)
 
     def duration(self, rows: int) -> float:

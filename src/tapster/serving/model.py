@@ -20,14 +20,13 @@ from tapster.runtimes.package import PARITY, Package, check_signature, open_pack
 from tapster.runtimes.rows import Encoder
 from tapster.serving import isolation
 from tapster.serving.batcher import Batcher
-from tapster.serving.costs import Cost
+from tapster.serving.costs import MEASURED_ROWS, Cost
 from tapster.serving.work import packed_input
 
 LOADING: Final = "loading"
 READY: Final = "ready"
 COLD: Final = "cold"
 FAILED: Final = "failed"
-WARM_ROWS: Final = 16
 WARM_RUNS: Final = 5
 WARM_SECONDS: Final = 0.25
 # What is kept of a package's recorded answers, to ask for them again: see golden.py.
@@ -55,7 +54,7 @@ class Loaded:
     """What loading a package gives, made in a thread that may take its time.
 
     `loaded` is the model, `memory` the bytes that it takes: what the runtime has measured, else
-    the size of its files.
+    the size of its files. `concurrency` is how many runs at once it has means for by itself.
     """
 
     def __init__(self, package: PackageRef, opening: Opening) -> None:
@@ -80,6 +79,7 @@ class Loaded:
             self.loaded.close()
             raise
         self.memory = _memory(self.loaded, self.manifest)
+        self.concurrency: int = getattr(self.loaded, "concurrency", 1)
 
     def reload(self) -> LoadedModel:
         """The model again, after it was closed: every byte is verified, nothing is replayed."""
@@ -161,7 +161,7 @@ class Model:
         if self.servable:
             self.batcher.configure(
                 queue=max(options.queue for options in asked),
-                concurrency=max(options.concurrency for options in asked),
+                concurrency=max(self.loaded.concurrency, *[each.concurrency for each in asked]),
                 window=min(windows) if len(windows) == len(asked) else None,
             )
 
@@ -217,10 +217,10 @@ def _measure(loaded: LoadedModel, recorded: dict[str, Array], together: bool) ->
     if not together:
         return Cost(_fastest(lambda: loaded.run(recorded, names)), 0.0)
     one = {name: array[:1] for name, array in recorded.items()}
-    many = {name: np.concatenate([array[:1]] * WARM_ROWS) for name, array in recorded.items()}
+    many = {name: np.concatenate([array[:1]] * MEASURED_ROWS) for name, array in recorded.items()}
     alone = _fastest(lambda: loaded.run(one, names))
     batch = _fastest(lambda: loaded.run(many, names))
-    row = max(batch - alone, 0.0) / (WARM_ROWS - 1)
+    row = max(batch - alone, 0.0) / (MEASURED_ROWS - 1)
     values = sum(output.size for output in loaded.run(one, names))
     return Cost(max(alone - row, 0.0), row, values)
 
