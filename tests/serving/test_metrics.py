@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,12 +10,13 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from tapster.contract.plan import EndpointPlan, Variant
+from tapster.contract.plan import EndpointPlan, Options, PackageRef, Variant
 from tapster.serving import slots as layout
 from tapster.serving.slots import Slots
 from tests.serving import packages
 from tests.serving.conftest import Plane, endpoint, request, wait_for
 from tests.serving.rest.test_protocol import GOOD, INFER
+from tests.serving.test_logs import slow_body
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
@@ -80,6 +82,8 @@ def test_calls_are_counted_and_timed(plane: Plane) -> None:
     assert sample(plane, "tapster_model_info", endpoint="sum-two", version="2") == 1
     assert sample(plane, "tapster_traffic_weight_ratio", endpoint="sum-two", version="2") == 0.9
     assert sample(plane, "tapster_package_workers", state="ready") >= 4
+    sizes = sample(plane, "tapster_package_memory_bytes")
+    assert sizes >= sample(plane, "tapster_models_memory_bytes") > 0
 
 
 def test_both_formats_are_what_their_parsers_read(plane: Plane) -> None:
@@ -94,7 +98,8 @@ def test_both_formats_are_what_their_parsers_read(plane: Plane) -> None:
     for family in new.values():
         assert family.documentation.endswith("."), family.name
         assert family.name.startswith("tapster_")
-        assert family.samples or family.name in {"tapster_cache_requests", "tapster_shadow_answers"}
+        quiet = {"tapster_cache_requests", "tapster_shadow_answers", "tapster_golden_answers"}
+        assert family.samples or family.name in quiet
     units = re.compile(
         "_(seconds|bytes|rows|ratio|number|requests|workers|connections|fds|threads)"
     )
@@ -123,6 +128,46 @@ def test_who_asks_for_openmetrics_gets_it(plane: Plane, accept: str, newer: bool
     answer = plane.call("GET", "/metrics", accept=accept)
     assert ("openmetrics" in answer.headers["content-type"]) == newer
     assert answer.body.endswith(b"# EOF\n") == newer
+
+
+def test_what_is_not_run_is_counted_by_reason(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    package = packages.heavy(plane.home)
+    missing = PackageRef(digest="0" * 64, key="packages/none")
+    plane.plan(
+        endpoint("slow", package, options=Options(queue=5)),
+        endpoint("none", missing),
+        packages=(package, missing),
+    )
+    plane.start()
+    plane.applied()
+
+    def rejected(reason: str, name: str = "slow") -> float:
+        found = sample(plane, "tapster_rejected_requests_total", reason=reason, endpoint=name)
+        everywhere = sample(plane, "tapster_rejected_requests_total", reason=reason)
+        assert found == everywhere
+        return found
+
+    path = "/v2/models/slow/infer"
+    with plane.connect() as first, plane.connect() as gone, plane.connect() as line:
+        first.sendall(request(path, slow_body(600)))
+        wait_for(lambda: sample(plane, "tapster_in_flight_requests") == 1, "the call to run")
+        gone.sendall(request(path, slow_body(1)))
+        wait_for(lambda: sample(plane, "tapster_queued_requests") == 1, "the call to wait")
+        gone.close()
+        line.sendall(request(path, slow_body(1)) * 20)
+        got = b""
+        while got.count(b"HTTP/1.1 ") < 20:
+            got += line.recv(1 << 20)
+    statuses = Counter(re.findall(rb"HTTP/1\.1 (\d+)", got))
+    assert set(statuses) == {b"200", b"503"}
+    assert rejected("queue_full") == statuses[b"503"] >= 15
+    assert rejected("cancelled") == 1
+    assert rejected("expired") == 0
+    for _ in range(3):
+        assert plane.call("POST", "/v2/models/none/infer", GOOD).status == 503
+    assert rejected("unavailable", "none") == 3
+    assert rejected("limited") == 0
 
 
 def test_unknown_names_make_no_series(plane: Plane) -> None:

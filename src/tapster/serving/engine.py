@@ -116,6 +116,11 @@ class Engine:
         """Requests that wait for a model."""
         return self._guard.queued
 
+    @property
+    def memory(self) -> tuple[int, int]:
+        """Bytes of the models in this worker's memory, and of the answers that it keeps."""
+        return self._residency.memory, self._cache.size
+
     async def load(self, endpoint: Endpoint) -> None:
         """Have every model of an endpoint in this worker's memory.
 

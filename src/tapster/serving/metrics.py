@@ -84,8 +84,13 @@ _FAMILIES: Final = (
     ),
     _counter(
         "tapster_shadow_answers_total", "Answers of a shadow, compared with what callers got.",
-        layout.SHADOW_SAME, layout.SHADOW_DIFFERENT, layout.SHADOW_BROKEN,
-        label="result", values=("same", "different", "error"), idle=False,
+        layout.SHADOW_SAME, layout.SHADOW_DIFFERENT, layout.SHADOW_BROKEN, layout.SHADOW_DROPPED,
+        label="result", values=("same", "different", "error", "dropped"), idle=False,
+    ),
+    _counter(
+        "tapster_golden_answers_total", "Recorded answers asked for again of a canary.",
+        layout.GOLDEN_SAME, layout.GOLDEN_DIFFERENT,
+        label="result", values=("same", "different"), idle=False,
     ),
 )  # fmt: skip
 _HISTOGRAMS: Final = (
@@ -107,6 +112,8 @@ _GAUGES: Final = (
     ("tapster_in_flight_requests", "Requests being answered.", layout.IN_FLIGHT),
     ("tapster_queued_requests", "Requests waiting for a model.", layout.QUEUED),
     ("tapster_connections", "Open connections.", layout.CONNECTIONS),
+    ("tapster_models_memory_bytes", "Memory of the models that are loaded.", layout.MODEL_BYTES),
+    ("tapster_cache_memory_bytes", "Memory of the answers that are kept.", layout.CACHE_BYTES),
     ("tapster_plan_number", "Number of the serving plan in force.", layout.PLAN),
     ("tapster_worker_ready", "Whether the worker takes requests.", layout.READY),
     ("tapster_worker_start_time_seconds", "When the worker started.", layout.STARTED),
@@ -158,10 +165,10 @@ class Metrics:
     ) -> Iterator[None]:
         """Write everything, stopping whenever a slice of time is used up."""
         table = self._totals(list(workers.values()))
-        named = self._named()
+        named, known = self._named()
         recent = table[:, layout.CHANGED] > time.time() - KEPT_SECONDS
         recent[0] = True
-        recent[[number for number in named if number < len(recent)]] = True
+        recent[[number for number in known if number < len(recent)]] = True
         shown = np.flatnonzero(recent)
         table = table[shown]
         numbers: list[int] = shown.tolist()
@@ -198,14 +205,18 @@ class Metrics:
             self._names[number] = labels(tenant=tenant, endpoint=endpoint, version=which)
         return len(self._names)
 
-    def _named(self) -> set[int]:
-        """The numbers of the places where the plan in force may count requests to a version."""
+    def _named(self) -> tuple[set[int], set[int]]:
+        """The numbers of the places of versions that the plan in force names, and of all others
+        besides where requests to its endpoints may be counted."""
         start = self._region.place(0)
-        return {
-            (target.place - start) // layout.PLACE_WORDS
-            for endpoint in self._engine.endpoints()
-            for target in (*endpoint.targets, *endpoint.shadows)
-        }
+        named, known = set(), set()
+        for endpoint in self._engine.endpoints():
+            targets = [*endpoint.targets, *endpoint.shadows]
+            places = [target.place for target in targets]
+            places += [member.place for target in targets for member in target.members]
+            named |= {(place - start) // layout.PLACE_WORDS for place in places}
+            known.add((endpoint.place - start) // layout.PLACE_WORDS)
+        return named, named | known
 
     def _counters(
         self, family: _Family, table: Any, numbers: list[int], named: set[int]
@@ -233,6 +244,9 @@ class Metrics:
         yield from pace.over(page, self._infos())
         page.family("tapster_traffic_weight_ratio", "gauge", "Share of an endpoint's requests.")
         yield from pace.over(page, self._weights())
+        name = "tapster_package_memory_bytes"
+        page.family(name, "gauge", "Memory of a package where it is loaded, as far as known.")
+        yield from pace.over(page, self._sizes(name))
         found: dict[tuple[str, str], int] = {}
         for state in states:
             for package in state.packages:
@@ -259,6 +273,15 @@ class Metrics:
                     role="shadow" if target.variant.shadow else "serving",
                 )
                 yield f"tapster_model_info{{{names}}} 1"
+
+    def _sizes(self, name: str) -> Iterator[str]:
+        models = {
+            model.package.digest: model
+            for endpoint in self._engine.endpoints()
+            for model in endpoint.models
+        }
+        for digest, model in models.items():
+            yield f"{name}{{{labels(package=digest[:16])}}} {model.loaded.memory}"
 
     def _weights(self) -> Iterator[str]:
         for endpoint in self._engine.endpoints():

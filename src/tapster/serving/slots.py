@@ -34,6 +34,8 @@ HEADER_WORDS: Final = 8
 
 # The state of a worker, by word.
 HEARTBEAT, PID, PLAN, IN_FLIGHT, STARTS, STARTED, CONNECTIONS, QUEUED, REFUSED, READY = range(10)
+# Bytes of the models that a worker has in memory, and of the answers that it keeps.
+MODEL_BYTES, CACHE_BYTES = 10, 11
 BATCH_SUM: Final = 16
 BATCH_BUCKETS: Final = 17
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -281,7 +283,7 @@ class Region:
     def start(self, pid: int) -> None:
         """A worker takes the region over: totals stay, gauges begin at nothing."""
         words, offset = self.words, self.offset
-        for gauge in (PLAN, IN_FLIGHT, CONNECTIONS, QUEUED, READY):
+        for gauge in (PLAN, IN_FLIGHT, CONNECTIONS, QUEUED, READY, MODEL_BYTES, CACHE_BYTES):
             words[offset + gauge] = 0
         words[offset + PID] = pid
         words[offset + STARTED] = int(time.time())

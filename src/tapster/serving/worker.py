@@ -37,7 +37,17 @@ from tapster.serving.rest.protocol import InferenceProtocol
 from tapster.serving.rest.sampled import SampledHeads
 from tapster.serving.rest.service import Service
 from tapster.serving.rpc.server import GrpcServer
-from tapster.serving.slots import CONNECTIONS, IN_FLIGHT, PLAN, QUEUED, READY, WORKERS, Slots
+from tapster.serving.slots import (
+    CACHE_BYTES,
+    CONNECTIONS,
+    IN_FLIGHT,
+    MODEL_BYTES,
+    PLAN,
+    QUEUED,
+    READY,
+    WORKERS,
+    Slots,
+)
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +186,9 @@ class Worker:
         region.set(IN_FLIGHT, waiting + calls)
         region.set(QUEUED, self._engine.queued())
         region.set(READY, int(service.ready))
+        models, cached = self._engine.memory
+        region.set(MODEL_BYTES, models)
+        region.set(CACHE_BYTES, cached)
         self._loop.call_later(BEAT_SECONDS, self._beat)
 
     def _watch(self) -> None:
