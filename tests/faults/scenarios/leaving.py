@@ -3,19 +3,22 @@
 import socket
 import struct
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol
 
+import grpc
+import numpy as np
 import psutil
 
 from tapster.serving import slots
 from tests.faults.scenarios import models
-from tests.faults.scenarios.load import cases
 from tests.serving.conftest import KEY, Plane, endpoint, request, wait_for
+from tests.serving.rpc import calling
 
 ENDPOINT: Final = "busy"
+INFER: Final = f"/v2/models/{ENDPOINT}/infer"
 LAYERS: Final = 800
 # Rows that keep the model for some seconds, and clients that wait behind them.
 LONG: Final = 600
@@ -53,26 +56,85 @@ def serve(plane: Plane) -> psutil.Process:
     return process
 
 
-def leave(plane: Plane, *, reset: bool) -> Left:
-    """One client whose request runs for seconds, and many behind it, hang up: by RST or FIN."""
-    counters = slots.Slots(plane.slots)
-    with ExitStack() as lines:
-        running = lines.enter_context(plane.connect())
-        running.sendall(request(f"/v2/models/{ENDPOINT}/infer", body(LONG)))
-        wait_for(lambda: counters.state(0, slots.IN_FLIGHT) == 1, "the first request to run")
-        waiting = [lines.enter_context(plane.connect()) for _ in range(QUEUED)]
-        for line, case in zip(waiting, cases(ENDPOINT), strict=False):
-            line.sendall(case.request)
-        wait_for(lambda: counters.state(0, slots.IN_FLIGHT) == QUEUED + 1, "the queue")
-        before = rows_run(counters)
-        for line in (running, *waiting):
-            if reset:
+class Callers(Protocol):
+    """Clients that are about to leave."""
+
+    def send(self, rows: int) -> None:
+        """Send one more request of so many rows, and do not wait for its answer."""
+        ...
+
+    def leave(self) -> None:
+        """Hang up, all of them."""
+        ...
+
+
+class Sockets:
+    """REST, a connection each: closed, or reset as by a process that dies."""
+
+    def __init__(self, plane: Plane, *, reset: bool) -> None:
+        self._plane, self._reset = plane, reset
+        self._lines: list[socket.socket] = []
+
+    def send(self, rows: int) -> None:
+        """See Callers."""
+        line = self._plane.connect()
+        line.sendall(request(INFER, body(rows)))
+        self._lines.append(line)
+
+    def leave(self) -> None:
+        """See Callers."""
+        for line in self._lines:
+            if self._reset:
                 line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            line.close()
+
+
+class Streams:
+    """gRPC, streams of one connection: cancelled, or gone with it."""
+
+    def __init__(self, plane: Plane, *, cancel: bool) -> None:
+        self._cancel = cancel
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{plane.grpc_port}")
+        self._call = self._channel.unary_unary(f"/{calling.INFER}")
+        self._calls: list[Any] = []
+
+    def send(self, rows: int) -> None:
+        """See Callers."""
+        values = calling.tensor("numeric", np.ones((rows, 3)))
+        data = calling.infer_request(ENDPOINT, values).SerializeToString()
+        self._calls.append(self._call.future(data, metadata=calling.metadata(KEY)))
+
+    def leave(self) -> None:
+        """See Callers."""
+        if self._cancel:
+            for each in self._calls:
+                each.cancel()
+        self._channel.close()
+
+
+WAYS: Final[dict[str, Callable[[Plane], Callers]]] = {
+    "connections reset": lambda plane: Sockets(plane, reset=True),
+    "connections closed": lambda plane: Sockets(plane, reset=False),
+    "gRPC calls cancelled": lambda plane: Streams(plane, cancel=True),
+    "gRPC connection closed": lambda plane: Streams(plane, cancel=False),
+}
+
+
+def leave(plane: Plane, way: str) -> Left:
+    """Clients hang up, one whose request runs for seconds and many that wait behind it."""
+    counters, callers = slots.Slots(plane.slots), WAYS[way](plane)
+    callers.send(LONG)
+    wait_for(lambda: counters.state(0, slots.IN_FLIGHT) == 1, "the first request to run")
+    for _ in range(QUEUED):
+        callers.send(1)
+    wait_for(lambda: counters.state(0, slots.IN_FLIGHT) == QUEUED + 1, "the queue")
+    before = rows_run(counters)
     began = time.monotonic()
+    callers.leave()
+    freed: list[float] = []
     with ThreadPoolExecutor(1) as pool:
-        late = pool.submit(plane.call, "POST", f"/v2/models/{ENDPOINT}/infer", body(1))
+        late = pool.submit(plane.call, "POST", INFER, body(1))
         late.add_done_callback(lambda _: freed.append(time.monotonic() - began))
-        freed: list[float] = []
         wait_for(lambda: counters.state(0, slots.IN_FLIGHT) <= 1, "nobody to be left")
         emptied = time.monotonic() - began
         status = late.result().status
@@ -96,10 +158,10 @@ def body(rows: int) -> bytes:
 
 def reset_in_bodies(plane: Plane, process: psutil.Process, count: int) -> Resets:
     """Clients that send half a body and reset the connection."""
-    assert plane.call("POST", f"/v2/models/{ENDPOINT}/infer", body(1)).status == 200
+    assert plane.call("POST", INFER, body(1)).status == 200
     wait_for(lambda: connections(process) == 0, "idle connections to be closed")
     before = process.num_fds()
-    whole = request(f"/v2/models/{ENDPOINT}/infer", body(50), key=KEY)
+    whole = request(INFER, body(50), key=KEY)
     for number in range(count):
         line = plane.connect()
         line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
