@@ -181,14 +181,24 @@ def check_executor(executor: Executor, scratch: Path) -> None:
 
 
 def check_runtime(runtime: Runtime, package: Path, digest: str) -> None:
-    """Hold a runtime to its contract with a package of its own kind."""
-    from tapster.runtimes import parity
+    """Hold a runtime to its contract with a package of its own kind.
+
+    Models that are not run inline are run as a worker would, in a process of their own.
+    """
+    from tapster.runtimes import LoadedModel, parity
+    from tapster.runtimes.isolated import Limits
+    from tapster.runtimes.isolated.model import Isolated
     from tapster.runtimes.package import PARITY, open_package
 
     opened = open_package(package, digest)
     assert opened.manifest.runtime == runtime.name
-    assert isinstance(runtime.inline(opened.manifest, opened.files), bool)
-    model = runtime.load(opened.manifest, opened.files, 1)
+    inline = runtime.inline(opened.manifest, opened.files)
+    assert isinstance(inline, bool)
+    model: LoadedModel = (
+        runtime.load(opened.manifest, opened.files, 1)
+        if inline
+        else Isolated.of_package(package, digest, opened.manifest, Limits())
+    )
     parity.replay(model, opened.files[PARITY], opened.manifest.tolerance)
     inputs = parity.load(opened.files[PARITY])[0].inputs
     names = [spec.name for spec in opened.manifest.signature.outputs]

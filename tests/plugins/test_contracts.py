@@ -48,6 +48,29 @@ def test_the_onnx_runtime(tmp_path: Path) -> None:
     assert plugins.names("tapster.runtimes") == ["onnx", "python", "skops", "torch"]
 
 
+def test_the_python_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAPSTER_PYTHON_MODELS", "true")
+    (tmp_path / "model.py").write_text(
+        "class Model:\n"
+        "    def load(self, folder): pass\n"
+        "    def predict(self, inputs): return {'y': -inputs['x']}\n"
+    )
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    (tmp_path / PARITY).write_bytes(parity.record({"x": x}, {"y": -x}))
+    shape = (-1, 2)
+    digest = seal(
+        tmp_path,
+        name="negative",
+        task="other",
+        signature=Signature((TensorSpec("x", "FP32", shape),), (TensorSpec("y", "FP32", shape),)),
+        tolerance=Tolerance(0, 0),
+        runtime="python",
+        model_file="model.py",
+    )
+    testing.check_runtime(plugins.load("tapster.runtimes", "python")(), tmp_path, digest)
+    assert (tmp_path / "model.py").exists()
+
+
 def test_an_unknown_plugin_is_named_with_those_there_are() -> None:
     with pytest.raises(TapsterError, match="there is no 'moon'") as caught:
         plugins.load("tapster.executors", "moon")
