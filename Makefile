@@ -28,6 +28,8 @@ bench: $(VENV)/.test         ## the benchmarks whose figures the documents quote
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/many_models.py
+	$(BIN)/python benchmarks/shared_weights.py
 
 docs: $(VENV)/.test          ## write docs/reference from the code
 	$(BIN)/python docs/generate.py

@@ -1,10 +1,10 @@
 """A thousand models in one worker: memory a model, time to load, latency beside one model's.
 
 One worker on one core serves copies of a small model, each at an endpoint of its own, while
-`load.py` drives it from another core. Printed are: how long loading takes, alone and under traffic,
-and what it does to that traffic; memory a model; latency at one endpoint with one model loaded, with
-all loaded, and of calls spread over all; and, within a budget of memory for a tenth of them, how
-long a call waits for a model that must come back.
+`load.py` drives it from another core. Printed are: how long loading takes, alone and under
+traffic, and what it does to that traffic; memory a model; latency at one endpoint with one model
+loaded, with all loaded, and of calls spread over all; and, with a budget that holds only some of
+them, how long a call takes whose model must come back.
 """
 
 import argparse
@@ -21,15 +21,13 @@ from typing import Any, Final
 HERE: Final = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parent)
 
-from numpy.typing import NDArray  # noqa: E402 - found from the line above
-
 from benchmarks import planes, subjects, wires  # noqa: E402
 from benchmarks.load import Plan  # noqa: E402
 from benchmarks.planes import Plane  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402 - found from the line above
 
 MIB: Final = 1 << 20
 CONNECTIONS: Final = 32
-SPREAD_SECONDS: Final = 2.0
 
 
 class Bench:
@@ -97,15 +95,12 @@ def loading(bench: Bench) -> None:
         plane.applied()
         before = planes.memory(plane.pids[0], "Rss")["Rss"]
         show("one model loaded, calls to it", bench.drive(plane, [0], CONNECTIONS).result())
-        driving = bench.drive(plane, [0], 1)
-        began = driving.result()
-        show("the same, one connection", began)
+        show("the same, one connection", bench.drive(plane, [0], 1).result())
         plane.plan(packages)
         took = plane.applied()
         grown = planes.memory(plane.pids[0], "Rss")["Rss"] - before
-        print(
-            f"{count - 1} more loaded: {took:.1f} s, {took / max(count - 1, 1) * 1e3:.1f} ms a model"
-        )
+        each = took / max(count - 1, 1) * 1e3
+        print(f"{count - 1} more loaded: {took:.1f} s, {each:.1f} ms a model")
         print(f"memory: {grown / max(count - 1, 1) / 1024:.0f} KiB a model (RSS)")
         show(f"{count} models loaded, calls to one", bench.drive(plane, [0], CONNECTIONS).result())
         show("the same, one connection", bench.drive(plane, [0], 1).result())
@@ -129,27 +124,18 @@ def under_traffic(bench: Bench) -> None:
 
 
 def coming_back(bench: Bench) -> None:
-    """Memory for a tenth of the models; calls go round all of them, so each must come back."""
-    count = bench.options.models
-    with bench.plane("returning") as plane:
-        packages = plane.packages(bench.model, bench.rows, count)
-        plane.plan(packages[: max(count // 10, 1)])
+    """A budget for some of the models; calls go round all of them, so each must come back."""
+    count, budget = bench.options.models, bench.options.budget
+    with bench.plane("budget", resident_memory=str(budget)) as plane:
+        plane.plan(plane.packages(bench.model, bench.rows, count))
         plane.start()
-        plane.applied()
-        before = planes.memory(plane.pids[0], "Rss")["Rss"]
-    with bench.plane("budget", resident_memory=str(bench.options.budget)) as plane:
-        packages = plane.packages(bench.model, bench.rows, count)
-        plane.plan(packages)
-        plane.start()
-        plane.applied()
-        after = planes.memory(plane.pids[0], "Rss")["Rss"]
+        took = plane.applied()
         cold = plane.states().count("cold")
-        print(f"budget {bench.options.budget / MIB:.0f} MiB: {cold} of {count} are cold")
-        print(f"memory: {after / MIB:.0f} MiB (RSS); {before / MIB:.0f} with a tenth planned")
-        show(
-            "one connection, every call to a cold model",
-            bench.drive(plane, range(count), 1).result(),
-        )
+        print(f"{count} models loaded and checked in {took:.1f} s; {cold} are cold again")
+        memory = planes.memory(plane.pids[0], "Rss")["Rss"]
+        print(f"memory: {memory / MIB:.0f} MiB (RSS) with a budget of {budget / MIB:.0f} MiB")
+        driving = bench.drive(plane, range(count), 1)
+        show("one connection, every call to a cold model", driving.result())
 
 
 def show(what: str, found: dict[str, Any]) -> None:
