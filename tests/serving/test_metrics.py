@@ -1,6 +1,8 @@
 """The metrics page: what Prometheus reads, and that no caller makes it grow."""
 
 import re
+import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -154,6 +156,7 @@ def test_what_is_not_run_is_counted_by_reason(new_plane: Callable[..., Plane]) -
         wait_for(lambda: sample(plane, "tapster_in_flight_requests") == 1, "the call to run")
         gone.sendall(request(path, slow_body(1)))
         wait_for(lambda: sample(plane, "tapster_queued_requests") == 1, "the call to wait")
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         gone.close()
         line.sendall(request(path, slow_body(1)) * 20)
         got = b""
