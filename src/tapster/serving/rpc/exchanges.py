@@ -69,6 +69,7 @@ class Exchange(Stream):
         "call",
         "deadline",
         "expires",
+        "generation",
         "grant",
         "head",
         "holder",
@@ -91,6 +92,7 @@ class Exchange(Stream):
         self.need = 0
         self.grant = 0
         self.asked = 0
+        self.generation = -1  # of keys, when the caller's was last looked at
         self.deadline = NEVER
         self.expires = time.monotonic() + head.timeout if head.timeout else NEVER
         self.message: tuple[int, bytes] | None = None
@@ -157,6 +159,10 @@ class Carrier(Protocol):
 
     def resume(self, exchange: Exchange) -> None:
         """Take the messages that had to wait."""
+        ...
+
+    def still_admit(self, exchange: Exchange) -> None:
+        """Look at the caller's key again. Raises TapsterError if it is no longer valid."""
         ...
 
     def infer(self, call: Call, flag: int, data: bytes) -> None:

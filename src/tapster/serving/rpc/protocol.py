@@ -45,7 +45,6 @@ class GrpcProtocol(Gathering):
         self._authorization = b""
         self._generation = -1
         self._known: Pass | None = None
-        self._checked = service.gate.generation
 
     # -- calls begin
 
@@ -61,9 +60,11 @@ class GrpcProtocol(Gathering):
         if method is None or not method.public:
             holder = self.admit(head.authorization)
             if holder is None or (method is not None and not holder.may(method.right)):
-                self._turn_away(exchange, holder)
+                code: Code = "forbidden" if holder else "unauthenticated"
+                self.refuse(exchange, TapsterError(code, REFUSAL, hint=REFUSAL_HINT))
                 return
             exchange.holder = holder
+            exchange.generation = self.service.gate.generation
         if method is None:
             shown = head.path.decode("ascii", "replace")[:200]
             self.refuse(exchange, TapsterError("unsupported", f"there is no method {shown!r}"))
@@ -113,11 +114,6 @@ class GrpcProtocol(Gathering):
             known = gate.admit(header)
             self._known, self._authorization, self._generation = known, header, gate.generation
         return known
-
-    def _turn_away(self, exchange: Exchange, holder: Pass | None) -> None:
-        self._region.add(REFUSED)
-        code: Code = "forbidden" if holder else "unauthenticated"
-        self._refuse_quietly(exchange, TapsterError(code, REFUSAL, hint=REFUSAL_HINT))
 
     # -- what is called
 
@@ -270,10 +266,10 @@ class GrpcProtocol(Gathering):
 
     def refuse(self, exchange: Exchange, error: TapsterError) -> None:
         """End a call that has reached no endpoint with an error."""
-        self._region.refused()
-        self._refuse_quietly(exchange, error)
-
-    def _refuse_quietly(self, exchange: Exchange, error: TapsterError) -> None:
+        if error.code in {"unauthenticated", "forbidden"}:
+            self._region.add(REFUSED)
+        else:
+            self._region.refused()
         tail = refusal(error, self._identity(exchange))
         if exchange.session is not None:
             exchange.session.gone()
@@ -307,40 +303,42 @@ class GrpcProtocol(Gathering):
     def check(self, now: float) -> None:
         """See Connection. Ends calls whose time is over, or whose key is no longer valid."""
         super().check(now)
-        generation = self.service.gate.generation
-        keys = generation != self._checked or (
-            self._known is not None and self._known.expires is not None
-        )
-        self._checked = generation
         for exchange in list(self._streams.values()):
-            if exchange.session is not None:
-                exchange.session.tick()
-            error = self._overdue_call(exchange, now, keys)
-            if error is not None:
+            try:
+                if exchange.session is not None:
+                    exchange.session.tick()
+                    self.still_admit(exchange)
+                self._check_time(exchange, now)
+            except TapsterError as error:
                 if exchange.call is not None:
                     exchange.call.done = True
-                self._refuse_quietly(exchange, error)
+                self.refuse(exchange, error)
 
-    def _overdue_call(self, exchange: Exchange, now: float, keys: bool) -> TapsterError | None:
+    def _check_time(self, exchange: Exchange, now: float) -> None:
+        """Raises TapsterError for a call that is over."""
         if exchange.deadline < now:
-            late = TapsterError("deadline", "the message did not arrive in time")
-            return crowded("messages") if exchange.asked else late
+            if exchange.asked:
+                raise crowded("messages")
+            raise TapsterError("deadline", "the message did not arrive in time")
         session = exchange.session
         if session is None:
-            return None
+            return
         if exchange.expires < now:
-            return TapsterError("deadline", "the call's time is over")
-        if keys and not self._still_admitted(exchange):
-            return TapsterError("unauthenticated", REFUSAL, hint=REFUSAL_HINT)
+            raise TapsterError("deadline", "the call's time is over")
         if self.service.draining and not (session.busy or exchange.buffer):
-            return TapsterError("unavailable", "the server is stopping", hint="try again")
-        return None
+            raise TapsterError("unavailable", "the server is stopping", hint="try again")
 
-    def _still_admitted(self, exchange: Exchange) -> bool:
-        if exchange.method.public:
-            return True
+    def still_admit(self, exchange: Exchange) -> None:
+        """See Carrier."""
+        generation = self.service.gate.generation
+        if exchange.method.public or (
+            generation == exchange.generation and exchange.holder.expires is None
+        ):
+            return
         holder = self.admit(exchange.head.authorization)
-        return holder is not None and holder.may(exchange.method.right)
+        if holder is None or not holder.may(exchange.method.right):
+            raise TapsterError("unauthenticated", REFUSAL, hint=REFUSAL_HINT)
+        exchange.holder, exchange.generation = holder, generation
 
     def _unblocked(self, stream: Exchange) -> None:
         if stream.session is not None:

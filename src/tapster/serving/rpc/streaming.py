@@ -39,6 +39,7 @@ class Inferences:
 
     def take(self, flag: int, data: bytes) -> None:
         """See Session."""
+        self._carrier.still_admit(self._exchange)
         call = Call(self, open_inference, self._carrier.service.region, self._exchange)
         self._line.append(call)
         self._carrier.infer(call, flag, data)
