@@ -87,8 +87,13 @@ def prepare(server: Server) -> None:
             client.deploy(f"{name}@{version.version}")
 
 
-def misbehave(server: Server, deed: str, rounds: int) -> Misdeeds:
-    """Have a bad model do it so many times while its neighbours are called."""
+def misbehave(
+    server: Server, deed: str, rounds: int, deadline: float = DEADLINE, calm: float = 2.0
+) -> Misdeeds:
+    """Have a bad model do it so many times while its neighbours are called.
+
+    They are looked at for `calm` seconds before, and from each deed until it is made good.
+    """
     seen, worker, bad = Misdeeds(deed), _worker(server), name_of(deed)
     port = port_of(server)
     loads = {
@@ -97,18 +102,21 @@ def misbehave(server: Server, deed: str, rounds: int) -> Misdeeds:
     }
     with loads[ONNX], loads[PYTHON]:
         loads[PYTHON].more(20)
-        time.sleep(2.0)
+        settled = time.monotonic()
+        time.sleep(calm)
         begun = time.monotonic()
-        seen.before = {name: _times(load, 0.0, begun) for name, load in loads.items()}
+        seen.before = {name: _times(load, settled, begun) for name, load in loads.items()}
+        seen.during = {name: [] for name in loads}
         for number in range(rounds):
             time.sleep(HEALTHY if number else 0.0)
-            status, message, took = ask(server, bad, [DEEDS[deed], 1.0, 1.0])
+            begun = time.monotonic()
+            status, message, took = ask(server, bad, [DEEDS[deed], 1.0, 1.0], deadline=deadline)
             seen.statuses.add(status)
             seen.messages.add(message)
             seen.took.append(took)
             seen.replaced.append(until(lambda: ask(server, bad, [1.0] * 3)[0] == 200, bad))
-        ended = time.monotonic()
-        seen.during = {name: _times(load, begun, ended) for name, load in loads.items()}
+            for name, load in loads.items():
+                seen.during[name] += _times(load, begun, time.monotonic())
     for load in loads.values():
         seen.neighbours |= {answer.status for answer in load.answers}
         seen.failures += [*load.wrong, *map(str, load.broken)] + ["refused"] * load.refused

@@ -20,7 +20,8 @@ ENDPOINT: Final = "busy"
 
 @dataclass
 class Overload:
-    """Requests a second answered in time at best and under overload; times in seconds."""
+    """Requests a second answered at best (the worse of before and after, as others may use the
+    machine) and under overload; times in seconds."""
 
     peak: float
     goodput: float = 0.0
@@ -58,6 +59,7 @@ def overload(plane: Plane, seconds: float) -> Overload:
     seen.rejected = [a.took for a in during if a.status == 503]
     seen.hints = all(a.retry_after for a in during if a.status == 503)
     seen.statuses = {a.status for a in load.answers}
+    seen.peak = min(seen.peak, _peak(plane, min(max(seconds / 4, 2.0), 10.0)))
     seen.memory, seen.generator, seen.unsent = (before, after), load.busy, load.unsent
     seen.recovery = _recovery([a for a in load.answers if a.due >= ended], ended)
     seen.failures = [*load.wrong, *map(str, load.broken)] + ["refused"] * load.refused
