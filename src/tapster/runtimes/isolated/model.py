@@ -39,6 +39,9 @@ _open: Final["WeakSet[Isolated]"] = WeakSet()
 class Isolated:
     """A LoadedModel in `limits.instances` processes; so many threads may `run` it at once.
 
+    `memory`: bytes that they used together when the model had been loaded. `examples`: rows by
+    input that a draft gave.
+
     A run past its deadline raises TapsterError(deadline) shortly after it, whatever the model
     does. A run whose process ends raises TapsterError(unavailable) that says why.
     """
@@ -73,6 +76,8 @@ class Isolated:
             keeper.start()
         self._await_first()
         self.concurrency = limits.instances
+        with self._changed:
+            self.memory = sum(process.base for process in self._processes)
         described = self._found or Description(signature or Signature((), ()))
         found = self.signature = described.signature
         self.examples = described.examples

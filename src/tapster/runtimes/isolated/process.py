@@ -66,7 +66,8 @@ class Died(Exception):  # noqa: N818 - named for what happened
 class Process:
     """A model's process. `ask` is for whoever has it to itself, the rest for its keeper.
 
-    The keeper is one thread, which must outlive the process: see die_with_parent.
+    The keeper is one thread, which must outlive the process: see die_with_parent. `base`: bytes
+    that it used when the model had been loaded.
     """
 
     def __init__(self, boot: Boot, limits: Limits, label: str) -> None:
@@ -83,7 +84,7 @@ class Process:
         self._longest = 0.0
         self._overdue_until: float | None = None
         self._ticks = 0
-        self._base = 0
+        self.base = 0
         self._family = 0
         self._boot = boot
         self._folder = Folder()
@@ -127,7 +128,7 @@ class Process:
         except Garbled:
             raise Died("it said something that is no answer") from None
         if isinstance(word, Hello):
-            self._base = memory(self.pid)[0]
+            self.base = memory(self.pid)[0]
             return word.description
         if isinstance(word, Refusal) and not word.memory:
             raise TapsterError.from_dict(word.error)
@@ -176,7 +177,7 @@ class Process:
     def full(self) -> bool:
         """Whether it has grown so near its limit of memory that it is better replaced now."""
         private, asked, _ = memory(self.pid)
-        return asked > _FULL * self._limits.memory and private > _GROWN * self._base
+        return asked > _FULL * self._limits.memory and private > _GROWN * self.base
 
     def kill(self, cause: str) -> None:
         """End it and its children; `cause` is kept if it is the first."""
