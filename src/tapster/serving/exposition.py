@@ -9,16 +9,19 @@ from typing import Final
 
 PROMETHEUS: Final = b"text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
+PIECE: Final = 128 * 1024
 _PLACE: Final = "\0"
 
 
 class Page:
-    """Families of samples, one after another."""
+    """Families of samples, one after another; `pieces` are the text, cut for sending."""
 
     def __init__(self, openmetrics: bool = False) -> None:
         self.openmetrics = openmetrics
         self.kind = OPENMETRICS if openmetrics else PROMETHEUS
         self._parts: list[bytes] = []
+        self._size = 0
+        self.pieces: list[bytes] = []
 
     def family(self, name: str, kind: str, text: str) -> None:
         """Begin a family: `kind` is counter, gauge, histogram or info; `name` as samples have it,
@@ -27,15 +30,28 @@ class Page:
             name = name.removesuffix({"counter": "_total", "info": "_info"}.get(kind, ""))
         elif kind == "info":
             kind = "gauge"
-        self._parts.append(f"# HELP {name} {text}\n# TYPE {name} {kind}\n".encode())
+        self._add(f"# HELP {name} {text}\n# TYPE {name} {kind}\n")
 
     def samples(self, lines: Iterable[str]) -> None:
         """Lines of the family that was begun last."""
-        self._parts.append("".join([line + "\n" for line in lines]).encode())
+        self._add("".join([line + "\n" for line in lines]))
 
-    def text(self) -> bytes:
-        """The whole page."""
-        return b"".join([*self._parts, b"# EOF\n" if self.openmetrics else b""])
+    def end(self) -> None:
+        """The page is complete: `pieces` holds all of it."""
+        if self.openmetrics:
+            self._add("# EOF\n")
+        self._cut()
+
+    def _add(self, text: str) -> None:
+        data = text.encode()
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > PIECE:
+            self._cut()
+
+    def _cut(self) -> None:
+        self.pieces.append(b"".join(self._parts))
+        self._parts, self._size = [], 0
 
 
 class Shape:

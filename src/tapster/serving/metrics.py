@@ -83,16 +83,37 @@ _FAMILIES: Final = (
         label="result", values=("hit", "miss"), idle=False,
     ),
     _counter(
-        "tapster_shadow_answers_total", "Answers of a shadow, compared with what callers got.",
-        layout.SHADOW_SAME, layout.SHADOW_DIFFERENT, layout.SHADOW_BROKEN, layout.SHADOW_DROPPED,
-        label="result", values=("same", "different", "error", "dropped"), idle=False,
-    ),
-    _counter(
         "tapster_golden_answers_total", "Recorded answers asked for again of a canary.",
         layout.GOLDEN_SAME, layout.GOLDEN_DIFFERENT,
         label="result", values=("same", "different"), idle=False,
     ),
 )  # fmt: skip
+# Of models that callers do not address, shadows and members of ensembles: in families of their
+# own, so that those above add up to what callers have asked.
+_INNER_FAMILIES: Final = (
+    _counter(
+        "tapster_inner_requests_total", "Requests that an ensemble's members and shadows answered.",
+        layout.OK, layout.CLIENT_ERRORS, layout.SERVER_ERRORS,
+        label="code", values=("2xx", "4xx", "5xx"),
+    ),
+    _counter(
+        "tapster_inner_compute_seconds_total", "Time that members and shadows ran.",
+        layout.COMPUTE, unit=SECOND,
+    ),
+    _counter(
+        "tapster_shadow_answers_total", "Answers of a shadow, compared with what callers got.",
+        layout.SHADOW_SAME, layout.SHADOW_DIFFERENT, layout.SHADOW_BROKEN, layout.SHADOW_DROPPED,
+        label="result", values=("same", "different", "error", "dropped"), idle=False,
+    ),
+)  # fmt: skip
+_INNER_HISTOGRAMS: Final = (
+    (
+        "tapster_inner_request_duration_seconds",
+        "From a request to its answer, of members and shadows.",
+        layout.LATENCY_SUM,
+        layout.LATENCY_BUCKETS,
+    ),
+)
 _HISTOGRAMS: Final = (
     (
         "tapster_request_duration_seconds",
@@ -136,6 +157,7 @@ class Metrics:
         self._region = region
         self._folder = folder
         self._names: dict[int, str] = {}
+        self._inner: set[int] = set()
         self._version = version("tapster")
 
     async def page(self, openmetrics: bool = False) -> Page:
@@ -143,11 +165,18 @@ class Metrics:
         self._region.set(layout.QUEUED, self._engine.queued())
         workers = self._slots.regions()
         alive = [index for index in workers if self._living(index)]
-        reading = asyncio.to_thread(_published, self._folder, self._slots, alive)
-        states, vitals = await reading
+        regions = list(workers.values())
+        states, vitals = await asyncio.to_thread(_published, self._folder, self._slots, alive)
+        table = await asyncio.to_thread(self._totals, regions)
         page = Page(openmetrics)
-        for _ in self._written(page, workers, alive, states, vitals):
+        for _ in self._written(page, table, states):
             await asyncio.sleep(0)
+        self._workers(page, workers, alive)
+        _processes(page, vitals)
+        self._batches(page, regions)
+        page.family("tapster_build_info", "info", "What runs here.")
+        page.samples([f"tapster_build_info{{{labels(version=self._version)}}} 1"])
+        page.end()
         return page
 
     def _living(self, index: int) -> bool:
@@ -155,41 +184,35 @@ class Metrics:
             self._slots.stalled(index, SILENT_SECONDS)
         )
 
-    def _written(
-        self,
-        page: Page,
-        workers: dict[int, int],
-        alive: list[int],
-        states: list[WorkerState],
-        vitals: dict[int, tuple[float, ...]],
-    ) -> Iterator[None]:
-        """Write everything, stopping whenever a slice of time is used up."""
-        table = self._totals(list(workers.values()))
+    def _written(self, page: Page, table: Any, states: list[WorkerState]) -> Iterator[None]:
+        """Write of places and models, stopping whenever a slice of time is used up."""
         named, known = self._named()
         recent = table[:, layout.CHANGED] > time.time() - KEPT_SECONDS
         recent[0] = True
         recent[[number for number in known if number < len(recent)]] = True
         shown = np.flatnonzero(recent)
-        table = table[shown]
-        numbers: list[int] = shown.tolist()
+        inner = np.isin(shown, sorted(self._inner))
         pace = _Pace()
-        for family in _FAMILIES:
-            page.family(family.name, family.kind, family.text)
-            yield from pace.over(page, self._counters(family, table, numbers, named))
-        for name, text, total, buckets in _HISTOGRAMS:
-            page.family(name, "histogram", text)
-            yield from pace.over(page, self._histogram(name, table, numbers, total, buckets))
+        for chosen, families, histograms in (
+            (shown[~inner], _FAMILIES, _HISTOGRAMS),
+            (shown[inner], _INNER_FAMILIES, _INNER_HISTOGRAMS),
+        ):
+            part, numbers = table[chosen], chosen.tolist()
+            for family in families:
+                page.family(family.name, family.kind, family.text)
+                yield from pace.over(page, self._counters(family, part, numbers, named))
+            for name, text, total, buckets in histograms:
+                page.family(name, "histogram", text)
+                yield from pace.over(page, self._histogram(name, part, numbers, total, buckets))
         yield from self._models(page, pace, states)
-        self._workers(page, workers, alive)
-        _processes(page, vitals)
-        self._batches(page, list(workers.values()))
-        page.family("tapster_build_info", "info", "What runs here.")
-        page.samples([f"tapster_build_info{{{labels(version=self._version)}}} 1"])
 
     # -- places
 
     def _totals(self, regions: list[int]) -> Any:
-        """The counters of all places, summed over workers; `CHANGED` is the latest."""
+        """The counters of all places, summed over workers; `CHANGED` is the latest.
+
+        In a thread.
+        """
         count = self._learn()
         size = count * layout.PLACE_WORDS
         words = np.frombuffer(self._slots.words, np.uint64)
@@ -202,7 +225,12 @@ class Metrics:
     def _learn(self) -> int:
         """Spell the labels of places that are new; returns how many places there are."""
         for number, tenant, endpoint, which in self._slots.places(len(self._names)):
-            self._names[number] = labels(tenant=tenant, endpoint=endpoint, version=which)
+            inner, _, version = which.rpartition(":")
+            names = {"tenant": tenant, "endpoint": endpoint, "version": version}
+            if inner:  # shadow:3, member:A:3
+                self._inner.add(number)
+                names["role"], _, names["model"] = inner.partition(":")
+            self._names[number] = labels(**names)
         return len(self._names)
 
     def _named(self) -> tuple[set[int], set[int]]:

@@ -70,19 +70,23 @@ class Application:
         state = scope["state"]
         route, holder = state["route"], state["pass"]
         if route.kind in WATCHING and holder is not None:
-            status, kind, body = await self._watching.answer(route, scope)
+            status, kind, found = await self._watching.answer(route, scope)
+            pieces = found if isinstance(found, list) else [found]
         else:
             given = (await receive()).get("body", b"") if route.method == b"POST" else b""
             status, kind, body = await self._answer(route, holder, given)
+            pieces = [body]
         headers = [
             (b"content-type", kind),
             (b"x-request-id", state["id"]),
-            (b"content-length", b"%d" % len(body)),
+            (b"content-length", b"%d" % sum(map(len, pieces))),
         ]
         if status == 503:
             headers.append((b"retry-after", b"1"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        for piece in pieces:
+            more = piece is not pieces[-1]
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
 
     async def _answer(self, route: Route, holder: Pass | None, given: bytes) -> Answered:
         service = self._service

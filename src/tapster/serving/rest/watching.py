@@ -21,7 +21,7 @@ from tapster.serving.rest.service import Service
 
 log = logging.getLogger(__name__)
 
-Answered = tuple[int, bytes, bytes]
+Answered = tuple[int, bytes, bytes | list[bytes]]
 JSON: Final = b"application/json"
 TEXT: Final = b"text/plain; charset=utf-8"
 SHOWN: Final = 32
@@ -54,7 +54,7 @@ class Watching:
     async def _page(self, scope: dict[str, Any]) -> Answered:
         accept = next((value for name, value in scope["headers"] if name == b"accept"), b"")
         page = await self._metrics.page(exposition.wanted(accept))
-        return 200, page.kind, page.text()
+        return 200, page.kind, page.pieces
 
     async def _slow(self, scope: dict[str, Any]) -> Answered:
         limit = int(_number(scope, "limit", SHOWN))
