@@ -55,7 +55,7 @@ def test_regressors_give_the_weighted_mean(new_plane: Callable[..., Plane]) -> N
         rows += len(values)
     place = counters(plane, "sum", "5")
     assert (place[OK], place[ROWS]) == (len(inputs), rows)
-    for member in ("m1:1", "m2:2"):
+    for member in ("member:m1:1", "member:m2:2"):
         counted = counters(plane, "sum", member)
         assert (counted[OK], counted[ROWS]) == (len(inputs), rows)
         assert 0 < counted[COMPUTE] < place[COMPUTE]
@@ -142,8 +142,8 @@ def test_a_member_that_fails_is_left_out_and_the_answer_says_so(
             assert output(answer) == [10.0 if number % 3 == 0 else 19.0]
             assert "parameters" not in answer[1]
     assert counters(plane, "sum", "5")[OK] == 30
-    assert counters(plane, "sum", "m2:2")[CLIENT_ERRORS] == 10
-    assert counters(plane, "sum", "m1:1")[OK] == 30
+    assert counters(plane, "sum", "member:m2:2")[CLIENT_ERRORS] == 10
+    assert counters(plane, "sum", "member:m1:1")[OK] == 30
     assert billed(plane) == {"id-tap_test-key": 30}
 
 
@@ -169,7 +169,7 @@ def test_a_member_that_is_late_is_left_out_in_time(new_plane: Callable[..., Plan
     (answer,) = ask(plane, [infer(values, more="x-request-timeout: 0.4\r\n")])
     assert output(answer) == [6.0] * LARGE
     assert answer[1]["parameters"]["failed_members"] == "m2@2 (deadline)"
-    assert counters(plane, "sum", "m2:2")[SERVER_ERRORS] == 1
+    assert counters(plane, "sum", "member:m2:2")[SERVER_ERRORS] == 1
     assert counters(plane, "sum", "5")[OK] == 1
 
 
@@ -189,10 +189,10 @@ def test_nothing_is_run_for_callers_who_have_left(new_plane: Callable[..., Plane
     with plane.connect() as line:
         line.sendall(infer([1.0, 2.0, 3.0] * 200) * 60)
         # The first have begun to run when the caller hangs up.
-        wait_for(lambda: counters(plane, "sum", "m1:1")[OK] > 0, "the first answer")
+        wait_for(lambda: counters(plane, "sum", "member:m1:1")[OK] > 0, "the first answer")
     (answer,) = ask(plane, [infer([1, 2, 3])])
     assert output(answer) == [20.0]
-    assert counters(plane, "sum", "m1:1")[OK] < 50
+    assert counters(plane, "sum", "member:m1:1")[OK] < 50
     assert counters(plane, "sum", "5")[SERVER_ERRORS] == 0
 
 

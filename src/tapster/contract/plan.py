@@ -126,10 +126,10 @@ class Usage(msgspec.Struct, frozen=True):
 class VariantTotals(msgspec.Struct, frozen=True):
     """How a version has answered for an endpoint, since the machine's counters were made.
 
-    `version` is `3`; `shadow:3` for what no caller waited for; `A:3` for version 3 of model A as
-    a member of an ensemble. `buckets` counts answers by their time, from arrival to answer, within
-    `LATENCY_SECONDS` and beyond the last. `same`, `different`, `broken` and `dropped` count a
-    shadow's copies: answered as the caller was, otherwise, with an error, and not run because the
+    `version` is `3`; `shadow:3` for what no caller waited for; `member:A:3` for version 3 of model
+    A as a member of an ensemble. `buckets` counts answers by their time, from arrival to answer,
+    within `LATENCY_SECONDS` and beyond the last. `same`, `different`, `broken` and `dropped` count
+    a shadow's copies: answered as the caller was, otherwise, with an error, and not run because the
     worker was busy. `golden_same` and `golden_different` count a canary's recorded answers.
     """
 

@@ -53,7 +53,7 @@ def _traffic(serving: ServingSet, totals: Totals) -> list[dict[str, Any]]:
 def _place(held: Held, role: str) -> str:
     """Under which version the data plane counts what a version does there."""
     if role == "member":
-        return f"{held.model}:{held.version}"
+        return f"member:{held.model}:{held.version}"
     return f"shadow:{held.version}" if role == "shadow" else str(held.version)
 
 

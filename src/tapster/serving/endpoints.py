@@ -154,7 +154,7 @@ class Endpoint:
         """The target that is all of the members."""
         members = []
         for variant, model in pairs:
-            name = f"{variant.model}:{variant.version}"
+            name = f"member:{variant.model}:{variant.version}"
             members.append(self._inner(Target(self, variant, model, self._place(name)), name))
         ensemble = Ensemble(members, self._region)
         whole = Variant(plan.name, plan.version, package="")

@@ -118,30 +118,34 @@ class Ensemble:
     def _answer_group(self, asks: "list[Ask]") -> None:
         """Answer requests that the same members answered in the same batches."""
         began = time.monotonic_ns()
-        good: list[tuple[Work, bytes]] = []
-        bad: list[tuple[Work, Failure]] = []
         try:
             answer, alone = self._mean(asks)
         except Exception as error:
-            bad = [(ask.work, error) for ask in asks]
-        else:
-            for ask in asks:
-                try:
-                    good.append((ask.work, ask.work.render(answer, 0 if alone else ask.first)))
-                except Exception as error:
-                    bad.append((ask.work, error))
-        computed = self._compute()
-        spent = computed - self._computed + time.monotonic_ns() - began
-        self._computed = computed
-        served = [work for work, _ in good]
+            self._give([], [(ask.work, error) for ask in asks])
+            return
+        spent = self._spent() + time.monotonic_ns() - began
+        good: list[tuple[Work, bytes]] = []
+        bad: list[tuple[Work, Failure]] = []
+        for ask in asks:
+            try:
+                good.append((ask.work, ask.work.render(answer, 0 if alone else ask.first)))
+            except Exception as error:
+                bad.append((ask.work, error))
         started = max(ask.began for ask in asks)
+        served = [work for work, _ in good]
         self._region.served(served, time.monotonic_ns(), started, spent)
+        self._give(good, bad)
+
+    def _give(
+        self, good: Sequence[tuple[Work, bytes]], bad: Sequence[tuple[Work, Failure]]
+    ) -> None:
+        """Give what is counted to those who still wait."""
         for work, body in good:
             if not work.done:
                 work.succeed(body)
-        for work, failure in bad:
+        for work, error in bad:
             if not work.done:
-                work.fail(failure)
+                work.fail(error)
 
     def _mean(self, asks: "list[Ask]") -> tuple[Answer, bool]:
         """The mean answer, and whether it holds the rows of one request only.
@@ -162,8 +166,13 @@ class Ensemble:
             answer.note = _note(ask.parts, weights)
         return answer, alone
 
+    def _spent(self) -> int:
+        """Nanoseconds that the members have run since the last answer."""
+        before, self._computed = self._computed, self._compute()
+        return self._computed - before
+
     def _compute(self) -> int:
-        """Nanoseconds that the members have run for this ensemble."""
+        """Nanoseconds that the members have run for this endpoint, ever."""
         return sum(self._region.words[member.place + COMPUTE] for member in self.members)
 
 
@@ -333,4 +342,5 @@ def _all_failed(parts: Sequence[Part]) -> Failure:
         f"every member of the ensemble failed; {heaviest.member.name}: {error.message}",
         hint=error.hint,
         field=error.field,
+        retry_after=error.retry_after,
     )
