@@ -1,0 +1,299 @@
+"""Deadlines, callers who leave, stops and reloads: what is run, and that nothing is lost."""
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+
+from tapster.serving.rpc import frames
+from tapster.serving.rpc.frames import END_HEADERS, END_STREAM, HEADERS, PING, frame
+from tests.serving import packages
+from tests.serving.conftest import KEY, LIMIT, Plane, endpoint, wait_for
+from tests.serving.rpc.calling import (
+    INFER,
+    Peer,
+    block,
+    call,
+    channel,
+    infer,
+    infer_request,
+    metadata,
+    prefixed,
+    refused,
+    request_frames,
+    sum_request,
+    tensor,
+)
+from tests.serving.rpc.test_streaming import Talk
+
+Planes = Callable[..., Plane]
+WIDTH = 500
+# Rows of the heavy model that take a second or so.
+LONG = 600
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    """A plane with the endpoints `sum` and `heavy`, of which a row takes a millisecond or two."""
+    plane = Plane(tmp_path_factory.mktemp("heavy") / "home")
+    made = (packages.regressor(plane.home, 1.0), packages.heavy(plane.home, WIDTH, 200))
+    plane.plan(endpoint("sum", made[0]), endpoint("heavy", made[1]), packages=made)
+    plane.start()
+    plane.applied()
+    yield plane
+    plane.stop()
+
+
+def work(rows: int) -> Any:
+    return infer_request("heavy", tensor("numeric", [[0.0] * WIDTH] * rows))
+
+
+def metric(plane: Plane, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with these labels."""
+    page = plane.call("GET", "/metrics").body.decode()
+    rows = [row for row in page.splitlines() if row.startswith((f"{name}{{", f"{name} "))]
+    chosen = [row for row in rows if all(f'{k}="{v}"' in row for k, v in labels.items())]
+    return sum(float(row.rpartition(" ")[2]) for row in chosen)
+
+
+def rows_run(plane: Plane) -> float:
+    return metric(plane, "tapster_rows_total", endpoint="heavy")
+
+
+def in_flight(plane: Plane) -> float:
+    return metric(plane, "tapster_in_flight_requests")
+
+
+def test_a_deadline_ends_a_run(heavy: Plane) -> None:
+    with Peer(heavy) as peer:  # which does not look at the clock itself
+        data = prefixed(work(LONG))
+        peer.send(frame(HEADERS, END_HEADERS, 1, block(grpc_timeout=b"200m")))
+        for at in range(0, 49_152, 16384):
+            peer.send(frame(frames.DATA, 0, 1, data[at : at + 16384]))
+        peer.until(lambda f: f.kind == frames.WINDOW_UPDATE and f.stream == 1)
+        for at in range(49_152, len(data), 16384):
+            ended = END_STREAM if at + 16384 >= len(data) else 0
+            peer.send(frame(frames.DATA, ended, 1, data[at : at + 16384]))
+        assert peer.trailers(1)[b"grpc-status"] == b"4"
+    assert infer(heavy, sum_request()) == {"prediction": [7.0]}
+
+
+@pytest.mark.parametrize("timeout", [b"0m", b"1n", b"00000000u"])
+def test_no_time_is_over_at_once(plane: Plane, timeout: bytes) -> None:
+    with Peer(plane) as peer:
+        peer.send(request_frames(1, sum_request(), grpc_timeout=timeout))
+        assert peer.trailers(1)[b"grpc-status"] == b"4"
+
+
+@pytest.mark.parametrize(
+    "timeout", [b"", b"5", b"m", b"-5m", b"1.5S", b"9" * 9 + b"m", b"5x", b"\xb2m"]
+)
+def test_what_is_no_timeout_is_invalid(plane: Plane, timeout: bytes) -> None:
+    with Peer(plane) as peer:
+        peer.send(request_frames(1, sum_request(), grpc_timeout=timeout))
+        assert peer.trailers(1)[b"grpc-status"] == b"3"
+        peer.send(request_frames(3, sum_request(), grpc_timeout=b"1H"))
+        assert peer.trailers(3)[b"grpc-status"] == b"0"
+
+
+def test_what_waits_past_its_deadline_is_never_run(heavy: Plane) -> None:
+    before = rows_run(heavy)
+    with channel(heavy) as made:
+        asking = made.unary_unary(f"/{INFER}")
+        first = asking.future(work(LONG).SerializeToString(), metadata=metadata(KEY), timeout=LIMIT)
+        wait_for(lambda: in_flight(heavy) == 1, "the run to begin")
+        late = infer_request("heavy", tensor("numeric", [[0.0] * WIDTH]))
+        late.parameters["timeout"].int64_param = 20_000
+        assert refused(heavy, INFER, late)[0] in {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
+        first.result()
+    assert rows_run(heavy) == before + LONG
+
+
+def test_what_nobody_waits_for_is_never_run(heavy: Plane) -> None:
+    before = rows_run(heavy)
+    with channel(heavy) as made:
+        asking = made.unary_unary(f"/{INFER}")
+        key = metadata(KEY)
+        first = asking.future(work(LONG).SerializeToString(), metadata=key, timeout=LIMIT)
+        wait_for(lambda: in_flight(heavy) == 1, "the run to begin")
+        one = work(1).SerializeToString()
+        waiting = [asking.future(one, metadata=key, timeout=LIMIT) for _ in range(20)]
+        talk = Talk(made)
+        talk.say(work(1))
+        wait_for(lambda: metric(heavy, "tapster_queued_requests") == 21, "them to be queued")
+        for future in waiting[:15]:
+            future.cancel()
+        talk.answers.cancel()
+        talk.end()
+        for future in waiting[15:]:
+            future.result()
+        first.result()
+    assert rows_run(heavy) == before + LONG + 5
+    cancelled = metric(heavy, "tapster_rejected_requests_total", reason="cancelled")
+    assert cancelled == 16
+    wait_for(lambda: in_flight(heavy) == 0, "nothing to be in flight")
+
+
+def test_a_run_whose_callers_have_left_is_called_off(heavy: Plane) -> None:
+    before = rows_run(heavy)
+    with channel(heavy) as made:
+        asking = made.unary_unary(f"/{INFER}")
+        data = work(8 * LONG).SerializeToString()
+        first = asking.future(data, metadata=metadata(KEY), timeout=LIMIT)
+        wait_for(lambda: in_flight(heavy) == 1, "the run to begin")
+        first.cancel()
+        assert infer(heavy, work(1), timeout=LIMIT) == {"prediction": [0.0]}
+    assert rows_run(heavy) == before + 1
+
+
+def test_both_ports_run_in_the_same_batches(heavy: Plane) -> None:
+    """While the model is busy, what came by either port gathers."""
+    before, batches = rows_run(heavy), metric(heavy, "tapster_batch_size_rows_count")
+    body = {
+        "inputs": [
+            {"name": "numeric", "shape": [1, WIDTH], "datatype": "FP32", "data": [0.0] * WIDTH}
+        ]
+    }
+    with channel(heavy) as made:
+        asking = made.unary_unary(f"/{INFER}")
+        key = metadata(KEY)
+        first = asking.future(work(LONG).SerializeToString(), metadata=key, timeout=LIMIT)
+        wait_for(lambda: in_flight(heavy) == 1, "the run to begin")
+        one = work(1).SerializeToString()
+        waiting = [asking.future(one, metadata=key, timeout=LIMIT) for _ in range(5)]
+        others = [
+            threading.Thread(target=heavy.call, args=("POST", "/v2/models/heavy/infer", body))
+            for _ in range(5)
+        ]
+        for other in others:
+            other.start()
+        wait_for(lambda: metric(heavy, "tapster_queued_requests") == 10, "them to be queued")
+        for future in (first, *waiting):
+            future.result()
+        for other in others:
+            other.join(LIMIT)
+    assert rows_run(heavy) == before + LONG + 10
+    assert metric(heavy, "tapster_batch_size_rows_count") == batches + 2
+
+
+def test_a_stop_loses_nothing_that_was_asked(heavy: Plane) -> None:
+    """The last of those that share the plane."""
+    with channel(heavy) as made, channel(heavy) as other:
+        asking = made.unary_unary(f"/{INFER}")
+        key = metadata(KEY)
+        data = work(LONG // 10).SerializeToString()
+        waiting = [asking.future(data, metadata=key, timeout=LIMIT) for _ in range(10)]
+        talk, idle = Talk(other), Talk(other)
+        for _ in range(5):
+            talk.say(work(LONG // 20))
+        idle.say(sum_request())
+        idle.hear()
+        wait_for(lambda: in_flight(heavy) >= 11, "them to arrive")
+        heavy.workers[0].terminate()
+        for future in waiting:
+            future.result()
+        for _ in range(5):
+            assert talk.hear().error_message == ""
+        for each in (talk, idle):
+            with pytest.raises(grpc.RpcError):
+                each.hear()
+            assert each.answers.code() is grpc.StatusCode.UNAVAILABLE
+            each.end()
+    wait_for(lambda: heavy.workers[0].poll() is not None, "the worker to end")
+    assert heavy.workers[0].returncode == 0
+
+
+def test_whoever_is_told_that_the_server_leaves_may_finish(new_plane: Planes) -> None:
+    plane = new_plane()
+    one = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", one), packages=(one,))
+    plane.start()
+    plane.applied()
+    with Peer(plane) as peer:
+        peer.works()
+        data = prefixed(sum_request())
+        peer.send(frame(HEADERS, END_HEADERS, 3, block()), frame(frames.DATA, 0, 3, data[:9]))
+        peer.send(frame(PING, 0, 0, b"are read"))
+        peer.until(lambda f: f.kind == PING)
+        plane.workers[0].terminate()
+        warning = peer.until(lambda f: f.kind == frames.GOAWAY)
+        assert int.from_bytes(warning.payload[:4], "big") == 2**31 - 1
+        # What is on its way until the peer has seen this is answered as well.
+        rest = frame(frames.DATA, END_STREAM, 3, data[9:])
+        peer.send(rest, request_frames(5, sum_request()))
+        asked = peer.until(lambda f: f.kind == PING)
+        peer.send(frame(PING, frames.ACK, 0, asked.payload))
+        last = -1
+        ended = set()
+        while (found := peer.read()) is not None:
+            if found.kind == frames.GOAWAY:
+                last = int.from_bytes(found.payload[:4], "big")
+            elif found.kind == HEADERS and found.flags & END_STREAM:
+                ended.add(found.stream)
+    assert (last, ended) == (5, {3, 5})
+
+
+def grown(found: list[Any], size: int) -> bool:
+    return len(found) > size
+
+
+def test_versions_change_under_load_without_an_error(new_plane: Planes) -> None:
+    plane = new_plane()
+    made = [packages.regressor(plane.home, float(bias)) for bias in range(6)]
+    plane.plan(endpoint("sum", made[0]), packages=(made[0],))
+    plane.start()
+    plane.applied()
+    done = threading.Event()
+    found: list[tuple[str, Any]] = []
+
+    def ask_on() -> None:
+        with channel(plane) as line:
+            while not done.is_set():
+                answer = call(plane, INFER, sum_request(), made=line)
+                found.append((answer.code.name, answer.answer))
+
+    def stream_on() -> None:
+        with channel(plane) as line:
+            talk = Talk(line)
+            while not done.is_set():
+                talk.say(sum_request())
+                found.append(("OK" if not talk.hear().error_message else "error", None))
+            talk.end()
+
+    callers = [threading.Thread(target=each) for each in (ask_on, ask_on, stream_on)]
+    for caller in callers:
+        caller.start()
+    for number, package in enumerate(made[1:], 2):
+        plane.plan(endpoint("sum", package, number), packages=(package,))
+        plane.applied()
+        wait_for(partial(grown, found, len(found) + 50), "calls to go on")
+    done.set()
+    for caller in callers:
+        caller.join(LIMIT)
+    assert {code for code, _ in found} == {"OK"}
+    assert infer(plane, sum_request()) == {"prediction": [11.0]}
+
+
+def test_a_dead_worker_s_connections_are_taken_by_the_next(new_plane: Planes) -> None:
+    plane = new_plane()
+    one = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", one), packages=(one,))
+    plane.start(0)
+    plane.start(1)
+    plane.applied(index=0)
+    plane.applied(index=1)
+    with channel(plane) as made:
+        assert infer(plane, sum_request(), made=made) == {"prediction": [7.0]}
+        plane.workers[0].kill()
+        plane.workers[0].wait()
+        for _ in range(20):
+            answer = call(plane, INFER, sum_request(), made=made)
+            if answer.code is grpc.StatusCode.OK:
+                break
+            assert answer.code is grpc.StatusCode.UNAVAILABLE
+        assert answer.code is grpc.StatusCode.OK
+    for _ in range(10):
+        assert infer(plane, sum_request()) == {"prediction": [7.0]}
