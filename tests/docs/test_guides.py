@@ -27,6 +27,7 @@ GUIDES = (
     "guides/packages.md",
     "guides/serving.md",
     "guides/traffic.md",
+    "guides/engine.md",
     "guides/isolation.md",
     "guides/operations.md",
     "plugins.md",
@@ -34,6 +35,7 @@ GUIDES = (
 GOES_ON_FROM = {
     "guides/serving.md": "guides/training.md",
     "guides/traffic.md": "guides/training.md",
+    "guides/engine.md": "guides/training.md",
     "guides/isolation.md": "",
 }
 # Pages that are read with a server of their own, and how it is set up.

@@ -26,11 +26,12 @@ RETRY_SECONDS: Final = 5.0
 class Residency:
     """The models of a worker that have been loaded once. Every method runs on the event loop.
 
-    `limit`: bytes that they may take together, 0 for any number. Models that are busy stay,
-    whatever the limit. `changed` is called when a model's state does.
+    `memory`: bytes that those in memory take together, `limit`: that they may, 0 for any number.
+    Models that are busy stay, whatever the limit. `changed` is called when a model's state does.
     """
 
     def __init__(self, loader: Loader, limit: int, changed: Callable[[], None]) -> None:
+        self.memory = 0
         self._loop = asyncio.get_running_loop()
         self._loader = loader
         self._limit = limit
@@ -40,14 +41,10 @@ class Residency:
         self._retry: dict[Model, float] = {}
         self._loop.call_later(LOOK_SECONDS, self._look)
 
-    @property
-    def memory(self) -> int:
-        """Bytes that the models in memory take."""
-        return sum(model.loaded.memory for model in self._models if model.state == READY)
-
     def add(self, model: Model) -> None:
         """A model that has just been loaded for the first time."""
         self._models.add(model)
+        self.memory += model.loaded.memory
         model.batcher.wake = partial(self.wake, model)
         self._fit(model)
 
@@ -93,6 +90,7 @@ class Residency:
                 self._loader.submit(loaded.close)
         elif error is None:
             model.state, model.error = READY, ""
+            self.memory += model.loaded.memory
             model.batcher.resume(loaded)
             self._fit(model)
         else:
@@ -113,6 +111,7 @@ class Residency:
     def _left(self, model: Model, loaded: LoadedModel | None) -> None:
         if loaded is not None:
             model.state = COLD
+            self.memory -= model.loaded.memory
             self._loader.submit(loaded.close)
             self._changed()
 
@@ -120,6 +119,7 @@ class Residency:
         self._models.discard(model)
         self._retry.pop(model, None)
         if loaded is not None:
+            self.memory -= model.loaded.memory
             self._loader.submit(loaded.close)
 
     def _fit(self, newest: Model) -> None:
