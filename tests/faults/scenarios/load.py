@@ -9,6 +9,7 @@ import asyncio
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, cast
@@ -68,7 +69,8 @@ class Load:
 
     With a `rate` (requests a second, may be changed while it runs) the loop is open; without, each
     of `connections` callers sends as soon as it is answered. A connection is given up after
-    `reuse` requests. Leaving waits for what is still unanswered.
+    `reuse` requests. `biases` is what each version of the model adds. Leaving waits for what is
+    still unanswered.
     """
 
     port: int
@@ -76,6 +78,8 @@ class Load:
     rate: float = 0.0
     connections: int = 16
     reuse: int = 1 << 30
+    biases: dict[str, float] = field(default_factory=dict)
+    versions: Counter[str] = field(default_factory=Counter)
     answers: list[Answered] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
@@ -182,9 +186,11 @@ class Load:
     def check(self, case: Case, status: int, body: bytes) -> None:
         """Compare a good answer with what the model must say."""
         if status == 200:
-            got = json.loads(body)["outputs"][0]["data"][0]
-            if abs(got - case.expected) > 1e-3:
-                self.wrong.append(f"{got} instead of {case.expected}")
+            answer = json.loads(body)
+            version, got = answer["model_version"], answer["outputs"][0]["data"][0]
+            self.versions[version] += 1
+            if abs(got - case.expected - self.biases.get(version, 0.0)) > 1e-3:
+                self.wrong.append(f"{got} of version {version} for {case.expected}")
 
 
 class _Caller(asyncio.Protocol):

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -43,11 +43,17 @@ class Outage:
 
 
 def without_control(server: Server, name: str, seconds: float) -> Outage:
+    """Be without a control plane or its database in one of the ways that have a name."""
+    return endure(server, Outage(name), contextmanager(_WAYS[name])(server), seconds)
+
+
+def endure(
+    server: Server, seen: Outage, outage: AbstractContextManager[None], seconds: float
+) -> Outage:
     """Call at a hundred requests a second before, during and after an outage."""
-    seen = Outage(name)
     with calls(server) as load:
         load.more(100)
-        with ThreadPoolExecutor(ADMINISTRATORS) as pool, contextmanager(_WAYS[name])(server):
+        with ThreadPoolExecutor(ADMINISTRATORS) as pool, outage:
             end = time.monotonic() + seconds
             while time.monotonic() < end:
                 asked = [pool.submit(_ask, server, number % 2) for number in range(ADMINISTRATORS)]
