@@ -1,5 +1,6 @@
 """Ensembles: the weighted mean, members that fail, are late or overloaded, and what is counted."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from tapster.contract.plan import EndpointPlan, Options, PackageRef, Variant
 from tapster.serving.slots import CLIENT_ERRORS, COMPUTE, OK, ROWS, SERVER_ERRORS
 from tests.serving import variations
 from tests.serving.conftest import Plane, wait_for
+from tests.serving.packages import NUMBERS
 from tests.serving.talking import ask, billed, counters, infer, output
 from tests.serving.variations import CLASSES
 
@@ -81,9 +83,13 @@ def test_the_mean_is_that_of_the_members_own_answers_to_the_bit(
     for values in [_values(rows).ravel().tolist() for rows in (1, 4, 1, 9)]:
         (mean,) = ask(plane, [infer(values)])
         each = [ask(plane, [infer(values, f"m{number}")])[0] for number in range(3)]
-        scores = [np.float32(output(one, "probabilities")).astype(np.float64) for one in each]
+        scores = [
+            np.array(output(one, "probabilities"), np.float32).astype(np.float64) for one in each
+        ]
         total = scores[0] * shares[0] + scores[1] * shares[1] + scores[2] * shares[2]
-        assert np.array_equal(np.float32(output(mean, "probabilities")), np.float32(total))
+        assert np.array_equal(
+            np.array(output(mean, "probabilities"), np.float32), total.astype(np.float32)
+        )
         best = [CLASSES[row] for row in total.reshape(-1, 3).argmax(axis=1)]
         assert output(mean) == best
 
@@ -104,6 +110,7 @@ def test_every_wire_asks_an_ensemble(new_plane: Callable[..., Plane]) -> None:
     assert plane.call("GET", "/v2/models/sum/versions/5/ready").json()["ready"]
     described = plane.call("GET", "/v2/models/sum").json()
     assert (described["versions"], described["platform"]) == (["5"], "ensemble")
+    assert described["parameters"]["members"] == {"m1@1": 0.5, "m2@2": 0.5}
     state = plane.call("GET", "/v1/models/sum").json()["model_version_status"]
     assert [one["version"] for one in state] == ["5"]
     assert plane.call("POST", "/v2/models/sum/versions/1/infer", {}).status == 404
@@ -131,6 +138,11 @@ def test_a_member_that_fails_is_left_out_and_the_answer_says_so(
     _serve(plane, refs)
     bad = [variations.BOUND, 0, 0]
     answers = ask(plane, [infer([1, 2, 3]), infer(bad), infer([4, 5, 6])] * 10)
+    plain = plane.call("POST", "/v1/endpoints/sum/predict", {"rows": [_row(bad)]}).json()
+    assert plain["note"]["failed_members"] == "m2@2 (invalid)"
+    flow = plane.call("POST", "/v1/models/sum:predict", {"instances": [bad]})
+    assert flow.json() == {"predictions": [variations.BOUND]}
+    assert json.loads(flow.headers["x-tapster-note"])["answered_by"] == "m1@1=1"
     for number, answer in enumerate(answers):
         if number % 3 == 1:
             assert output(answer) == [variations.BOUND]
@@ -141,10 +153,20 @@ def test_a_member_that_fails_is_left_out_and_the_answer_says_so(
         else:
             assert output(answer) == [10.0 if number % 3 == 0 else 19.0]
             assert "parameters" not in answer[1]
-    assert counters(plane, "sum", "5")[OK] == 30
-    assert counters(plane, "sum", "member:m2:2")[CLIENT_ERRORS] == 10
-    assert counters(plane, "sum", "member:m1:1")[OK] == 30
-    assert billed(plane) == {"id-tap_test-key": 30}
+    assert counters(plane, "sum", "5")[OK] == 32
+    assert counters(plane, "sum", "member:m2:2")[CLIENT_ERRORS] == 12
+    assert counters(plane, "sum", "member:m1:1")[OK] == 32
+    assert billed(plane) == {"id-tap_test-key": 32}
+    page = plane.call("GET", "/metrics").body.decode()
+    asked = [line for line in page.splitlines() if line.startswith("tapster_requests_total{")]
+    total = sum(int(line.split()[1]) for line in asked if 'endpoint="sum"' in line)
+    assert total == 32, "members are not counted among what callers asked"
+    member = 'tapster_inner_requests_total{tenant="default",endpoint="sum",version="2"'
+    assert f'{member},role="member",model="m2",code="4xx"}} 12' in page
+
+
+def _row(values: list[float]) -> dict[str, float]:
+    return dict(zip(NUMBERS, values, strict=True))
 
 
 def test_the_error_is_the_members_when_all_fail(new_plane: Callable[..., Plane]) -> None:

@@ -17,7 +17,8 @@ EXTENSIONS: Final = ["binary_tensor_data", "model_repository", "statistics"]
 
 
 def describe(target: Target) -> dict[str, Any]:
-    """The metadata of a model: its tensors, and its columns as parameters of ours."""
+    """The metadata of a model: its tensors, and as parameters of ours its columns, and the members
+    of an ensemble with their weights."""
     model = target.model
     signature = model.signature
     described: dict[str, Any] = {
@@ -27,15 +28,16 @@ def describe(target: Target) -> dict[str, Any]:
         "inputs": [_spec(spec) for spec in signature.inputs],
         "outputs": [_spec(spec) for spec in signature.outputs],
     }
+    parameters: dict[str, Any] = {}
     if signature.columns:
-        described["parameters"] = {
-            "columns": [
-                {"name": c.name, "kind": c.kind, "input": c.tensor, "position": c.position}
-                for c in signature.columns
-            ],
-            "classes": list(signature.classes),
-        }
-    return described
+        parameters["columns"] = [
+            {"name": c.name, "kind": c.kind, "input": c.tensor, "position": c.position}
+            for c in signature.columns
+        ]
+        parameters["classes"] = list(signature.classes)
+    if target.members:
+        parameters["members"] = {member.name: member.weight for member in target.members}
+    return described | {"parameters": parameters} if parameters else described
 
 
 def index(name: str, versions: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
