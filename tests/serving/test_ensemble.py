@@ -1,16 +1,20 @@
 """Ensembles: the weighted mean, members that fail, are late or overloaded, and what is counted."""
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
+import psutil
 
+from tapster.contract.manifest import Signature, TensorSpec
 from tapster.contract.plan import EndpointPlan, Options, PackageRef, Variant
 from tapster.serving.slots import CLIENT_ERRORS, COMPUTE, OK, ROWS, SERVER_ERRORS
-from tests.serving import variations
-from tests.serving.conftest import Plane, wait_for
-from tests.serving.packages import NUMBERS
+from tests.serving import test_isolation, variations
+from tests.serving.conftest import Plane, request, wait_for
+from tests.serving.packages import NUMBERS, put
 from tests.serving.talking import ask, billed, counters, infer, output
 from tests.serving.variations import CLASSES
 
@@ -178,6 +182,55 @@ def test_the_error_is_the_members_when_all_fail(new_plane: Callable[..., Plane])
     assert "every member of the ensemble failed; m1@1: " in failed[1]["error"]
     np.testing.assert_allclose(output(good), [0.6 * 1 + 0.4 * 2])
     assert counters(plane, "sum", "5")[CLIENT_ERRORS] == 1
+
+
+def test_a_member_whose_process_is_killed_is_missed_by_nobody(
+    new_plane: Callable[..., Plane],
+) -> None:
+    """Two times x in a process of its own, and four times x here: three times x while both live."""
+    plane = new_plane(python_models="true")
+    twice = test_isolation.python_package(plane.home)
+    wide = TensorSpec("x", "FP32", (-1, -1)), TensorSpec("y", "FP32", (-1, -1))
+    signature = Signature(wide[:1], wide[1:])
+    four = onnx.helper.make_node("Mul", ["x", "four"], ["y"])
+    model = variations.graph([four], signature, four=np.array(4, np.float32))
+    rows = {"x": np.ones((2, 2), np.float32)}
+    refs = [put(plane.home, "other", model, signature, rows), twice]
+    _serve(plane, refs, (0.5, 0.5))
+    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}
+    one = request("/v2/models/sum/infer", json.dumps({"inputs": [tensor]}).encode())
+    seen: set[tuple[float, str]] = set()
+
+    def outcomes() -> set[tuple[float, str]]:
+        for answer in ask(plane, [one] * 20):
+            note = answer[1].get("parameters", {}).get("failed_members", "")
+            seen.add((output(answer, "y")[0], note.partition(" ")[0]))
+        return seen
+
+    whole, alone = (3.0, ""), (4.0, "m2@2")
+    assert outcomes() == {whole}
+    stop = threading.Event()
+
+    def call() -> None:
+        while not stop.is_set():
+            outcomes()
+
+    callers = [threading.Thread(target=call) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    try:
+        for _ in range(2):
+            children = wait_for(lambda: test_isolation.children(plane), "the member's process")
+            for child in children:
+                child.kill()
+            psutil.wait_procs(children)
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join()
+    assert seen <= {whole, alone}
+    seen.clear()
+    wait_for(lambda: whole in outcomes(), "the process to be replaced")
 
 
 def test_a_member_that_is_late_is_left_out_in_time(new_plane: Callable[..., Plane]) -> None:

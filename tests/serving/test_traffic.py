@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
-from tapster.contract.plan import EndpointPlan, Variant
+from tapster.contract.plan import EndpointPlan, PackageRef, Variant
 from tapster.serving.slots import GOLDEN_DIFFERENT, GOLDEN_SAME, OK
 from tapster.serving.traffic import Split
 from tests.serving import packages
@@ -54,7 +54,7 @@ def test_endpoints_give_a_key_to_different_shares() -> None:
     assert _within(both.count(("a", "a")), len(KEYS), 0.01)
 
 
-def _plan(refs: list[packages.PackageRef], *weights: float, **more: bool) -> EndpointPlan:
+def _plan(refs: list[PackageRef], *weights: float, **more: bool) -> EndpointPlan:
     variants = tuple(
         Variant("made", number, ref.digest, weight, **(more if number == 2 else {}))
         for number, (ref, weight) in enumerate(zip(refs, weights, strict=True), 1)
