@@ -118,7 +118,7 @@ class Worker:
         self._watcher = watcher.Watcher(settings, slots, self._region, index, self._tracer)
         self._stamp: object = None
         self._refused: object = None
-        self._beaten = self._loop.time()
+        self._beaten, self._prompt = self._loop.time(), True
         self._published: WorkerState | None = None
         self._told: WorkerState | None = None
         self._publishing = False
@@ -172,9 +172,10 @@ class Worker:
         region.beat()
         service.heads.renew()
         now = self._loop.time()
-        # After a turn that took long, what clients sent meanwhile has not been read yet.
-        prompt = now - self._beaten < 2 * BEAT_SECONDS
-        self._beaten = now
+        # After a turn that took long, what clients sent meanwhile has not been read yet; by the
+        # next beat it has, however late that is too.
+        prompt = now - self._beaten < 2 * BEAT_SECONDS or not self._prompt
+        self._beaten, self._prompt = now, prompt
         waiting = 0
         connections: Any = list(self._server.server_state.connections)
         for connection in connections:

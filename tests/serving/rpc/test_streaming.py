@@ -31,7 +31,9 @@ RESPONSE = "inference.ModelStreamInferResponse"
 class Talk:
     """A stream on which requests are sent one by one."""
 
-    def __init__(self, made: grpc.Channel, key: str | None = KEY, timeout: float = LIMIT) -> None:
+    def __init__(
+        self, made: grpc.Channel, key: str | None = KEY, timeout: float | None = LIMIT
+    ) -> None:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         asking = made.stream_stream(f"/{STREAM}")
         self.answers = asking(

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tapster.contract.plan import Options
 from tapster.serving.rpc import frames
 from tapster.serving.rpc.frames import END_HEADERS, END_STREAM, HEADERS, PING, frame
 from tests.serving import packages
@@ -40,7 +41,8 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     """A plane with the endpoints `sum` and `heavy`, of which a row takes a millisecond or two."""
     plane = Plane(tmp_path_factory.mktemp("heavy") / "home")
     made = (packages.regressor(plane.home, 1.0), packages.heavy(plane.home, WIDTH, 200))
-    plane.plan(endpoint("sum", made[0]), endpoint("heavy", made[1]), packages=made)
+    patient = endpoint("heavy", made[1], options=Options(deadline=300.0))
+    plane.plan(endpoint("sum", made[0]), patient, packages=made)
     plane.start()
     plane.applied()
     yield plane
@@ -61,6 +63,10 @@ def metric(plane: Plane, name: str, **labels: str) -> float:
 
 def rows_run(plane: Plane) -> float:
     return metric(plane, "tapster_rows_total", endpoint="heavy")
+
+
+def rejected(plane: Plane) -> float:
+    return metric(plane, "tapster_rejected_requests_total", reason="cancelled")
 
 
 def in_flight(plane: Plane) -> float:
@@ -113,27 +119,27 @@ def test_what_waits_past_its_deadline_is_never_run(heavy: Plane) -> None:
 
 
 def test_what_nobody_waits_for_is_never_run(heavy: Plane) -> None:
-    before = rows_run(heavy)
+    before, cancelled = rows_run(heavy), rejected(heavy)
     with channel(heavy) as made:
         asking = made.unary_unary(f"/{INFER}")
         key = metadata(KEY)
-        first = asking.future(work(LONG).SerializeToString(), metadata=key, timeout=LIMIT)
+        first = asking.future(work(20 * LONG).SerializeToString(), metadata=key)
         wait_for(lambda: in_flight(heavy) == 1, "the run to begin")
         one = work(1).SerializeToString()
-        waiting = [asking.future(one, metadata=key, timeout=LIMIT) for _ in range(20)]
-        talk = Talk(made)
+        waiting = [asking.future(one, metadata=key) for _ in range(20)]
+        talk = Talk(made, timeout=None)
         talk.say(work(1))
         wait_for(lambda: metric(heavy, "tapster_queued_requests") == 21, "them to be queued")
         for future in waiting[:15]:
             future.cancel()
         talk.answers.cancel()
         talk.end()
+        wait_for(lambda: in_flight(heavy) == 6, "the others to have left")
+        first.cancel()
         for future in waiting[15:]:
             future.result()
-        first.result()
-    assert rows_run(heavy) == before + LONG + 5
-    cancelled = metric(heavy, "tapster_rejected_requests_total", reason="cancelled")
-    assert cancelled == 16
+    assert rows_run(heavy) == before + 5
+    assert rejected(heavy) == cancelled + 16
     wait_for(lambda: in_flight(heavy) == 0, "nothing to be in flight")
 
 
@@ -152,30 +158,26 @@ def test_a_run_whose_callers_have_left_is_called_off(heavy: Plane) -> None:
 def test_both_ports_run_in_the_same_batches(heavy: Plane) -> None:
     """While the model is busy, what came by either port gathers."""
     before, batches = rows_run(heavy), metric(heavy, "tapster_batch_size_rows_count")
-    body = {
-        "inputs": [
-            {"name": "numeric", "shape": [1, WIDTH], "datatype": "FP32", "data": [0.0] * WIDTH}
-        ]
-    }
+    data = [0.0] * WIDTH
+    tensor_ = {"name": "numeric", "shape": [1, WIDTH], "datatype": "FP32", "data": data}
     with channel(heavy) as made:
         asking = made.unary_unary(f"/{INFER}")
         key = metadata(KEY)
-        first = asking.future(work(LONG).SerializeToString(), metadata=key, timeout=LIMIT)
+        first = asking.future(work(20 * LONG).SerializeToString(), metadata=key)
         wait_for(lambda: in_flight(heavy) == 1, "the run to begin")
         one = work(1).SerializeToString()
-        waiting = [asking.future(one, metadata=key, timeout=LIMIT) for _ in range(5)]
-        others = [
-            threading.Thread(target=heavy.call, args=("POST", "/v2/models/heavy/infer", body))
-            for _ in range(5)
-        ]
+        waiting = [asking.future(one, metadata=key) for _ in range(5)]
+        asked = ("POST", "/v2/models/heavy/infer", {"inputs": [tensor_]})
+        others = [threading.Thread(target=heavy.call, args=asked) for _ in range(5)]
         for other in others:
             other.start()
         wait_for(lambda: metric(heavy, "tapster_queued_requests") == 10, "them to be queued")
-        for future in (first, *waiting):
+        first.cancel()
+        for future in waiting:
             future.result()
         for other in others:
             other.join(LIMIT)
-    assert rows_run(heavy) == before + LONG + 10
+    assert rows_run(heavy) == before + 10
     assert metric(heavy, "tapster_batch_size_rows_count") == batches + 2
 
 
