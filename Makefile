@@ -50,7 +50,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev \
-		--editable '.[boost,deep,otel,postgres,skops]'
+		--editable '.[boost,deep,postgres,skops]'
 	touch $@
 
 clean:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import msgspec
 import numpy as np
@@ -43,11 +43,12 @@ _PATIENCE: Final = 600.0
 
 @dataclass
 class Plane:
-    """A home, a listening socket and the workers on it, each on the core `cpu`."""
+    """A home, a listening socket and the workers on it, each on the core `cpu`, and their log."""
 
     home: Path
     cpu: int | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    log: IO[bytes] | None = None
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -108,6 +109,7 @@ class Plane:
             command,
             env={**os.environ, **{f"TAPSTER_{n.upper()}": v for n, v in settings.items()}},
             pass_fds=[self._listener.fileno()],
+            stderr=self.log,
         )
         if self.cpu is not None:
             os.sched_setaffinity(worker.pid, {self.cpu})

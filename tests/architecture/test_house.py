@@ -126,7 +126,6 @@ def test_every_library_is_named_in_pyproject() -> None:
     named = {re.split(r"[<>=\[]", line)[0].replace("-", "_") for line in lines}
     spelled = {
         "google": "protobuf",
-        "opentelemetry": "opentelemetry_sdk",
         "sklearn": "scikit_learn",
         "xgboost": "xgboost_cpu",
     }

@@ -1,8 +1,6 @@
 """Traces, as a collector on a real socket receives and decodes them."""
 
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +12,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from tapster.serving.tracing import parse
+from tapster.core.settings import load
+from tapster.serving import otlp
+from tapster.serving.tracing import parse, tracer
 from tests.serving import packages
 from tests.serving.conftest import Plane, endpoint, request, wait_for
 from tests.serving.rest.test_protocol import GOOD, INFER
@@ -33,6 +33,8 @@ class Collector:
     spans: list[Span] = field(default_factory=list)
     resources: list[dict[str, Any]] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    asked: int = 0
 
     def __post_init__(self) -> None:
         collector = self
@@ -41,6 +43,8 @@ class Collector:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 assert self.path == "/v1/traces"
+                collector.asked += 1
+                collector.headers = {name.lower(): text for name, text in self.headers.items()}
                 if collector.status == 200:
                     collector.take(body)
                 self.send_response(collector.status)
@@ -140,7 +144,7 @@ def test_a_request_is_a_span_of_its_callers_trace(
         "tapster.rows": 1,
     }
     assert collector.resources[0]["service.name"] == "tapster"
-    assert collector.resources[0]["tapster.worker"] == 0
+    assert collector.resources[0]["service.instance.id"].endswith("/0")
     ordered = [phases["queue"], phases["run"], phases["write"]]
     assert span.start_time_unix_nano == ordered[0].start_time_unix_nano
     assert all(
@@ -209,7 +213,7 @@ def test_a_collector_that_fails_is_felt_by_nobody(
     collector.status = 400
     plane = traced(1.0)
     many(plane, 200)
-    wait_for(lambda: "not taken by the collector" in plane.log(), "the log to tell")
+    wait_for(lambda: "the collector answered 400" in plane.log(), "the log to tell")
     many(plane, 50)
     worker = plane.workers[0]
     collector.server.shutdown()
@@ -217,14 +221,47 @@ def test_a_collector_that_fails_is_felt_by_nobody(
     assert worker.wait(20) == 0
 
 
-def test_without_a_collector_nothing_of_it_is_loaded() -> None:
-    code = (
-        "import sys, tapster.serving.worker as w; from tapster.core.settings import load;"
-        "assert w.tracing.tracer(load({}), 0) is None;"
-        "print(*[name for name in sys.modules if name.startswith('opentelemetry')])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+def test_without_a_collector_there_is_no_tracer(plane: Plane) -> None:
+    assert tracer(load({}), 0) is None
+    assert plane.call("POST", INFER, GOOD, traceparent=SAMPLED).status == 200
+    profile = plane.call("GET", "/debug/profile?seconds=0.05").body
+    assert b"log;" in profile
+    assert b"traces;" not in profile
+
+
+def test_long_and_odd_values_are_spelled_as_they_are() -> None:
+    long, large = "é" * 5000, 1 << 62
+    attributes = otlp.attribute("text", long) + otlp.attribute("number", large)
+    attributes += otlp.attribute("none", "") + otlp.attribute("real", -0.1)
+    spelled = otlp.span(b"t" * 16, b"s" * 8, b"", "it", (1, large), attributes=attributes)
+    data = otlp.request({"service.name": "x"}, "tapster", [spelled] * 3)
+    (group,) = ExportTraceServiceRequest.FromString(data).resource_spans
+    (scope,) = group.scope_spans
+    assert (scope.scope.name, len(scope.spans)) == ("tapster", 3)
+    found = scope.spans[2]
+    assert (found.start_time_unix_nano, found.end_time_unix_nano) == (1, large)
+    assert (found.parent_span_id, found.kind) == (b"", Span.SPAN_KIND_INTERNAL)
+    expected = {"text": long, "number": large, "none": "", "real": -0.1}
+    assert values(found.attributes) == expected
+
+
+def test_a_collector_that_is_busy_is_asked_again(
+    new_plane: Callable[..., Plane], collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-token=a%20b, x-other=c")
+    collector.status = 503
+    plane = new_plane()
+    package = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", package), packages=(package,))
+    plane.start(otel_endpoint=collector.url + "/", otel_sample=1)
+    plane.applied()
+    many(plane, 3)
+    wait_for(lambda: collector.asked, "the collector to be asked")
+    collector.status = 200
+    wait_for(lambda: len(collector.requests()) == 3, "the spans to arrive")
+    assert collector.headers["x-token"] == "a b"
+    assert collector.headers["x-other"] == "c"
+    assert "traces" not in plane.log()
 
 
 @pytest.mark.parametrize(

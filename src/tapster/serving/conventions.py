@@ -7,6 +7,10 @@ convention; wires of generative models will find their `gen_ai.` names here.
 
 from typing import Final
 
+SERVICE_NAME: Final = "service.name"
+SERVICE_VERSION: Final = "service.version"
+SERVICE_INSTANCE: Final = "service.instance.id"
+
 HTTP_METHOD: Final = "http.request.method"
 HTTP_ROUTE: Final = "http.route"
 HTTP_STATUS: Final = "http.response.status_code"
@@ -21,7 +25,6 @@ TENANT: Final = "tapster.tenant"
 ENDPOINT: Final = "tapster.endpoint"
 VERSION: Final = "tapster.version"
 ROWS: Final = "tapster.rows"
-WORKER: Final = "tapster.worker"
 QUEUE_SECONDS: Final = "tapster.queue.seconds"
 RUN_SECONDS: Final = "tapster.run.seconds"
 

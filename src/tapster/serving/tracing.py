@@ -5,17 +5,24 @@ times are those that every request has; nothing is measured anew. At most `MAX_Q
 wait to be sent: more are dropped and counted. Source: W3C Trace Context, level 1.
 """
 
+import http.client
+import os
 import random
 import re
+import socket
 import threading
 import time
 from collections import deque
-from typing import Any, Final, Protocol
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Final
 
 from tapster.contract.errors import GRPC_STATUS, TapsterError
 from tapster.core.settings import Settings
 from tapster.core.telemetry import logger
 from tapster.serving import conventions as names
+from tapster.serving import otlp
+from tapster.serving.otlp import Sender
 from tapster.serving.slots import Watched
 from tapster.serving.slowest import Request
 
@@ -25,7 +32,7 @@ MAX_OPEN: Final = 4096
 MAX_QUEUE: Final = 2048
 BATCH: Final = 128
 EVERY_SECONDS: Final = 1.0
-ANSWER_SECONDS: Final = 5.0
+ATTEMPTS: Final = 3
 FLUSH_SECONDS: Final = 3.0
 _PARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
@@ -51,14 +58,15 @@ def parse(header: bytes) -> Parent | None:
 
 
 class Operation:
-    """A kind of request: the name of its span and what is the same for all of them."""
+    """A kind of request: the name of its span, what its status is called, and what is the same
+    for all of them, spelled."""
 
     __slots__ = ("attributes", "name", "status")
 
     def __init__(self, name: str, status: str, attributes: dict[str, str]) -> None:
         self.name = name
         self.status = status
-        self.attributes = attributes
+        self.attributes = _spelled(attributes)
 
 
 def over_http(method: str, route: str) -> Operation:
@@ -134,6 +142,10 @@ class Tracer:
         """Whether a request is traced, itself or in the guise of what has been put around it."""
         return work.began in self._open
 
+    def among(self, works: Sequence[Watched]) -> list[Watched]:
+        """Those that are traced."""
+        return [work for work in works if work.began in self._open] if self._open else []
+
     def end(self, work: Watched, request: Request, now: int, error: Exception | None) -> None:
         """Send a request that was traced and is answered."""
         opened = self._open.pop(work.began)
@@ -149,22 +161,10 @@ class Tracer:
         self._exporter.stop()
 
 
-class Sender(Protocol):
-    """OpenTelemetry's exporter, as far as it is used."""
-
-    def export(self, spans: Any) -> Any:
-        """Send spans; blocks."""
-        ...
-
-    def shutdown(self) -> None:
-        """Give up."""
-        ...
-
-
 class Exporter:
     """A bounded queue, and the thread that turns it into spans and sends them."""
 
-    def __init__(self, sender: Sender, resource: Any) -> None:
+    def __init__(self, sender: Sender, resource: dict[str, str | int]) -> None:
         self._sender = sender
         self._resource = resource
         self._queue: deque[_Done] = deque()
@@ -184,7 +184,6 @@ class Exporter:
         """Send what waits, within a few seconds."""
         self._stop.set()
         self._thread.join(FLUSH_SECONDS)
-        self._sender.shutdown()
 
     def _send_on(self) -> None:
         last = False
@@ -198,77 +197,68 @@ class Exporter:
                 log.warning("traces were dropped", count=count)
 
     def _send(self, batch: list[_Done]) -> None:
-        try:
-            offset = time.time_ns() - time.monotonic_ns()
-            spans = [span for done in batch for span in self._spans(done, offset)]
-            result = self._sender.export(spans)
-        except Exception as error:
-            log.failure("traces cannot be sent", error)
-            return
-        if result.name != "SUCCESS":
-            log.warning("traces were not taken by the collector", count=len(batch))
-
-    def _spans(self, done: _Done, offset: int) -> list[Any]:
-        """The span of a request, and those of its phases."""
-        from opentelemetry.sdk.trace import ReadableSpan
-        from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
-
-        flags = TraceFlags(TraceFlags.SAMPLED)
-
-        def context(span: int, remote: bool = False) -> SpanContext:
-            return SpanContext(done.trace, span, is_remote=remote, trace_flags=flags)
-
-        own = context(random.getrandbits(64) | 1)
-        failed = done.request.status >= 500
-        spans = [
-            ReadableSpan(
-                done.operation.name,
-                own,
-                parent=context(done.parent, True) if done.parent else None,
-                resource=self._resource,
-                attributes=_attributes(done),
-                kind=SpanKind.SERVER,
-                status=Status(StatusCode.ERROR if failed else StatusCode.UNSET),
-                start_time=done.began + offset,
-                end_time=done.ended + offset,
-            )
-        ]
-        for name, start, end in _phases(done):
-            spans.append(
-                ReadableSpan(
-                    name,
-                    context(random.getrandbits(64) | 1),
-                    parent=own,
-                    resource=self._resource,
-                    kind=SpanKind.INTERNAL,
-                    start_time=start + offset,
-                    end_time=end + offset,
-                )
-            )
-        return spans
+        offset = time.time_ns() - time.monotonic_ns()
+        spans = [span for done in batch for span in _spans(done, offset)]
+        data = otlp.request(self._resource, "tapster", spans)
+        for attempt in range(ATTEMPTS):
+            try:
+                status = self._sender.send(data)
+            except (OSError, http.client.HTTPException) as error:
+                status, problem = 503, str(error) or type(error).__name__
+            else:
+                problem = f"the collector answered {status}"
+            if status < 300:
+                return
+            if status not in otlp.AGAIN or attempt == ATTEMPTS - 1 or self._stop.wait(attempt + 1):
+                break
+        log.warning("traces cannot be sent", requests=len(batch), reason=problem)
 
 
 def tracer(settings: Settings, worker: int) -> Tracer | None:
-    """The tracer that settings ask for; None when they ask for none, or the extra is missing."""
+    """The tracer that settings ask for; None when they ask for none."""
     if not settings.otel_endpoint:
         return None
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-    except ImportError:
-        log.error("no traces are sent: they need `pip install 'tapster[otel]'`")
-        return None
-    sender = OTLPSpanExporter(
-        endpoint=settings.otel_endpoint.rstrip("/") + "/v1/traces", timeout=ANSWER_SECONDS
-    )
-    resource = Resource.create({"service.name": "tapster", names.WORKER: worker})
+    sender = Sender(settings.otel_endpoint, os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
+    resource: dict[str, str | int] = {
+        names.SERVICE_NAME: "tapster",
+        names.SERVICE_VERSION: version("tapster"),
+        names.SERVICE_INSTANCE: f"{socket.gethostname()}/{worker}",
+    }
     return Tracer(Exporter(sender, resource), settings.otel_sample)
+
+
+def _spans(done: _Done, offset: int) -> list[bytes]:
+    """The span of a request, and those of its phases; `offset` leads to ns since 1970."""
+    trace = done.trace.to_bytes(16, "big")
+    own = _new_id()
+    spans = [
+        otlp.span(
+            trace,
+            own,
+            done.parent.to_bytes(8, "big") if done.parent else b"",
+            done.operation.name,
+            (done.began + offset, done.ended + offset),
+            kind=otlp.SERVER,
+            attributes=done.operation.attributes + _spelled(_attributes(done)),
+            failed=done.request.status >= 500,
+        )
+    ]
+    for name, start, end in _phases(done):
+        spans.append(otlp.span(trace, _new_id(), own, name, (start + offset, end + offset)))
+    return spans
+
+
+def _new_id() -> bytes:
+    return (random.getrandbits(64) | 1).to_bytes(8, "big")
+
+
+def _spelled(attributes: Mapping[str, str | int | float]) -> bytes:
+    return b"".join([otlp.attribute(name, value) for name, value in attributes.items()])
 
 
 def _attributes(done: _Done) -> dict[str, str | int | float]:
     request = done.request
     found: dict[str, str | int | float] = {
-        **done.operation.attributes,
         names.REQUEST_ID: request.request_id,
         names.TENANT: request.tenant,
         names.ENDPOINT: request.endpoint,

@@ -111,12 +111,13 @@ class Watcher:
         if requests[0].series == self._region.unbilled:
             return
         logged = self._drawn(requests) if self._share else ()
-        for request in requests:
+        least = now - min(self._slowest.floor + 1, self._slow)
+        traced = self._tracer.among(requests) if self._tracer is not None else ()
+        chosen = [each for each in requests if each.began <= least]
+        if not (chosen or logged or traced):
+            return
+        for request in {each.began: each for each in (*chosen, *logged, *traced)}.values():
             elapsed = now - request.began
-            traced = self._tracer is not None and request in self._tracer
-            slow = elapsed > self._slowest.floor or elapsed >= self._slow
-            if not (slow or traced or request in logged):
-                continue
             found = self._described(request, now, started, compute)
             if elapsed > self._slowest.floor:
                 self._slowest.add(found)
@@ -124,7 +125,7 @@ class Watcher:
                 log.warning("slow request", **_fields(found))
             if request in logged:
                 log.info("request", **_fields(found))
-            if traced and self._tracer is not None:
+            if request in traced and self._tracer is not None:
                 self._tracer.end(request, found, now, None)
         self._aim()
 
