@@ -143,7 +143,8 @@ def push(plane: Plane, stack: ExitStack, data: bytes, count: int, seconds: float
             except (BlockingIOError, ConnectionError):
                 continue
         peak = max(peak, process.memory_info().rss)
-    return peak - before
+    grown: int = peak - before
+    return grown
 
 
 def test_a_flood_of_bodies_does_not_grow_the_worker(narrow: Plane, stack: ExitStack) -> None:
