@@ -9,6 +9,32 @@ from tapster.cli.output import Json, client, command, emit, say
 from tapster.contract.control import Endpoint
 from tapster.contract.errors import TapsterError
 
+Models = Annotated[
+    list[str], typer.Argument(metavar="NAME[@VERSION|:ALIAS]", help="What to serve.")
+]
+Weight = Annotated[
+    float | None,
+    typer.Option(metavar="PCT", help="Its share beside what serves; 100 replaces it."),
+]
+Shadow = Annotated[
+    bool, typer.Option("--shadow", help="Send it copies of requests; it answers nobody.")
+]
+Steps = Annotated[
+    str, typer.Option(metavar="STEPS", help="Shares that it grows by, such as 5,25,50,100.")
+]
+Fewest = Annotated[int | None, typer.Option(help="Requests that a step needs; 100 by default.")]
+ErrorRate = Annotated[
+    float | None,
+    typer.Option(help="How much its error rate may exceed the others'; 0.01 by default."),
+]
+LatencyRatio = Annotated[
+    float | None,
+    typer.Option(help="How many times the others' its p95 and p99 may be; 1.5 by default."),
+]
+Together = Annotated[
+    bool, typer.Option("--ensemble", help="Answer with the weighted mean: A@1=0.6 B@2=0.4.")
+]
+
 
 def add_to(root: typer.Typer) -> None:
     """Put `deploy` on the root."""
@@ -24,38 +50,17 @@ def add_to(root: typer.Typer) -> None:
 
 
 def deploy(
-    models: Annotated[
-        list[str],
-        typer.Argument(metavar="NAME[@VERSION|:ALIAS]", help="What to serve."),
-    ],
+    models: Models,
     endpoint: Annotated[str, typer.Option(help="Where; the model's name by default.")] = "",
     *,
-    weight: Annotated[
-        float | None,
-        typer.Option(metavar="PCT", help="Its share beside what serves; 100 replaces it."),
-    ] = None,
-    shadow: Annotated[
-        bool, typer.Option("--shadow", help="Send it copies of requests; it answers nobody.")
-    ] = False,
-    canary: Annotated[
-        str,
-        typer.Option(metavar="STEPS", help="Shares that it grows by, such as 5,25,50,100."),
-    ] = "",
+    weight: Weight = None,
+    shadow: Shadow = False,
+    canary: Steps = "",
     interval: Annotated[str, typer.Option(help="How long a step lasts; 60s by default.")] = "",
-    min_requests: Annotated[
-        int | None, typer.Option(help="Requests that a step needs; 100 by default.")
-    ] = None,
-    max_error_rate: Annotated[
-        float | None,
-        typer.Option(help="How much its error rate may exceed the others'; 0.01 by default."),
-    ] = None,
-    max_latency_ratio: Annotated[
-        float | None,
-        typer.Option(help="How many times the others' its p95 and p99 may be; 1.5 by default."),
-    ] = None,
-    ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="Answer with the weighted mean: A@1=0.6 B@2=0.4.")
-    ] = False,
+    min_requests: Fewest = None,
+    max_error_rate: ErrorRate = None,
+    max_latency_ratio: LatencyRatio = None,
+    ensemble: Together = False,
     follow: Annotated[bool, typer.Option("--follow", help="Show a canary until it ends.")] = False,
     as_json: Json = False,
 ) -> None:
