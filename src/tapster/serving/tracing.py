@@ -6,6 +6,7 @@ wait to be sent: more are dropped and counted. Source: W3C Trace Context, level 
 """
 
 import http.client
+import math
 import os
 import random
 import re
@@ -23,7 +24,7 @@ from tapster.core.telemetry import logger
 from tapster.serving import conventions as names
 from tapster.serving import otlp
 from tapster.serving.otlp import Sender
-from tapster.serving.slots import Watched
+from tapster.serving.slots import NEVER, Watched
 from tapster.serving.slowest import Request
 
 log = logger(__name__)
@@ -116,21 +117,21 @@ class Tracer:
         self._exporter = exporter
         self._share = share
         self._open: dict[int, _Open] = {}
-        self._chosen: bool | None = None
+        # Whether the next request to begin is chosen, where that is known already.
+        self.chosen: bool | None = None
 
-    def choose(self) -> bool:
-        """Draw for the next request to `begin`; see `begin`."""
-        self._chosen = random.random() < self._share
-        return self._chosen
-
-    def forget(self) -> None:
-        """The request that was drawn for, and not chosen, does not begin here."""
-        self._chosen = None
+    def gap(self) -> int:
+        """How many requests from now on the next one is that is chosen, if each is by chance."""
+        if self._share <= 0:
+            return NEVER
+        if self._share >= 1:
+            return 1
+        return 1 + int(math.log(1 - random.random()) / math.log(1 - self._share))
 
     def begin(self, work: Watched, header: bytes, operation: Operation) -> None:
         """Trace a request if its `traceparent` (b"" for none), or a draw, says so."""
         parent = parse(header) if header else None
-        drawn, self._chosen = self._chosen, None
+        drawn, self.chosen = self.chosen, None
         if parent is None:
             if not (random.random() < self._share if drawn is None else drawn):
                 return

@@ -28,12 +28,16 @@ class SampledHeads(SeenHeads):
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
         self._tracer = tracer
+        self._left = tracer.gap()
 
     def find(self, data: bytes, generation: int, guess: int) -> Seen | None:
         """See SeenHeads."""
-        if self._tracer.choose():
+        self._left -= 1
+        if not self._left:
+            self._left = self._tracer.gap()
+            self._tracer.chosen = True
             return None
-        seen = super().find(data, generation, guess)
-        if seen is not None:
-            self._tracer.forget()
+        seen = SeenHeads.find(self, data, generation, guess)
+        if seen is None:
+            self._tracer.chosen = False
         return seen
