@@ -53,7 +53,7 @@ def child(kind: str, model: Path, shelf: Path) -> None:
     from benchmarks import planes
 
     from tapster.core import heap
-    from tapster.runtimes.sessions import open_session, shelved
+    from tapster.runtimes.sessions import open_session, open_shelved
     from tapster.runtimes.weights import split
 
     began = time.perf_counter()
@@ -61,9 +61,9 @@ def child(kind: str, model: Path, shelf: Path) -> None:
     if kind == "shared":
         parts = split(data)
         assert parts is not None
-        ready = shelved(parts, shelf)
-        assert ready is not None
-        session = open_session(ready[0], 1, ready[1])
+        shared = open_shelved(parts, shelf, 1)
+        assert shared is not None
+        session = shared[0]
         del parts
     else:
         more = {"session.disable_prepacking": "1"} if kind == "unpacked" else None

@@ -12,7 +12,7 @@ from tapster.contract.inference import NUMPY_TYPE, Array
 from tapster.contract.manifest import Datatype, Manifest, Signature, TensorSpec
 from tapster.runtimes import Description, Stop
 from tapster.runtimes.operators import refuse_external_data, vet
-from tapster.runtimes.sessions import cleaned, measured, open_session, shelved
+from tapster.runtimes.sessions import cleaned, measured, open_session, open_shelved
 from tapster.runtimes.weights import split
 
 __all__ = [
@@ -62,12 +62,10 @@ class OnnxRuntime:
         model = files[manifest.model_file]
         parts = split(model)
         refuse_external_data(parts.bare() if parts else model)
-        ready = shelved(parts, shelf) if parts is not None and shelf is not None else None
-        if ready is None:
-            session, memory = measured(partial(open_session, model, threads))
-        else:
-            session, memory = measured(partial(open_session, ready[0], threads, ready[1]))
-            memory += sum(weight.nbytes for weight in parts.weights) if parts else 0
+        shared = None
+        if parts is not None and shelf is not None:
+            shared = open_shelved(parts, shelf, threads)
+        session, memory = shared or measured(partial(open_session, model, threads))
         found = _signature(session)
         for kind in ("inputs", "outputs"):
             _check_specs(getattr(manifest.signature, kind), getattr(found, kind), kind)

@@ -20,7 +20,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path, PurePath
 from typing import Any, Final
 from uuid import uuid4
@@ -92,6 +92,21 @@ def open_session(
         ) from None
 
 
+def open_shelved(parts: Parts, shelf: Path, threads: int) -> tuple[Any, int] | None:
+    """A session that shares its weights with all that open the same parts on the same shelf, and
+    the bytes that it takes, shared ones included.
+
+    None when it cannot be made, because the disk is full or ONNX Runtime cannot save the model.
+    """
+    try:
+        graph, folder = _shelved(parts, shelf)
+        session, memory = measured(partial(open_session, graph, threads, folder))
+    except (OSError, TapsterError) as error:
+        log.warning("weights are not shared: %s", cleaned(error))
+        return None
+    return session, memory + sum(weight.nbytes for weight in parts.weights)
+
+
 def measured(make: Callable[[], Any]) -> tuple[Any, int]:
     """What `make` makes, and the bytes of heap that it took; one at a time."""
     with _measuring:
@@ -101,32 +116,24 @@ def measured(make: Callable[[], Any]) -> tuple[Any, int]:
         return made, max(0, heap.allocated() - before)
 
 
-def shelved(parts: Parts, shelf: Path) -> tuple[bytes, Path] | None:
-    """A graph whose weights lie in files of a folder, made of `parts` unless it is there already.
-
-    Whoever opens it shares the weights with all others. None when it cannot be made, because the
-    disk is full or ONNX Runtime cannot save the model; then it is opened the common way.
-    """
-    folder = shelf / _machine()
-    try:
-        graph = _verified(folder)
-        if graph is None:
-            shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with _locked(shelf):
-                graph = _verified(folder) or _made(parts, shelf, folder)
-    except (OSError, TapsterError) as error:
-        log.warning("weights are not shared: %s", cleaned(error))
-        return None
-    return (graph, folder) if graph is not None else None
-
-
 def cleaned(error: Exception) -> str:
     """ONNX Runtime's message in one short line, paths cut to their last part."""
     text = " ".join(_PREFIX.sub("", str(error)).split())
     return _PATH.sub(lambda match: PurePath(match[0]).name, text)[:300] or type(error).__name__
 
 
-def _made(parts: Parts, shelf: Path, folder: Path) -> bytes | None:
+def _shelved(parts: Parts, shelf: Path) -> tuple[bytes, Path]:
+    """The graph and the folder of its weights, made of `parts` unless they are there already."""
+    folder = shelf / _machine()
+    graph = _verified(folder)
+    if graph is None:
+        shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(shelf):
+            graph = _verified(folder) or _made(parts, shelf, folder)
+    return graph, folder
+
+
+def _made(parts: Parts, shelf: Path, folder: Path) -> bytes:
     """Put a model on the shelf, in place of whatever else lies there; its graph."""
     for other in shelf.iterdir():
         if other.is_dir():
@@ -147,7 +154,7 @@ def _made(parts: Parts, shelf: Path, folder: Path) -> bytes | None:
         staging.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return _verified(folder)
+    return (folder / _GRAPH).read_bytes()
 
 
 def _verified(folder: Path) -> bytes | None:
