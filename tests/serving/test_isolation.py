@@ -2,7 +2,6 @@
 
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import psutil
 import pytest
 
 from tapster.contract.manifest import Signature, TensorSpec
-from tapster.contract.plan import PackageRef
+from tapster.contract.plan import Options, PackageRef
 from tapster.runtimes import parity
 from tapster.runtimes.package import PARITY, seal, sign
 from tests.runtimes.isolated.models import CODES, wild
@@ -76,8 +75,15 @@ def children(plane: Plane, index: int = 0) -> list[psutil.Process]:
     return found
 
 
-def folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("tapster-model-*"))
+def folders() -> list[Path]:
+    return list(Path(os.environ["TMPDIR"]).glob("tapster-model-*"))
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary folder of the test's own."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
 
 
 class Neighbour:
@@ -144,6 +150,18 @@ def test_of_a_batch_only_the_culprit_fails(new_plane: Planes) -> None:
     assert [answer.status for answer in answers] == [200, 200, 200, 503, 200, 200, 200, 200]
 
 
+def test_an_endpoint_may_set_the_memory_of_its_model(new_plane: Planes) -> None:
+    plane = new_plane(python_models="true")
+    made = python_package(plane.home)
+    plane.plan(endpoint("wild", made, options=Options(memory=300 << 20)), packages=(made,))
+    plane.start()
+    plane.applied()
+    answer = ask(plane, "hoard")
+    assert answer.status == 503
+    assert "memory limit of 300 MiB" in answer.json()["error"]
+    assert works(plane)
+
+
 def test_code_is_refused_where_the_operator_has_not_allowed_it(new_plane: Planes) -> None:
     plane = new_plane()
     canary = plane.home / "canary"
@@ -170,7 +188,6 @@ def test_nothing_of_the_model_comes_into_the_worker(new_plane: Planes) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_processes_end_with_the_worker(new_plane: Planes, number: int) -> None:
-    before = folders()
     plane = serve(new_plane)
     inside = children(plane)
     assert inside
@@ -179,16 +196,15 @@ def test_the_processes_end_with_the_worker(new_plane: Planes, number: int) -> No
     _, alive = psutil.wait_procs(inside, 30)
     assert alive == []
     if number == signal.SIGTERM:
-        assert folders() <= before
+        assert folders() == []
 
 
 def test_a_model_that_no_plan_names_is_gone(new_plane: Planes) -> None:
-    before = folders()
     plane = serve(new_plane)
     assert ask(plane).status == 200
     plane.plan()
     plane.applied()
     wait_for(lambda: not children(plane), "the end of the model's process")
-    wait_for(lambda: folders() <= before, "the end of its folder")
+    wait_for(lambda: not folders(), "the end of its folder")
     assert plane.workers[0].poll() is None
     assert os.listdir(f"/proc/{plane.workers[0].pid}/fd")

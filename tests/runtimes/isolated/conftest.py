@@ -15,9 +15,10 @@ Start = Callable[..., Isolated]
 
 
 @pytest.fixture(autouse=True)
-def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models of Python code may run."""
+def allowed(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Models of Python code may run, in a temporary folder of the test's own."""
     monkeypatch.setenv("TAPSTER_PYTHON_MODELS", "true")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ DEEDS = {
     "leak": "keep.append(np.ones(4 << 20)); time.sleep(0.05)",
     "print": "[print('line', n) for n in range(50_000)]",
     "scribble": "scribble()",
+    "hang up": "os.closerange(3, 64); time.sleep(1000)",
     "huge": "x = np.zeros((1 << 14, 1 << 10), np.float32)",
     "double": "return {'y': x.astype(np.float64)}",
     "text": "return {'y': np.array([['a']])}",

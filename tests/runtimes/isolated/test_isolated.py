@@ -119,6 +119,7 @@ def test_as_many_runs_at_once_as_there_are_instances(start: Start, tmp_path: Pat
         ("leave", "it ended by itself with exit code 4"),
         ("kill", "it was killed (signal 9)"),
         ("scribble", "it said something that is no answer"),
+        ("hang up", "it hung up"),
     ],
 )
 def test_a_death_fails_its_own_run_and_is_made_good(
@@ -271,7 +272,7 @@ def test_a_model_that_does_not_load_is_refused(
 ) -> None:
     before = left_behind()
     with pytest.raises(TapsterError) as caught:
-        start(wild(tmp_path / "m", load), start=2.0, instances=2)
+        start(wild(tmp_path / "m", load), start=2.0 if "sleep" in load else LIMIT, instances=2)
     assert caught.value.code == code
     assert words in caught.value.message
     assert str(tmp_path) not in caught.value.message

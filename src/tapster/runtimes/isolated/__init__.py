@@ -35,4 +35,5 @@ class Limits:
             memory=memory or given.model_memory,
             start=given.model_start_timeout,
             instances=instances or given.model_instances,
+            threads=given.run_threads,
         )

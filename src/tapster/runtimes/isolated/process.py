@@ -326,6 +326,9 @@ class Process:
             poll.register(self._line, select.POLLIN)
         if self._talk.descriptor in dict(poll.poll(TICK * 1000)):
             self._talk.read()
+        return self._has_ended()
+
+    def _has_ended(self) -> bool:
         try:
             options = os.WEXITED | os.WNOHANG | os.WNOWAIT
             return os.waitid(os.P_PID, self.pid, options) is not None
@@ -334,8 +337,9 @@ class Process:
 
     def _epitaph(self) -> str:
         """Why it ended, from the keeper who sees to its end."""
-        if not self._reaped.wait(_GONE_SECONDS):
+        if not self._reaped.wait(GRACE) and not self._has_ended():
             self.kill("it hung up")
+        self._reaped.wait(_GONE_SECONDS)
         return self._cause or "it ended"
 
     def _explain(self, code: int) -> str:
