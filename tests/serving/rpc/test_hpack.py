@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapster.serving.rpc.frames import COMPRESSION_ERROR, PROTOCOL_ERROR, PeerError, StreamError
+from tapster.serving.rpc.frames import (
+    COMPRESSION_ERROR,
+    ENHANCE_YOUR_CALM,
+    PROTOCOL_ERROR,
+    PeerError,
+    StreamError,
+)
 from tapster.serving.rpc.hpack import TABLE_BYTES, Decoder, encode, encode_static
 
 EXAMPLE = (b":authority", b"www.example.com")
@@ -78,11 +84,14 @@ def test_the_table_forgets_its_oldest_entries() -> None:
 
 def test_fields_beyond_the_limit_are_left_out_and_the_table_stays_true() -> None:
     decoder = Decoder(200)
-    block = literal(b"big", b"x" * 100) + b"\xbe" * 1000
+    block = literal(b"big", b"x" * 100) + b"\xbe"
     fields, fits = decoder.decode(block)
     assert not fits
     assert fields == [(b"big", b"x" * 100)]
     assert decoder.decode(b"\xbe") == ([(b"big", b"x" * 100)], True)
+    with pytest.raises(PeerError) as caught:  # a few bytes that would be many fields
+        decoder.decode(block + b"\xbe" * 1000)
+    assert caught.value.code == ENHANCE_YOUR_CALM
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,14 @@ def test_health_is_told(plane: Plane, service: str) -> None:
     assert said.status == 1
 
 
+def test_messages_without_tensors_are_short(plane: Plane) -> None:
+    long = b"\x7a\x00" * 20_000  # a field that nobody knows
+    code, message = refused(plane, f"{HEALTH}/Check", long, key=None)
+    assert (code, "larger than 32768 bytes" in message) == ("RESOURCE_EXHAUSTED", True)
+    code, _ = refused(plane, f"{OPEN}/ModelMetadata", long)
+    assert code == "RESOURCE_EXHAUSTED"
+
+
 def test_health_is_watched(new_plane: Callable[..., Plane]) -> None:
     plane = new_plane()
     plane.start()

@@ -8,6 +8,7 @@ understood here (None).
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from tapster.serving.rest.tensors import FLOAT_LIMITS, MAX_RANK
 LARGE: Final = 1 << 20
 # JSON other than numbers takes up to twenty times its size while it is read.
 MAX_ODD: Final = 16 << 20
+# Lists of numbers that are looked for in one document.
+MAX_LISTS: Final = 4096
 _PIECE: Final = 1 << 18
 _FLOATS: Final = msgspec.json.Decoder(list[float])
 _WHOLE: Final = msgspec.json.Decoder(list[int])
@@ -42,20 +45,25 @@ def cut(body: Body, key: bytes) -> tuple[bytes, list[Span]] | None:
     kept: list[bytes] = []
     spans: list[Span] = []
     done = at = 0
-    while (at := body.find(key, at)) >= 0:
+    for _ in range(MAX_LISTS):
+        at = body.find(key, at)
+        if at < 0:
+            break
         at += len(key)
         span = _list_after(body, at)
         if span is not None:
             kept += (bytes(body[done : span[0]]), b"[]")
             spans.append(span)
             done = at = span[1]
+    else:
+        return None
     kept.append(bytes(body[done:]))
     return (b"".join(kept), spans) if spans else None
 
 
 def numbers(body: Body, span: Span, shape: Sequence[int], datatype: str) -> Array | None:
     """The array of `shape` that a list of numbers spells, flat or nested in row-major order."""
-    count = int(np.prod(shape, dtype=np.float64)) if len(shape) <= MAX_RANK else 0
+    count = _count(shape)
     if not 0 < count <= span[1] - span[0]:  # a number takes a character
         return None
     found = _read(body, span, datatype)
@@ -68,7 +76,7 @@ def numbers(body: Body, span: Span, shape: Sequence[int], datatype: str) -> Arra
 
 def rows(body: Body, span: Span, width: Sequence[int], datatype: str) -> Array | None:
     """The array [n, *width] that a list of numbers spells, nested accordingly."""
-    step = int(np.prod(width, dtype=np.float64)) if len(width) < MAX_RANK else 0
+    step = _count(width) if len(width) < MAX_RANK else 0
     if not 0 < step <= span[1] - span[0]:
         return None
     found = _read(body, span, datatype)
@@ -105,6 +113,12 @@ def objects(body: Body, span: Span) -> Iterator[bytes]:
         start = comma + 1
 
 
+def _count(shape: Sequence[int]) -> int:
+    """The number of elements of a shape; 0 for one that cannot be, or has none."""
+    fits = len(shape) <= MAX_RANK and min(shape, default=1) > 0
+    return math.prod(shape) if fits else 0
+
+
 def too_odd() -> TapsterError:
     """What to say of a body that is beyond `MAX_ODD` and does not hold just numbers."""
     return TapsterError(
@@ -134,10 +148,14 @@ def _list_after(body: Body, start: int) -> Span | None:
     first = body.find(b"[", start, start + 64)
     if first < 0 or bytes(body[start:first]).strip(_SPACE) != b":":
         return None
-    ends = [at for at in (body.find(mark, first) for mark in (b'"', b"{", b"}")) if at >= 0]
-    if not ends:
+    # Up to the next string and no further, or many keys would have all of the body read for each.
+    end = body.find(b'"', first)
+    for mark in (b"{", b"}"):
+        sooner = body.find(mark, first, len(body) if end < 0 else end)
+        end = end if sooner < 0 else sooner
+    if end < 0:
         return None
-    last = body.rfind(b"]", first, min(ends))
+    last = body.rfind(b"]", first, end)
     # Nothing but commas and closing brackets of what surrounds the list may follow it.
     if last < 0:
         return None

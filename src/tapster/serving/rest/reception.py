@@ -86,6 +86,7 @@ class Reception(Connection):
         self._in_body = False
         self._partial = 0
         self._size = 0
+        self._most = self._settings.max_body
         self._body: bytes | bytearray = b""
         self._noted: dict[bytes, bytes] = {}
         self._refusal: bytes | None = None
@@ -166,7 +167,7 @@ class Reception(Connection):
                 self._body = bytearray(self._body)
             self._body += body
             self._size += len(body)
-        if self._size > self._settings.max_body:
+        if self._size > self._most:
             self._too_large()
 
     def on_message_complete(self) -> None:
@@ -204,9 +205,12 @@ class Reception(Connection):
                 self._service.region.add(REFUSED)
                 self._refuse(status, "unauthenticated", REFUSAL, REFUSAL_HINT)
                 return
-        if len(length) > 15 or int(length) > self._settings.max_body:
+        unknown = route.kind in {"unknown", "plain.unknown"}
+        if not (route.call or unknown):
+            self._most = min(self._most, SMALL_BODY)
+        if len(length) > 15 or int(length) > self._most:
             self._too_large()
-        if route.kind in {"unknown", "plain.unknown"}:
+        if unknown:
             self._refuse(404, "not_found", "there is nothing at this path")
         elif self._method != route.method:
             allowed = route.method.decode()
@@ -284,10 +288,8 @@ class Reception(Connection):
         self.advance()
 
     def _too_large(self) -> None:
-        limit = self._settings.max_body
-        self._refuse_now(
-            413, "too_large", f"the body is larger than {limit} bytes", "send fewer rows at once"
-        )
+        hint = "send fewer rows at once" if self._route.call else ""
+        self._refuse_now(413, "too_large", f"the body is larger than {self._most} bytes", hint)
         raise StopError
 
     def _spell(self, status: int, error: TapsterError, keep_alive: bool, allow: str) -> bytes:

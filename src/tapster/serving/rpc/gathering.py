@@ -5,7 +5,7 @@ rest as soon as the worker has memory for all of it, which is held until the cal
 """
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Final
 
 from tapster.contract.errors import TapsterError
 from tapster.core.settings import Settings
@@ -17,6 +17,9 @@ from tapster.serving.rpc.calls import reported
 from tapster.serving.rpc.connection import NEVER, Connection
 from tapster.serving.rpc.exchanges import PREFIX, Exchange
 from tapster.serving.rpc.frames import WINDOW
+
+# Bytes of a message that carries no tensors: it is parsed on the event loop, for strangers too.
+SMALL_MESSAGE: Final = 1 << 15
 
 
 class Gathering(Connection):
@@ -31,13 +34,17 @@ class Gathering(Connection):
         if stream.buffer is None:
             if stream.ended and stream.session is None:
                 size = len(data) - PREFIX
-                if 0 <= size <= self._limit and size == int.from_bytes(data[:PREFIX], "big"):
+                if 0 <= size <= self._most(stream) and size == int.from_bytes(data[:PREFIX], "big"):
                     stream.deadline = NEVER
                     self._run(stream, 0, data[PREFIX:])
                     return
             stream.buffer = bytearray()
         stream.buffer += data
         self._cut(stream)
+
+    def _most(self, exchange: Exchange) -> int:
+        """Bytes that a message of a call may have."""
+        return self._limit if exchange.method.large else min(self._limit, SMALL_MESSAGE)
 
     def _cut(self, exchange: Exchange) -> None:
         """Take whole messages out of what has come, and see to it that the rest can come."""
@@ -54,7 +61,7 @@ class Gathering(Connection):
             session = exchange.session
             if session is not None and session.full:
                 return False
-            found = exchange.cut(self._limit)
+            found = exchange.cut(self._most(exchange))
             if found is None:
                 return True
             if session is None:

@@ -8,9 +8,19 @@ import re
 from functools import cache
 from typing import Final
 
-from tapster.serving.rpc.frames import COMPRESSION_ERROR, PROTOCOL_ERROR, PeerError, StreamError
+from tapster.serving.rpc.frames import (
+    COMPRESSION_ERROR,
+    ENHANCE_YOUR_CALM,
+    PROTOCOL_ERROR,
+    PeerError,
+    StreamError,
+)
 
 TABLE_BYTES: Final = 4096
+# A list so many times the limit is not decoded to its end, as the table would need; RFC 7541, 4.2
+# has no more than two changes of the table's size in a block.
+EXCESS: Final = 2
+MAX_RESIZES: Final = 2
 Field = tuple[bytes, bytes]
 
 # RFC 7541, appendix A: an entry a line, the value after a space.
@@ -124,7 +134,7 @@ class Decoder:
 
     def _decode(self, block: bytes) -> tuple[list[Field], bool]:
         fields: list[Field] = []
-        at, end, size = 0, len(block), 0
+        at, end, size, resizes = 0, len(block), 0, 0
         while at < end:
             byte = block[at]
             if byte & 0x80:
@@ -132,7 +142,8 @@ class Decoder:
                 field = self._entry(index)
             elif byte & 0xE0 == 0x20:
                 most, at = _integer(block, at, 0x1F)
-                self._resize(most, first=not size)
+                resizes += 1
+                self._resize(most, first=not size and resizes <= MAX_RESIZES)
                 continue
             else:
                 kept = byte & 0x40
@@ -147,6 +158,8 @@ class Decoder:
             size += len(field[0]) + len(field[1]) + _OVERHEAD
             if size <= self._limit:
                 fields.append(field)
+            elif size > EXCESS * self._limit:
+                raise PeerError(ENHANCE_YOUR_CALM, "the headers are far too large")
         return fields, size <= self._limit
 
     def _entry(self, index: int) -> Field:

@@ -14,13 +14,14 @@ Answers = Callable[[Service, Pass | None, Any], Any]
 class Method:
     """A method, by what answers it; just one of the three is given.
 
-    `wire` reads and writes inference. `answers` gives the answer to any other single message, or
+    `large` says that messages may be as large as bodies: only what carries tensors. `wire` reads
+    and writes inference. `answers` gives the answer to any other single message, or
     what to await for it, from the worker, the caller's pass (None where anybody may call) and the
     request, whose class is `request`. `session` begins a call of many messages. `operation` is
     what traces call it.
     """
 
-    __slots__ = ("answers", "operation", "public", "request", "right", "session", "wire")
+    __slots__ = ("answers", "large", "operation", "public", "request", "right", "session", "wire")
 
     operation: Operation
 
@@ -31,10 +32,12 @@ class Method:
         answers: Answers | None = None,
         request: Any = None,
         session: Callable[..., Any] | None = None,
+        large: bool = False,
         public: bool = False,
         right: str = PREDICT,
     ) -> None:
         self.wire = wire
+        self.large = large
         self.answers = answers
         self.request = request
         self.session = session

@@ -21,6 +21,7 @@ from tapster.serving.rpc.encoding import delimited, header, text, varint
 from tapster.serving.rpc.messages import message
 
 _NAME, _VERSION, _ID, _PARAMETERS, _OUTPUT, _RAW = 1, 2, 3, 4, 5, 6
+MANY_INPUTS: Final = 256
 _ROWS: Final = "rpc.v2"
 _WHOLE: Final = "rpc.v2.raw"
 
@@ -45,8 +46,10 @@ def wanted(call: Call, request: Any) -> tuple[str, str, str]:
 
 
 def slow(request: Any) -> bool:
-    """See Wire. Raw tensors are used as they come."""
-    return not request.raw_input_contents
+    """See Wire. Raw tensors are used as they come, unless they are texts."""
+    if not request.raw_input_contents or len(request.inputs) > MANY_INPUTS:
+        return True
+    return any(given.datatype == "BYTES" for given in request.inputs)
 
 
 def read(call: Call, request: Any) -> None:

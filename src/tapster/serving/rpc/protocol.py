@@ -24,6 +24,8 @@ from tapster.serving.slots import REFUSED
 
 T = TypeVar("T")
 MAX_HEADS: Final = 64
+# Bytes of a block of headers that is remembered.
+MAX_HEAD: Final = 4096
 # Bytes of a message that is parsed on the event loop, of one whose reading is slow, and of a
 # compressed one, which may also grow to no more than the first.
 AT_ONCE: Final = 1 << 20
@@ -95,7 +97,7 @@ class GrpcProtocol(Gathering):
         head = self._heads.get(block)
         if head is None:
             head = read_head(*decoder.decode(block))
-            if decoder.revision == self._revision:
+            if decoder.revision == self._revision and len(block) <= MAX_HEAD:
                 if len(self._heads) >= MAX_HEADS:
                     self._heads.clear()
                 self._heads[block] = head

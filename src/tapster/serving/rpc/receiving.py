@@ -31,6 +31,9 @@ from tapster.serving.rpc.streams import MAX_OUT_FRAME, Sending
 
 MAX_STREAMS: Final = 256
 FRAMES_A_TURN: Final = 1024
+# Headers that are longer than usual count as a frame for so many bytes: decoding them takes long.
+USUAL_BLOCK: Final = 1024
+BLOCK_BYTES_A_FRAME: Final = 32
 # The connection's window, and after how many bytes it is renewed.
 SHARED_WINDOW: Final = 1 << 20
 RENEWAL: Final = 1 << 19
@@ -53,11 +56,13 @@ class Receiving(Sending):
         self._block_of = (0, 0)
         self._taken = 0
         self._patience = PATIENCE
+        self._widened = False  # the peer has let us send more since we last looked
 
     def _read(self, data: bytes, at: int) -> int:
         """Take frames; returns where the first one begins that was not taken."""
         end = len(data)
-        for _ in range(FRAMES_A_TURN):
+        left = FRAMES_A_TURN
+        while left > 0:
             if end - at < HEAD_BYTES:
                 break
             high, low, kind, flags, number = unpack_head(data, at)
@@ -67,6 +72,7 @@ class Receiving(Sending):
                 raise PeerError(frames.FRAME_SIZE_ERROR, "a frame is too large")
             if after > end:
                 break
+            left -= _weight(kind, after - start)
             at = after
             number &= MAX_WINDOW
             try:
@@ -85,6 +91,9 @@ class Receiving(Sending):
                     self._write(frames.reset(number, fault.code))
             if self._deaf:
                 break
+        if self._widened:
+            self._widened = False
+            self._pump()
         return at
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
@@ -194,8 +203,7 @@ class Receiving(Sending):
         if not fits or not increment:
             code = frames.PROTOCOL_ERROR if fits else frames.FLOW_CONTROL_ERROR
             raise StreamError(code) if stream else PeerError(code, "a window that cannot be")
-        if self._blocked:
-            self._pump()
+        self._widened = True
 
     def _on_settings(self, flags: int, number: int, payload: bytes) -> None:
         if number or (flags & ACK and payload):
@@ -215,7 +223,7 @@ class Receiving(Sending):
                 raise PeerError(frames.PROTOCOL_ERROR, "push is 0 or 1")
         self._settled = True
         self._write(frames.frame(frames.SETTINGS, ACK, 0))
-        self._pump()
+        self._widened = True
 
     def _on_ping(self, flags: int, number: int, payload: bytes) -> None:
         if number or len(payload) != 8:
@@ -252,3 +260,10 @@ class Receiving(Sending):
     @abstractmethod
     def _heard_back(self, payload: bytes) -> None:
         """The peer has answered a ping."""
+
+
+def _weight(kind: int, size: int) -> int:
+    """For how many frames a frame counts."""
+    if size > USUAL_BLOCK and kind in {HEADERS, CONTINUATION}:
+        return size // BLOCK_BYTES_A_FRAME
+    return 1

@@ -44,9 +44,9 @@ _ANSWERS: Final[dict[tuple[str, str], Answers]] = {
 def all_methods() -> dict[bytes, Method]:
     """Methods by path, `/package.Service/Method`."""
     methods: dict[tuple[str, str], Method] = {
-        (_OPEN, "ModelInfer"): Method(wire=cast(Wire, open_inference)),
-        (_OPEN, "ModelStreamInfer"): Method(session=Inferences),
-        (_PREDICTION, "Predict"): Method(wire=cast(Wire, tf_serving)),
+        (_OPEN, "ModelInfer"): Method(wire=cast(Wire, open_inference), large=True),
+        (_OPEN, "ModelStreamInfer"): Method(session=Inferences, large=True),
+        (_PREDICTION, "Predict"): Method(wire=cast(Wire, tf_serving), large=True),
         (_HEALTH, "Watch"): Method(session=health.Watching, public=True),
     }
     for version, begin in reflection.sessions().items():

@@ -1,0 +1,47 @@
+"""Large JSON, cut up: what looks like many lists, shapes that cannot be; only calls are large."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tapster.serving.rest import large
+from tests.serving.conftest import Plane, request
+
+LONG = " " * large.LARGE
+
+
+@pytest.mark.parametrize("mark", [b'"data":[', b'"data":[1,2],', b'{"data":[', b'["data":[]'])
+def test_many_keys_take_no_longer_than_their_bytes(mark: bytes) -> None:
+    body = mark * ((8 << 20) // len(mark))
+    began = time.process_time()
+    assert large.cut(body, b'"data"') is None
+    assert time.process_time() - began < 2.0
+
+
+@pytest.mark.parametrize("shape", [[-1, -3], [-3, -1], [0, 3], [10**200, 10**200], [10**400, 1]])
+def test_shapes_that_cannot_be(plane: Plane, shape: list[Any]) -> None:
+    tensor = {"name": "numeric", "shape": shape, "datatype": "FP32", "data": [1.5, 2.5, 3.5]}
+    body = json.dumps({"inputs": [tensor]}) + LONG
+    answer = plane.call("POST", "/v2/models/sum/infer", body.encode())
+    assert answer.status == 400, answer.body
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v2/health/live"),
+        ("GET", "/v2/models/sum"),
+        ("POST", "/v2/repository/index"),
+        ("POST", "/v2/repository/models/sum/load"),
+    ],
+)
+def test_only_calls_have_large_bodies(plane: Plane, method: str, path: str) -> None:
+    answer = plane.call(method, path, b"{}".ljust(65_537))
+    assert (answer.status, b"larger than 65536 bytes" in answer.body) == (413, True)
+    chunk = b"10001\r\n%b\r\n0\r\n\r\n" % b"{}".ljust(65_537)
+    head = request(path, method=method, more="Transfer-Encoding: chunked\r\n")
+    data = head.replace(b"Content-Length: 0\r\n", b"") + chunk
+    assert b" 413 " in plane.raw(data).partition(b"\r\n")[0]
+    assert plane.call(method, path, b"{}".ljust(65_536)).status == 200
