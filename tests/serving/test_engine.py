@@ -313,14 +313,14 @@ def test_what_takes_too_long_is_stopped(new_plane: Callable[..., Plane]) -> None
 
 def test_a_full_queue_is_refused(new_plane: Callable[..., Plane]) -> None:
     plane = new_plane()
-    package = packages.heavy(plane.home)
-    plane.plan(endpoint("slow", package, options=Options(deadline=2.0)), packages=(package,))
+    package = packages.stubborn(plane.home)
+    plane.plan(endpoint("slow", package, options=Options(queue=100)), packages=(package,))
     plane.start()
     plane.applied()
-    one = request("/v2/models/slow/infer", slow_body(1))
+    one = request("/v1/models/slow:predict", rows_of(1))
     statuses: Counter[int] = Counter()
     lines = [plane.connect() for _ in range(12)]
-    lines[0].sendall(request("/v2/models/slow/infer", slow_body(1500)))
+    lines[0].sendall(request("/v1/models/slow:predict", rows_of(2200)))
     wait_for(lambda: gauge(plane, "tapster_in_flight_requests") >= 1, "the call to run")
 
     def send(line: socket.socket) -> None:
@@ -337,8 +337,8 @@ def test_a_full_queue_is_refused(new_plane: Callable[..., Plane]) -> None:
     for line in lines:
         line.close()
     assert sum(statuses.values()) == 11 * 119
-    assert set(statuses) <= {200, 503, 504}
-    assert statuses[503] >= 11 * 119 - 1024 - 200
+    assert set(statuses) == {200, 503}
+    assert statuses[200] >= 100
     assert statuses[503] > 0
 
 
