@@ -2,11 +2,15 @@
 
 import json
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from tapster.contract.plan import EndpointPlan, Variant
 from tapster.serving.rest import large
+from tests.serving import packages
 from tests.serving.conftest import Plane, request
 
 LONG = " " * large.LARGE
@@ -45,3 +49,31 @@ def test_only_calls_have_large_bodies(plane: Plane, method: str, path: str) -> N
     data = head.replace(b"Content-Length: 0\r\n", b"") + chunk
     assert b" 413 " in plane.raw(data).partition(b"\r\n")[0]
     assert plane.call(method, path, b"{}".ljust(65_536)).status == 200
+
+
+def test_a_version_that_is_asked_for_is_no_other(new_plane: Callable[..., Plane]) -> None:
+    """Even when the plan changes while the body is read."""
+    plane = new_plane()
+    made = [packages.regressor(plane.home, float(bias)) for bias in (1, 2)]
+    both = tuple(Variant("made", number, one.digest) for number, one in enumerate(made, 1))
+
+    def serve(*variants: Variant, **labels: int) -> None:
+        planned = EndpointPlan("ep", "default", "sum", variants, labels=labels)
+        plane.plan(planned, packages=tuple(made))
+
+    serve(*both, champion=1)
+    plane.start()
+    plane.applied()
+    tensor = {"name": "numeric", "shape": [300_000, 3], "datatype": "FP32", "data": [0.5] * 900_000}
+    v2 = ("/v2/models/sum/versions/1/infer", json.dumps({"inputs": [tensor]}).encode())
+    rows = b'{"instances":[%b[0,0,0]]}' % (b"[0,0,0]," * 200_000)
+    v1 = ("/v1/models/sum/labels/champion:predict", rows)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(plane.call, "POST", *one) for one in (v2, v1, v2, v1)]
+        time.sleep(0.05)
+        serve(both[1], champion=2)
+        plane.applied()
+    for answer in (future.result() for future in answers[::2]):
+        assert answer.status == 404 or b'"model_version":"1"' in answer.body
+    for answer in (future.result() for future in answers[1::2]):
+        assert answer.status == 200, "the label goes where it points now"

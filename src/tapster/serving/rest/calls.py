@@ -73,8 +73,9 @@ class Call(Turn):
     )
 
     target: Target
-    # No slot: of most calls it is this one.
+    # No slots: of most calls they are these; `asked` are the version and the label in the path.
     form = PLAIN
+    asked = ("", "")
 
     def __init__(
         self, line: Line, wire: Wire, region: Region, heads: Heads, keep_alive: bool

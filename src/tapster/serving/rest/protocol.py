@@ -63,6 +63,7 @@ class InferenceProtocol(Reception):
             call = Call(self, seen.wire, service.region, service.heads, True)
         else:
             call = FormedCall(self, seen.wire, service, True, seen.form)
+            call.asked = seen.asked
         call.series = seen.series
         call.tenant = seen.tenant
         line = self._line
@@ -90,6 +91,7 @@ class InferenceProtocol(Reception):
         else:
             held, self._held = self._held, 0
             call = FormedCall(self, wire, service, self._keep_alive, self._form, held)
+            call.asked = (route.version, route.label)
         if b"x-request-id" in self._noted:
             call.identity = service.heads.identify(self._noted[b"x-request-id"])
         if service.tracer is not None:
@@ -114,7 +116,7 @@ class InferenceProtocol(Reception):
         if self._keep_alive and holder.expires is None and not self._noted.keys() & _VARYING:
             fixed = target if _fixed(route, sticky, target) else None
             seen = Seen(wire, endpoint, target=fixed, tenant=holder.tenant, form=self._form)
-            seen.series, seen.timeout = call.series, timeout
+            seen.series, seen.timeout, seen.asked = call.series, timeout, call.asked
             seen.length = int(self._noted.get(b"content-length", b"0"))
             self._learned = seen
         body, self._body = self._body, b""

@@ -5,6 +5,7 @@ here, within the limit of a body.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,11 +32,11 @@ Body = bytes | bytearray
 class Reader:
     """The threads of one worker that read bodies and compress answers.
 
-    `limit`: bytes of a body. `current`: where a call to a target goes now, as the plan may have
-    changed while its body was read.
+    `limit`: bytes of a body. `current`: where a call to a target, asked for by this version and
+    label, goes now, as the plan may have changed while its body was read.
     """
 
-    def __init__(self, limit: int, current: Callable[[Target], Target]) -> None:
+    def __init__(self, limit: int, current: Callable[[Target, tuple[str, str]], Target]) -> None:
         self._limit = limit
         self._current = current
         self._pool: ThreadPoolExecutor | None = None
@@ -80,6 +81,8 @@ class Reader:
         """In a thread: read a body; how long it was once decompressed."""
         if call.done:
             return 0
+        if call.deadline <= time.monotonic():
+            raise TapsterError("deadline", "other bodies took too long to read before this one")
         if call.form.coding:
             body = encodings.inflate(call.form.coding, body, self._limit)
         call.wire.read(call, body)
@@ -93,7 +96,7 @@ class Reader:
             if isinstance(call, FormedCall):
                 call.hold(size)
             before = call.target
-            call.target = self._current(before)
+            call.target = self._current(before, call.asked)
             call.place = call.target.place
             if call.target.model is before.model:
                 call.target.submit(call)
@@ -125,7 +128,7 @@ class FormedCall(Call):
     already.
     """
 
-    __slots__ = ("_gone", "_memory", "_reader", "form", "held")
+    __slots__ = ("_gone", "_memory", "_reader", "asked", "form", "held")
 
     def __init__(  # noqa: PLR0917
         self, line: Line, wire: Wire, shared: Shared, keep_alive: bool, form: Form, held: int = 0
@@ -134,6 +137,7 @@ class FormedCall(Call):
         self._reader = shared.reader
         self._memory = shared.memory
         self._gone = False
+        self.asked = ("", "")
         self.form = form
         self.held = held
 

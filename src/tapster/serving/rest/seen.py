@@ -18,10 +18,12 @@ _END: Final = b"\r\n\r\n"
 class Seen:
     """What a head was found to say: where it goes, who sent it, how long its body is.
 
-    `target` is None where each request is to be drawn a version of its own.
+    `target` is None where each request is to be drawn a version of its own; `asked` are the version
+    and the label in the path.
     """
 
     __slots__ = (
+        "asked",
         "endpoint",
         "form",
         "head",
@@ -41,6 +43,7 @@ class Seen:
         self.endpoint = endpoint
         self.target = target
         self.tenant = tenant
+        self.asked = ("", "")
         self.series = 0
         self.timeout = 0.0  # seconds
         self.length = 0

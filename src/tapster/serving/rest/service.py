@@ -90,8 +90,9 @@ class Service:
             hint=f"it serves: {', '.join(each.version for each in endpoint.targets)}",
         )
 
-    def current(self, target: Target) -> Target:
-        """Where a call to a target goes now: to the same version, else to one that is drawn.
+    def current(self, target: Target, asked: tuple[str, str]) -> Target:
+        """Where a call to a target goes now: to the same version, else to the version or label
+        that it asked for, else to one that is drawn.
 
         Raises TapsterError(not_found).
         """
@@ -99,10 +100,12 @@ class Service:
         endpoint = self.engine.find(plan.tenant, plan.name)
         if endpoint is not None and target in endpoint.targets:
             return target
-        found = endpoint and (endpoint.target(target.version, "") or endpoint.target("", ""))
-        if not found:
+        if endpoint is None:
             raise TapsterError("not_found", f"endpoint {shown(plan.name)} is gone")
-        return found
+        found = endpoint.target(target.version, "")
+        return found or self.target(
+            endpoint, Route("", name=plan.name, version=asked[0], label=asked[1])
+        )
 
 
 _OPEN: Final = cast(Wire, open_inference)
