@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -38,12 +39,24 @@ def start() -> Iterator[Start]:
         model.join()
 
 
+def processes() -> set[int]:
+    """Ids of the processes of this test's models, and of those that they have started."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("TMPDIR", "").startswith(tempfile.gettempdir()):
+                found.add(process.pid)
+    return found
+
+
 def left_behind() -> dict[str, int]:
-    """What processes of models may leave: descriptors, children (zombies too), folders."""
+    """What processes of models may leave: descriptors, zombies, processes, folders, memory."""
     folders = Path(tempfile.gettempdir()).glob("tapster-model-*")
+    zombies = [c for c in psutil.Process().children() if c.status() == psutil.STATUS_ZOMBIE]
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
-        "children": len(psutil.Process().children(recursive=True)),
+        "zombies": len(zombies),
+        "processes": len(processes()),
         "folders": len(list(folders)),
         "segments": Path("/proc/self/maps").read_text().count("memfd:tapster"),
     }

@@ -21,7 +21,7 @@ from tapster.contract.inference import NUMPY_TYPE
 from tapster.runtimes import Stop
 from tapster.runtimes.isolated import MIB, model, surroundings
 from tapster.runtimes.isolated.model import Isolated, Rest
-from tests.runtimes.isolated.conftest import Start, left_behind
+from tests.runtimes.isolated.conftest import Start, left_behind, processes
 from tests.runtimes.isolated.models import CODES, echo, wild
 
 LIMIT = 30.0
@@ -195,8 +195,7 @@ def test_memory_beyond_the_limit_is_not_had(start: Start, tmp_path: Path, deed: 
     assert error.code == "unavailable"
     assert "ran out of its memory limit of 300 MiB" in error.message
     assert works(isolated)
-    here = psutil.Process().children(recursive=True)
-    assert {child.pid for child in here} == set(isolated.pids)
+    assert processes() == set(isolated.pids)
 
 
 def test_a_leak_is_mended_between_two_runs(start: Start, tmp_path: Path) -> None:
