@@ -17,7 +17,7 @@ def test_nothing_is_run_for_those_who_left(new_plane: Callable[..., Plane], way:
     for _ in range(round(scaled(10, 2))):
         seen = leaving.leave(plane, way)
         assert seen.ran == 0
-        assert seen.emptied < 2  # a second, and as much for a machine that is busy otherwise
+        assert seen.emptied < 5  # a second, unless the machine has much else to do
         assert seen.status == 200
 
 

@@ -21,7 +21,7 @@ from tests.faults.scenarios.load import Case, Load, cases
 from tests.faults.scenarios.rpc_load import RpcLoad
 
 # A worker that dies within its first five seconds is taken for one that cannot live, and waits.
-BETWEEN: Final = 3.0
+BETWEEN: Final = 2.7
 LIMIT: Final = 30.0
 ENDPOINT: Final = "total"
 _KNOWN: Final = re.compile(r"agent\.lock|plan\.json|slots|\w+-\d+\.json")

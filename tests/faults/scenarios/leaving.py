@@ -20,8 +20,8 @@ from tests.serving.rpc import calling
 ENDPOINT: Final = "busy"
 INFER: Final = f"/v2/models/{ENDPOINT}/infer"
 LAYERS: Final = 800
-# Rows that keep the model for some seconds, and clients that wait behind them.
-LONG: Final = 600
+# Rows that keep the model for ten seconds, and clients that wait behind them.
+LONG: Final = 2000
 QUEUED: Final = 40
 
 

@@ -176,4 +176,4 @@ _WAYS: Final[dict[str, Callable[[Server], Iterator[None]]]] = {
 }
 NAMES: Final = tuple(_WAYS)
 # Ten minutes in all.
-SECONDS: Final = dict(zip(NAMES, (300.0, 100.0, 100.0, 100.0), strict=True))
+SECONDS: Final = dict(zip(NAMES, (240.0, 120.0, 120.0, 120.0), strict=True))
