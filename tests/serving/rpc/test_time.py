@@ -69,6 +69,11 @@ def rejected(plane: Plane) -> float:
     return metric(plane, "tapster_rejected_requests_total", reason="cancelled")
 
 
+def batches(plane: Plane) -> float:
+    """Batches that have begun to run."""
+    return metric(plane, "tapster_batch_size_rows_count")
+
+
 def in_flight(plane: Plane) -> float:
     return metric(plane, "tapster_in_flight_requests")
 
@@ -106,11 +111,11 @@ def test_what_is_no_timeout_is_invalid(plane: Plane, timeout: bytes) -> None:
 
 
 def test_what_waits_past_its_deadline_is_never_run(heavy: Plane) -> None:
-    before = rows_run(heavy)
+    before, begun = rows_run(heavy), batches(heavy)
     with channel(heavy) as made:
         asking = made.unary_unary(f"/{INFER}")
         first = asking.future(work(LONG).SerializeToString(), metadata=metadata(KEY), timeout=LIMIT)
-        wait_for(lambda: in_flight(heavy) == 1, "the run to begin")
+        wait_for(lambda: batches(heavy) == begun + 1, "the run to begin")
         late = infer_request("heavy", tensor("numeric", [[0.0] * WIDTH]))
         late.parameters["timeout"].int64_param = 20_000
         assert refused(heavy, INFER, late)[0] in {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
@@ -119,12 +124,12 @@ def test_what_waits_past_its_deadline_is_never_run(heavy: Plane) -> None:
 
 
 def test_what_nobody_waits_for_is_never_run(heavy: Plane) -> None:
-    before, cancelled = rows_run(heavy), rejected(heavy)
+    before, begun, cancelled = rows_run(heavy), batches(heavy), rejected(heavy)
     with channel(heavy) as made:
         asking = made.unary_unary(f"/{INFER}")
         key = metadata(KEY)
         first = asking.future(work(20 * LONG).SerializeToString(), metadata=key)
-        wait_for(lambda: in_flight(heavy) == 1, "the run to begin")
+        wait_for(lambda: batches(heavy) == begun + 1, "the run to begin")
         one = work(1).SerializeToString()
         waiting = [asking.future(one, metadata=key) for _ in range(20)]
         talk = Talk(made, timeout=None)
@@ -144,12 +149,12 @@ def test_what_nobody_waits_for_is_never_run(heavy: Plane) -> None:
 
 
 def test_a_run_whose_callers_have_left_is_called_off(heavy: Plane) -> None:
-    before = rows_run(heavy)
+    before, begun = rows_run(heavy), batches(heavy)
     with channel(heavy) as made:
         asking = made.unary_unary(f"/{INFER}")
         data = work(8 * LONG).SerializeToString()
         first = asking.future(data, metadata=metadata(KEY), timeout=LIMIT)
-        wait_for(lambda: in_flight(heavy) == 1, "the run to begin")
+        wait_for(lambda: batches(heavy) == begun + 1, "the run to begin")
         first.cancel()
         assert infer(heavy, work(1), timeout=LIMIT) == {"prediction": [0.0]}
     assert rows_run(heavy) == before + 1
@@ -157,14 +162,14 @@ def test_a_run_whose_callers_have_left_is_called_off(heavy: Plane) -> None:
 
 def test_both_ports_run_in_the_same_batches(heavy: Plane) -> None:
     """While the model is busy, what came by either port gathers."""
-    before, batches = rows_run(heavy), metric(heavy, "tapster_batch_size_rows_count")
+    before, begun = rows_run(heavy), batches(heavy)
     data = [0.0] * WIDTH
     tensor_ = {"name": "numeric", "shape": [1, WIDTH], "datatype": "FP32", "data": data}
     with channel(heavy) as made:
         asking = made.unary_unary(f"/{INFER}")
         key = metadata(KEY)
         first = asking.future(work(20 * LONG).SerializeToString(), metadata=key)
-        wait_for(lambda: in_flight(heavy) == 1, "the run to begin")
+        wait_for(lambda: batches(heavy) == begun + 1, "the run to begin")
         one = work(1).SerializeToString()
         waiting = [asking.future(one, metadata=key) for _ in range(5)]
         asked = ("POST", "/v2/models/heavy/infer", {"inputs": [tensor_]})
@@ -178,7 +183,7 @@ def test_both_ports_run_in_the_same_batches(heavy: Plane) -> None:
         for other in others:
             other.join(LIMIT)
     assert rows_run(heavy) == before + 10
-    assert metric(heavy, "tapster_batch_size_rows_count") == batches + 2
+    assert batches(heavy) == begun + 2
 
 
 def test_a_stop_loses_nothing_that_was_asked(heavy: Plane) -> None:
