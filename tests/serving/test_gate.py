@@ -84,6 +84,12 @@ def test_rights_are_apart(plane: Plane) -> None:
     assert plane.call("GET", "/metrics", key="watcher").status == 200
 
 
+def test_only_who_runs_the_installation_sees_all_of_it(plane: Plane) -> None:
+    for path in ("/metrics", "/debug/slow", "/debug/profile?seconds=0.01"):
+        assert plane.call("GET", path).status == 200
+        assert plane.call("GET", path, key="theirs").status == 403
+
+
 def test_tenants_do_not_see_each_other(plane: Plane) -> None:
     theirs = "/v2/models/theirs/infer"
     assert plane.call("POST", theirs, GOOD, key="theirs").json()["outputs"][0]["data"] == [8.0]

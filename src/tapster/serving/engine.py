@@ -131,10 +131,12 @@ class Engine:
     def unload(self, endpoint: Endpoint) -> None:
         """Have an endpoint's models leave this worker's memory once they are idle.
 
-        The endpoint stays: the next request brings them back.
+        The endpoint stays: the next request brings them back. A model that another tenant's
+        endpoint has too, by the same package, stays as well.
         """
         for model in endpoint.models:
-            self._residency.unload(model)
+            if all(tenant == endpoint.plan.tenant for tenant, _ in model.behind):
+                self._residency.unload(model)
 
     def series(self, endpoint: Endpoint, holder: Pass) -> int:
         """Where requests of a key to an endpoint are counted."""

@@ -26,7 +26,11 @@ _ENOUGH: Final[dict[str, frozenset[str]]] = {
 
 
 class Pass:
-    """A grant worked out once: what its holder may do, until when (seconds since 1970)."""
+    """A grant worked out once: what its holder may do, until when (seconds since 1970).
+
+    What `METRICS` shows is of the whole installation, every tenant's names and requests among it,
+    so only keys of the tenant that runs the installation have that right.
+    """
 
     __slots__ = ("_rights", "expires", "key", "series", "tenant")
 
@@ -35,7 +39,11 @@ class Pass:
         self.key = grant.id
         self.tenant = grant.tenant
         self.expires = grant.expires
-        self._rights = frozenset(right for right, enough in _ENOUGH.items() if held & enough)
+        self._rights = frozenset(
+            right
+            for right, enough in _ENOUGH.items()
+            if held & enough and (right != METRICS or grant.tenant == DEFAULT_TENANT)
+        )
         # Where the counters of this key lie, by endpoint id; filled at first use.
         self.series: dict[str, int] = {}
 

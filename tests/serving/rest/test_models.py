@@ -132,6 +132,25 @@ def test_a_version_that_failed_to_load_says_why(repository: Plane) -> None:
     assert ready == lines[:1]
 
 
+def test_a_tenant_unloads_nothing_of_another(new_plane: Callable[..., Plane]) -> None:
+    """Not even when both serve the same package."""
+    plane = new_plane()
+    made = packages.regressor(plane.home, 1.0)
+    both = (endpoint("sum", made), endpoint("sum", made, tenant="other"))
+    keys = (grant("tap_test-key"), grant("theirs", tenant="other"))
+    plane.plan(*both, packages=(made,), keys=keys)
+    plane.start()
+    plane.applied()
+    unload = "/v2/repository/models/sum/unload"
+    assert plane.call("POST", unload, key="theirs").status == 200
+    plane.plan(*both, packages=(made,), keys=keys)
+    assert [package.state for package in plane.applied().packages] == ["ready"]
+    plane.plan(endpoint("sum", made), packages=(made,))
+    plane.applied()
+    assert plane.call("POST", unload).status == 200
+    wait_for(lambda: [one.state for one in plane.applied().packages] == ["cold"], "it to leave")
+
+
 def test_models_are_loaded_and_unloaded_by_those_who_may(repository: Plane) -> None:
     load, unload = (f"/v2/repository/models/sum/{verb}" for verb in ("load", "unload"))
     wanted = repository.call("POST", INFER, GOOD).json()["outputs"]
