@@ -205,7 +205,6 @@ class Engine:
             if not isinstance(error, TapsterError):
                 log.error("package %s: %r", model.package.digest[:12], error)
                 error = TapsterError("unprocessable", f"it cannot be loaded: {error!r:.200}")
-            log.warning("package %s is refused: %s", model.package.digest[:12], error)
             model.failed(error)
         self._converge(self._naming.get(model.package.digest, ()))
         if self._plan is not None and model.package not in self._plan.packages:

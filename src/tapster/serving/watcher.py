@@ -18,6 +18,7 @@ from tapster.core.settings import Settings
 from tapster.core.telemetry import logger
 from tapster.serving import slots as layout
 from tapster.serving import slowest
+from tapster.serving.model import COLD, FAILED
 from tapster.serving.slots import NEVER, Region, Slots, Watched
 from tapster.serving.slowest import Phases, Request, Slowest
 from tapster.serving.tracing import Tracer
@@ -269,17 +270,24 @@ class Watcher:
 
 
 def changes(before: WorkerState | None, after: WorkerState) -> None:
-    """Log what has become of the plan and its packages in this worker."""
+    """Log what has become of the plan and its packages in this worker.
+
+    Packages that leave the memory and come back are news for developers only.
+    """
     known = {each.digest: each.state for each in before.packages} if before else {}
     new = [each for each in after.packages if known.get(each.digest) != each.state]
-    for package in new[:MOST_CHANGES]:
-        if package.state == "failed":
+    moved = [each for each in new if COLD in {each.state, known.get(each.digest)}]
+    for package in moved[:MOST_CHANGES]:
+        log.debug("a package moved", package=package.digest[:12], state=package.state)
+    told = [each for each in new if each not in moved]
+    for package in told[:MOST_CHANGES]:
+        if package.state == FAILED:
             log.error("a package is refused", package=package.digest[:12], reason=package.error)
         else:
             log.info("a package changed", package=package.digest[:12], state=package.state)
     gone = len(known.keys() - {each.digest for each in after.packages})
-    if len(new) > MOST_CHANGES or gone:
-        more = max(len(new) - MOST_CHANGES, 0)
+    if len(told) > MOST_CHANGES or gone:
+        more = max(len(told) - MOST_CHANGES, 0)
         log.info("packages changed", more=more, unloaded=gone, packages=len(after.packages))
     if after.plan >= 0 and (before is None or after.plan != before.plan):
         log.info("the plan is applied", plan=after.plan)
