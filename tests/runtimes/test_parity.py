@@ -84,7 +84,11 @@ def test_a_model_that_answers_by_batch_fails_alone_unless_it_says_so() -> None:
         signature = SIGNATURE
 
         def run(
-            self, inputs: dict[str, Array], outputs: object, deadline: float | None = None
+            self,
+            inputs: dict[str, Array],
+            outputs: object,
+            deadline: float | None = None,
+            stop: object = None,
         ) -> list[Array]:
             mean = inputs["numeric"].mean(axis=1) + len(inputs["numeric"])
             return [mean]

@@ -66,9 +66,10 @@ class Answer:
 
 def _listed(values: Array) -> list[Any]:
     """The values of a flat array; those of a long one in pieces, for the other threads' sake."""
-    if values.size <= PIECE:
-        return values.tolist()
     found: list[Any] = []
+    if values.size <= PIECE:
+        found = values.tolist()
+        return found
     for at in range(0, values.size, PIECE):
         found += values[at : at + PIECE].tolist()
     return found
