@@ -15,7 +15,7 @@ import pytest
 from tapster.contract.plan import ServingPlan, UsageBatch
 from tests.serving import packages
 from tests.serving.conftest import AGENT_KEY, KEY, SIGNERS, Plane, endpoint, grant, wait_for
-from tests.serving.test_engine import BODY, INFER
+from tests.serving.loads import BODY, INFER
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Plans made true: switching under load, refused packages, restarts, shutdown, deadlines."""
 
 import json
-import os
 import signal
 import socket
 import threading
@@ -9,8 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 from tapster.contract.manifest import SIGNATURE
 from tapster.contract.plan import Options, PackageRef
@@ -18,75 +15,7 @@ from tapster.core.crypto import Signer
 from tapster.runtimes.package import sign
 from tests.serving import packages
 from tests.serving.conftest import KEY, Plane, endpoint, grant, read_all, request, wait_for
-
-BODY = b'{"inputs":[{"name":"numeric","shape":[1,3],"datatype":"FP32","data":[1,2,3]}]}'
-INFER = "/v2/models/sum/infer"
-
-
-@dataclass
-class Load:
-    """Clients that call without pause, and check every answer."""
-
-    plane: Plane
-    clients: int = 8
-    depth: int = 4
-    seen: Counter[tuple[int, str, float]] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-    reconnect: bool = False
-
-    def __enter__(self) -> "Load":
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(self.clients)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    @property
-    def count(self) -> int:
-        return sum(self.seen.values())
-
-    def more(self, requests: int) -> None:
-        """Wait for so many further answers."""
-        target = self.count + requests
-        wait_for(lambda: self.failures or self.count >= target, "answers under load")
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._converse()
-            except OSError as error:
-                if not self.reconnect:
-                    self.failures.append(repr(error))
-                    return
-
-    def _converse(self) -> None:
-        with ExitStack() as stack:
-            line = stack.enter_context(self.plane.connect())
-            file = stack.enter_context(line.makefile("rb"))
-            while not self._stop.is_set():
-                line.sendall(request(INFER, BODY) * self.depth)
-                for _ in range(self.depth):
-                    status = int((file.readline() or _gone()).split()[1])
-                    length = 0
-                    while (header := file.readline() or _gone()) != b"\r\n":
-                        if header.startswith(b"content-length:"):
-                            length = int(header.split(b":")[1])
-                    body = file.read(length)
-                    answer = json.loads(body if len(body) == length else _gone())
-                    if status != 200:
-                        self.failures.append(f"{status} {answer}")
-                        return
-                    value = answer["outputs"][0]["data"][0]
-                    self.seen[status, answer["model_version"], value] += 1
-
-
-def _gone() -> bytes:
-    raise ConnectionResetError
+from tests.serving.loads import BODY, INFER, Load
 
 
 def made(plane: Plane, count: int) -> list[PackageRef]:
@@ -363,7 +292,7 @@ def test_a_run_that_ignores_its_deadline_costs_its_worker(
     plane = new_plane()
     stubborn, quick = packages.stubborn(plane.home), packages.regressor(plane.home, 1.0)
     plane.plan(
-        endpoint("stubborn", stubborn, options=Options(deadline=0.3)),
+        endpoint("stubborn", stubborn, options=Options(deadline=1.0)),
         endpoint("sum", quick),
         packages=(stubborn, quick),
     )
@@ -375,56 +304,13 @@ def test_a_run_that_ignores_its_deadline_costs_its_worker(
         while not call.done():
             assert plane.call("POST", INFER, BODY).status == 200
         assert call.result().status == 504
-    assert 0.3 <= time.monotonic() - began < 1.0
+    assert 1.0 <= time.monotonic() - began < 2.0
     assert worker.wait(20) == 0  # for whoever started it to replace
     plane.start()
     plane.applied()
     answer = plane.call("POST", "/v1/models/stubborn:predict", rows_of(3))
     assert answer.json() == {"outputs": [1, 1, 1]}
     assert plane.call("POST", INFER, BODY).status == 200
-
-
-def test_a_storm_of_plans_loses_nothing(new_plane: Callable[..., Plane]) -> None:
-    plane = new_plane(resident_memory=1 << 20)
-    refs = made(plane, 6)
-    kinds = (Options(), Options(cache=1.0), Options(concurrency=3), Options(idle=0.01))
-    plane.plan(endpoint("sum", refs[0], 1), packages=(refs[0],))
-    worker = plane.start()
-    plane.applied()
-    wanted = {(200, "1", 7.0)}
-    with Load(plane, clients=4) as load:
-        load.more(100)
-        before = threads_and_files(worker.pid)
-        for number in range(1, 201):
-            now, other = refs[number % 6], refs[number * 7 % 5]
-            named = (now, other, refs[number * 3 % 6])
-            plane.plan(
-                endpoint("sum", now, number + 1, options=kinds[number % 4]),
-                *([endpoint("aside", other, number)] if number % 3 else []),
-                packages=tuple({package.digest: package for package in named}.values()),
-            )
-            wanted.add((200, str(number + 1), 6.0 + refs_bias(number % 6)))
-            if number % 10 == 0:
-                plane.applied()
-                load.more(10)
-            else:
-                time.sleep(0.01)  # some plans are overtaken by the next, some are not
-    assert load.failures == []
-    assert set(load.seen) <= wanted
-    assert len(load.seen) > 20
-    plane.plan(endpoint("sum", refs[0], 1), packages=(refs[0],))
-    plane.applied()
-
-    def calm() -> bool:
-        return all(
-            now <= then + 4 for then, now in zip(before, threads_and_files(worker.pid), strict=True)
-        )
-
-    wait_for(calm, "threads and files of models that are gone to be gone")
-
-
-def threads_and_files(pid: int) -> tuple[int, int]:
-    return len(os.listdir(f"/proc/{pid}/task")), len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def rows_of(count: int) -> bytes:
