@@ -145,23 +145,6 @@ def test_a_skops_file_needs_no_declaration(here: Installation) -> None:
     assert opened.files[opened.manifest.model_file] == data
 
 
-def test_an_exported_program_needs_no_declaration(here: Installation) -> None:
-    import torch
-
-    made = io.BytesIO()
-    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU()).eval()
-    shapes = ({0: torch.export.Dim("n")},)
-    torch.export.save(
-        torch.export.export(module, (torch.zeros(2, 3),), dynamic_shapes=shapes), made
-    )
-    file = here.fresh().with_suffix(".pt2")
-    file.write_bytes(made.getvalue())
-    here.bring("m", file)
-    found = here.resolve("m")
-    assert (found.runtime, found.task) == ("torch", "other")
-    assert found.signature["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 3]}]
-
-
 @pytest.mark.parametrize(
     ("files", "words"),
     [

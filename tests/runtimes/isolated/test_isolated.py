@@ -21,6 +21,7 @@ from tapster.contract.inference import NUMPY_TYPE
 from tapster.runtimes import Stop
 from tapster.runtimes.isolated import MIB, model, surroundings
 from tapster.runtimes.isolated.model import Isolated, Rest
+from tests.faults.soak import SOAK
 from tests.runtimes.isolated.conftest import Start, left_behind, processes
 from tests.runtimes.isolated.models import CODES, echo, wild
 
@@ -322,23 +323,35 @@ def test_a_process_that_dies_idle_is_replaced(start: Start, tmp_path: Path) -> N
     assert len(seen) == 4
 
 
-def test_a_hundred_kills_leave_nothing_behind(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model, "FIRST_REST", 0.0)
+def kill_over_and_over(start: Start, folder: Path, times: int) -> None:
     before = left_behind()
-    isolated = start(wild(tmp_path / "m"), instances=4)
+    isolated = start(wild(folder), instances=4)
     deeds = ["abort", "segfault", "exit", "kill", "child"]
 
     def kill(turn: int) -> str:
         return refusal(isolated, deeds[turn % len(deeds)]).code
 
     with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(kill, range(100))) == ["unavailable"] * 100
+        assert list(threads.map(kill, range(times))) == ["unavailable"] * times
     assert works(isolated)
     isolated.close()
     isolated.join()
     assert left_behind() == before
+
+
+def test_kills_leave_nothing_behind(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "FIRST_REST", 0.0)
+    kill_over_and_over(start, tmp_path / "m", 30)
+
+
+@pytest.mark.soak
+def test_a_thousand_kills_leave_nothing_behind(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "FIRST_REST", 0.0)
+    kill_over_and_over(start, tmp_path / "m", round(1000 * SOAK))
 
 
 def test_what_is_closed_is_gone(start: Start, tmp_path: Path) -> None:
