@@ -37,7 +37,7 @@ class Settings:
     conversion_timeout: float = _setting(120.0, "seconds an ONNX conversion may take")
     max_body: int = _setting(64 * MIB, "bytes of a request's body on the inference port")
     body_memory: int = _setting(
-        256 * MIB, "bytes of bodies and answers under way that a worker may hold"
+        256 * MIB, "bytes of bodies under way that a worker may hold, and of answers not taken"
     )
     max_headers: int = _setting(64 * 1024, "bytes of a request's headers")
     receive_timeout: float = _setting(10.0, "seconds a client has for headers, and for a body")

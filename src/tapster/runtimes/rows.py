@@ -29,6 +29,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY: Final = timedelta(days=1)
 _NAN: Final = float("nan")
 _SHOWN: Final = 60
+_PIECE: Final = 4096
 
 Row = Mapping[str, Any]
 Codec = Callable[[Any], Any]
@@ -66,10 +67,11 @@ class Encoder:
             if any(column.tensor == spec.name for column in signature.columns)
         )
 
-    def rows(self, rows: Sequence[Row], *, nulls: bool = True) -> dict[str, Array]:
+    def rows(self, rows: Sequence[Row], *, nulls: bool = True, first: int = 0) -> dict[str, Array]:
         """Tensors [len(rows), columns] by input name from rows as {column: value}.
 
-        Raises TapsterError(invalid) naming the row, the column and what was expected.
+        Raises TapsterError(invalid) naming the row (counted from `first`), the column and what was
+        expected.
         """
         count = self._count
         if rows and count:
@@ -80,16 +82,16 @@ class Encoder:
                 return {group.tensor: group.fast(rows, nulls) for group in self._groups}
             except (_OddError, KeyError, TypeError, ValueError, OverflowError):
                 pass
-        return self._carefully(rows, nulls)
+        return self._carefully(rows, nulls, first)
 
     def columns(self, columns: Mapping[str, Any], *, nulls: bool = False) -> dict[str, Array]:
         """Tensors by input name from {column: values}: lists, or arrays [n] or [n, 1].
 
         All columns must have one length. Raises TapsterError(invalid) as `rows` does.
         """
-        lists = {name: _listed(name, values) for name, values in columns.items()}
-        self._check_names(lists, "the request")
-        lengths = {name: len(values) for name, values in lists.items()}
+        flat = {name: _flat(name, values) for name, values in columns.items()}
+        self._check_names(flat, "the request")
+        lengths = {name: len(values) for name, values in flat.items()}
         if len(set(lengths.values())) > 1:
             first, *rest = lengths.items()
             name, length = next(item for item in rest if item[1] != first[1])
@@ -99,13 +101,20 @@ class Encoder:
                 hint="give every column the same number of values",
                 field=name[:100],
             )
-        names = list(lists)
-        table = [
-            dict(zip(names, cells, strict=True)) for cells in zip(*lists.values(), strict=True)
-        ]
-        return self.rows(table, nulls=nulls)
+        count = max(lengths.values(), default=0)
+        parts = [self._table(flat, at, nulls) for at in range(0, count or 1, _PIECE)]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _carefully(self, rows: Sequence[Row], nulls: bool) -> dict[str, Array]:
+    def _table(self, columns: dict[str, Any], first: int, nulls: bool) -> dict[str, Array]:
+        """Some of the rows of columns: as objects, all of them would take too much memory."""
+        lists = [_listed(values[first : first + _PIECE]) for values in columns.values()]
+        names = list(columns)
+        rows = [dict(zip(names, cells, strict=True)) for cells in zip(*lists, strict=True)]
+        return self.rows(rows, nulls=nulls, first=first)
+
+    def _carefully(self, rows: Sequence[Row], nulls: bool, first: int = 0) -> dict[str, Array]:
         if not self._count:
             raise TapsterError(
                 "invalid",
@@ -116,7 +125,7 @@ class Encoder:
             raise TapsterError(
                 "invalid", "there are no rows", hint="send at least one row", field="rows"
             )
-        for index, row in enumerate(rows):
+        for index, row in enumerate(rows, first):
             if not isinstance(row, Mapping):
                 raise TapsterError(
                     "invalid",
@@ -124,7 +133,7 @@ class Encoder:
                     field=f"rows[{index}]",
                 )
             self._check_names(row, f"row {index}")
-        return {group.tensor: group.careful(rows, nulls) for group in self._groups}
+        return {group.tensor: group.careful(rows, nulls, first) for group in self._groups}
 
     def _check_names(self, given: Mapping[str, Any], where: str) -> None:
         missing = [name for name in self._columns if name not in given]
@@ -178,11 +187,11 @@ class _Group:
             return np.array(table, dtype=np.object_)
         return _finite(table)
 
-    def careful(self, rows: Sequence[Row], nulls: bool) -> Array:
+    def careful(self, rows: Sequence[Row], nulls: bool, first: int = 0) -> Array:
         """The tensor, cell by cell. Raises TapsterError(invalid) for the first bad cell."""
         table = [
             [_cell(index, column, row[column.name], nulls) for column in self._columns]
-            for index, row in enumerate(rows)
+            for index, row in enumerate(rows, first)
         ]
         return np.array(table, dtype=np.object_ if self._text else np.float32)
 
@@ -290,13 +299,13 @@ def _cell(index: int, column: Column, value: Any, nulls: bool) -> Any:
 _MISSING_HINT: Final = ("a missing value is NaN here, not null", 'a missing value is "" here')
 
 
-def _listed(name: str, values: Any) -> list[Any]:
-    """A column as a list; [[1], [2]] and arrays [n, 1] count as [1, 2]."""
+def _flat(name: str, values: Any) -> Any:
+    """A column as a list or an array [n]; [[1], [2]] and arrays [n, 1] count as [1, 2]."""
     if isinstance(values, np.ndarray):
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
         if values.ndim == 1:
-            return list(values.tolist())
+            return values
         raise _misshapen(name, f"an array of shape {list(values.shape)}")
     if not isinstance(values, list | tuple):
         raise _misshapen(name, _described(values))
@@ -304,7 +313,12 @@ def _listed(name: str, values: Any) -> list[Any]:
         if not all(isinstance(cell, list) and len(cell) == 1 for cell in values):
             raise _misshapen(name, "nested")
         return [cell[0] for cell in values]
-    return list(values)
+    return values
+
+
+def _listed(values: Any) -> list[Any]:
+    listed: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    return listed
 
 
 def _misshapen(name: str, found: str) -> TapsterError:

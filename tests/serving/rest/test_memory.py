@@ -1,5 +1,6 @@
 """What a worker holds of bodies and answers stays within its limit; who waits is served in turn."""
 
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tapster.serving.rest.memory import MAX_WAITING, Memory
+from tapster.serving.rest.memory import MAX_WAITING, SMALL, Memory
 from tests.serving import packages
 from tests.serving.conftest import Plane, endpoint, read_all, request, wait_for
 from tests.serving.rest.test_protocol import GOOD, INFER, only
@@ -27,34 +28,46 @@ class Waiter:
 
 
 def test_those_who_wait_are_served_in_order() -> None:
-    memory = Memory(10)
-    assert memory.take(6)
-    large, small = Waiter(), Waiter()
-    assert not memory.take(5)
-    assert memory.wait(large, 5)
-    assert not memory.take(1), "nobody overtakes"
-    assert memory.wait(small, 1)
-    memory.give(1)
-    assert (large.told, small.told, memory.held) == (1, 0, 10)
-    memory.give(5)
-    assert (small.told, memory.held) == (1, 6)
+    memory = Memory(10 * MIB)
+    assert memory.take(6 * MIB)
+    large, other = Waiter(), Waiter()
+    assert not memory.take(5 * MIB)
+    assert memory.wait(large, 5 * MIB)
+    assert not memory.take(MIB), "nobody overtakes"
+    assert memory.wait(other, MIB)
+    assert memory.wanted
+    memory.give(MIB)
+    assert (large.told, other.told, memory.held) == (1, 0, 10 * MIB)
+    memory.give(5 * MIB)
+    assert (other.told, memory.held, memory.wanted) == (1, 6 * MIB, False)
+
+
+def test_small_bodies_and_answers_do_not_wait_for_large_bodies() -> None:
+    memory = Memory(100 * SMALL)
+    assert memory.take(100 * SMALL)
+    assert not memory.take(SMALL + 1)
+    assert memory.wait(Waiter(), SMALL + 1)
+    assert [memory.take(SMALL) for _ in range(26)] == [True] * 25 + [False]
+    assert (memory.full, memory.unread) == (True, False)
+    memory.owe(100 * SMALL)
+    assert memory.unread
 
 
 def test_one_body_always_has_room_and_the_queue_ends() -> None:
-    memory = Memory(10)
-    assert memory.take(50)
+    memory = Memory(10 * MIB)
+    assert memory.take(50 * MIB)
     assert memory.full
     waiters = [Waiter() for _ in range(MAX_WAITING + 1)]
-    assert [memory.wait(waiter, 20) for waiter in waiters] == [True] * MAX_WAITING + [False]
+    assert [memory.wait(waiter, 20 * MIB) for waiter in waiters] == [True] * MAX_WAITING + [False]
     memory.forget(waiters[0])
-    memory.give(50)
+    memory.give(50 * MIB)
     assert [waiter.told for waiter in waiters[:3]] == [0, 1, 0]
 
 
 @pytest.fixture
 def narrow(new_plane: Callable[..., Plane]) -> Plane:
     """A worker that may hold 8 MiB; `rows` gives rows of 1,000 numbers back as they came."""
-    plane = new_plane(body_memory=8 * MIB, max_body=6 * MIB, receive_timeout=4.0)
+    plane = new_plane(body_memory=8 * MIB, max_body=6 * MIB, receive_timeout=8.0)
     made = (packages.regressor(plane.home, 1.0), packages.every(plane.home, "FP32", width=1000))
     plane.plan(endpoint("sum", made[0]), endpoint("rows", made[1]), packages=made)
     plane.start()
@@ -102,24 +115,36 @@ def test_bodies_wait_for_room_then_are_served(narrow: Plane, stack: ExitStack) -
         assert got.startswith(b"HTTP/1.1 200 ")
 
 
+def test_who_promises_a_body_and_sends_none_makes_room(narrow: Plane, stack: ExitStack) -> None:
+    head, body = tensor(1000)
+    promises = [begin(narrow, stack, head, body) for _ in range(2)]
+    time.sleep(0.3)  # both hold their room before anybody asks for more
+    with narrow.connect() as line:
+        line.sendall(head + body)
+        assert line.recv(MIB).startswith(b"HTTP/1.1 200 ")
+    given_up = select.select(promises, [], [], 0)[0]
+    assert given_up
+    assert [only(read_all(line))[0] for line in given_up] == [408] * len(given_up)
+
+
 def test_bodies_that_find_no_room_are_refused(narrow: Plane, stack: ExitStack) -> None:
     head, body = tensor(1000)
-    holders = [begin(narrow, stack, head, body) for _ in range(2)]
-    time.sleep(0.3)  # both hold their room before anybody asks for more
+    busy = [begin(narrow, stack, head, body) for _ in range(2)]
+    time.sleep(0.3)
     chunked = head.replace(b"Content-Length: %d" % len(body), b"Transfer-Encoding: chunked")
     late = [begin(narrow, stack, head, body) for _ in range(2)]
     late.append(begin(narrow, stack, chunked + b"100000\r\n" + bytes(MIB // 2), b""))
+    for start in range(MIB // 4, 3 * MIB, MIB // 8):
+        for line in busy:
+            line.sendall(body[start : start + MIB // 8])
+        time.sleep(0.2)
     for line in late:
         got = read_all(line)
         status, text = only(got)
         assert (status, b"as many bodies" in text) == (503, True)
         assert b"\r\nretry-after: " in got.lower()
-    assert narrow.call("POST", INFER, GOOD).status == 200
-    for line in holders:
-        line.close()
-    wait_for(lambda: narrow.call("POST", INFER, GOOD).status == 200, "the room to be free")
-    with narrow.connect() as line:
-        line.sendall(head + body)
+    for line in busy:
+        line.sendall(body[3 * MIB :])
         assert line.recv(MIB).startswith(b"HTTP/1.1 200 ")
 
 

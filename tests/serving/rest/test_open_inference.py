@@ -42,6 +42,15 @@ def test_a_call_is_answered_with_its_id(plane: Plane) -> None:
     }
 
 
+def test_nothing_may_be_said_by_null(plane: Plane) -> None:
+    body = numeric([1, 2, 3], parameters=None) | dict.fromkeys(("id", "outputs", "parameters"))
+    assert plane.call("POST", INFER, body).json() == {
+        "model_name": "sum",
+        "model_version": "1",
+        "outputs": [{"name": "prediction", "datatype": "FP32", "shape": [1], "data": [7.0]}],
+    }
+
+
 def test_data_may_be_nested(plane: Plane) -> None:
     answer = plane.call("POST", INFER, numeric([[1, 2, 3], [4, 5, 6]], [2, 3]))
     assert answer.json()["outputs"][0]["data"] == [7.0, 16.0]
@@ -242,3 +251,23 @@ def test_health_is_public_and_has_the_bodies_that_clients_want(plane: Plane) -> 
     ready = plane.call("GET", "/v2/health/ready", key=None)
     assert (live.status, live.body) == (200, b'{"live":true}')
     assert (ready.status, ready.body) == (200, b'{"ready":true}')
+
+
+def test_many_rows_by_column(plane: Plane) -> None:
+    def columns(rows: int) -> dict[str, Any]:
+        values = {"alpha": list(range(rows)), "beta": [0.5] * rows, "gamma": [-1] * rows}
+        tensors = [
+            {"name": name, "shape": [rows], "datatype": "FP64", "data": data}
+            for name, data in values.items()
+        ]
+        return {"inputs": tensors}
+
+    answer = plane.call("POST", INFER, columns(10_000)).json()
+    assert answer["outputs"][0]["data"] == [n + 0.5 for n in range(10_000)]
+    for row in (0, 4095, 4096, 9999):
+        bad = columns(10_000)
+        bad["inputs"][0]["data"][row] = 1e300
+        refused(plane.call("POST", INFER, bad), f"row {row}, column 'alpha'")
+    uneven = columns(10_000)
+    uneven["inputs"][1] |= {"shape": [9_999], "data": [1] * 9_999}
+    refused(plane.call("POST", INFER, uneven), "column 'beta' has 9999 values")

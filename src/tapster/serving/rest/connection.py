@@ -26,6 +26,7 @@ from tapster.serving.slots import UNAVAILABLE
 SLICE: Final = 64 * 1024
 MAX_LINE: Final = 128
 LINGER_SECONDS: Final = 1.0
+DAWDLING_SECONDS: Final = 0.5
 # Bytes a second: whoever takes an answer more slowly is taken for one who does not read.
 SLOWEST: Final = 8 * 1024
 # Bytes of answers for which a connection may have requests in line.
@@ -81,6 +82,7 @@ class Connection(HttpToolsProtocol, ABC):
         self._longest = MAX_LINE  # requests that may be in line
         self._memory = service.memory
         self._held = 0  # bytes of memory for the body that is being received
+        self._since = 0.0  # when the first of them were held
         self._asked = 0  # more that is waited for
         self._patience = NEVER  # until then
         self._owed = 0  # bytes of answers that the client has not taken
@@ -103,7 +105,7 @@ class Connection(HttpToolsProtocol, ABC):
         self._deaf = True
         self._rest = b""
         self._release()
-        self._memory.give(self._owed)
+        self._memory.owe(-self._owed)
         self._owed = 0
         self.flow.resume_writing()
         self.parser = None  # type: ignore[assignment]
@@ -144,6 +146,8 @@ class Connection(HttpToolsProtocol, ABC):
             self._cut_off()
         elif self._patience < now:
             self._no_room()
+        elif self._held and self._memory.wanted and self._dawdles(now):
+            self._refuse_now(408, "invalid", "others wait for room, and the body comes too slowly")
         elif self.deadline < now:
             self.deadline = NEVER
             if self._message and not self._line:
@@ -179,6 +183,12 @@ class Connection(HttpToolsProtocol, ABC):
             until = min(until + (size - left) / SLOWEST, latest)
         self._stalled = (left, until)
         return until < now
+
+    def _dawdles(self, now: float) -> bool:
+        """Whether less than half has come of what should have, by the time that it may take."""
+        passed = now - self._since
+        due = self._held * passed / self._settings.receive_timeout
+        return passed > DAWDLING_SECONDS and self._partial < due / 2
 
     def _close_idle(self) -> None:
         if not self._line and not self._message and not self.transport.is_closing():
@@ -247,7 +257,7 @@ class Connection(HttpToolsProtocol, ABC):
         if more <= 0 or self._deaf:
             return
         if self._memory.take(more):
-            self._held += more
+            self._hold(more)
         elif self._memory.wait(self, more):
             self._asked = more
             self._patience = self.loop.time() + self._settings.receive_timeout / 2
@@ -258,12 +268,17 @@ class Connection(HttpToolsProtocol, ABC):
 
     def granted(self) -> None:
         """See Waiter."""
-        self._held += self._asked
+        self._hold(self._asked)
         self._asked = 0
         self._patience = NEVER
         if not self._line:
             self.deadline = self.loop.time() + self._settings.receive_timeout
         self._read_on()
+
+    def _hold(self, size: int) -> None:
+        if not self._held:
+            self._since = self.loop.time()
+        self._held += size
 
     def _release(self) -> None:
         """Give the memory for the body back, and wait for no more."""
@@ -284,14 +299,14 @@ class Connection(HttpToolsProtocol, ABC):
         """See Line; how many bytes that is."""
         left = self.transport.get_write_buffer_size()
         if left != self._owed:
-            self._memory.add(left - self._owed)
+            self._memory.owe(left - self._owed)
             self._owed = left
         return left
 
     def takes(self, size: int) -> bool:
         """See Line."""
         self._longest = min(self._longest, max(1, MAX_ANSWERS // size))
-        return not self._memory.full
+        return not self._memory.unread
 
     def advance(self) -> None:
         """See Line."""

@@ -1,8 +1,9 @@
 """What one worker may hold of bodies that come and answers that go, and who waits for room.
 
 A body is accounted for from its first piece that is not yet all of it until its request is
-answered, a large answer until its client has taken it. Bodies being decompressed are accounted
-for afterwards; there are no more of these than threads that read.
+answered: all that its head promises, or twice what has come of one of unknown length. Bodies being
+decompressed are accounted for afterwards; there are no more of these than threads that read.
+Answers have a limit of their own, of the same size, so that neither keeps the other out.
 """
 
 from collections import deque
@@ -10,6 +11,7 @@ from typing import Final, Protocol
 
 # Connections that may wait; each holds what the last read brought.
 MAX_WAITING: Final = 256
+SMALL: Final = 64 * 1024
 
 
 class Waiter(Protocol):
@@ -21,24 +23,43 @@ class Waiter(Protocol):
 
 
 class Memory:
-    """Bytes held, against a limit. Those who wait are served in order."""
+    """Bytes `held` for bodies, and `owed` to clients, against a limit each.
+
+    Who waits is served in order; a small body does not wait, up to a quarter beyond the limit.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
+        self.owed = 0
         self._waiting: deque[tuple[Waiter, int]] = deque()
 
     @property
     def full(self) -> bool:
-        """Whether nothing more may be held."""
+        """Whether no body may be held any more."""
         return self.held >= self.limit
+
+    @property
+    def unread(self) -> bool:
+        """Whether clients are owed so much that no large answer may be added."""
+        return self.owed >= self.limit
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiting)
 
     def take(self, size: int) -> bool:
         """Hold `size` bytes more if there is room and nobody waits. One body always has room."""
-        if self._waiting or not self._fits(size):
+        small = size <= SMALL and self.held + size <= self.limit * 5 // 4
+        if not small and (self._waiting or not self._fits(size)):
             return False
         self.held += size
         return True
+
+    def owe(self, size: int) -> None:
+        """Clients have yet to take `size` bytes of answers more (or fewer)."""
+        self.owed += size
 
     def add(self, size: int) -> None:
         """Hold `size` bytes more (or fewer), room or not: they are there already."""

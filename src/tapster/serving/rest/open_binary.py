@@ -39,7 +39,7 @@ class _Tensor(Struct):
     shape: list[int]
     datatype: str
     data: list[Any] | UnsetType = UNSET
-    parameters: InputParameters | UnsetType = UNSET
+    parameters: InputParameters | UnsetType | None = UNSET
 
 
 _DECODER: Final = msgspec.json.Decoder(Document[_Tensor])
@@ -107,7 +107,7 @@ def _size(one: _Tensor) -> int:
     """Bytes that follow for an input: none when its data are in the JSON."""
     if one.data is not UNSET:
         return 0
-    size = UNSET if one.parameters is UNSET else one.parameters.binary_data_size
+    size = one.parameters.binary_data_size if one.parameters else UNSET
     if size is UNSET or size < 0:
         raise invalid(
             f"input {shown(one.name)} has neither data nor a binary_data_size of 0 or more",

@@ -50,21 +50,21 @@ class _Tensor(Struct, Generic[T], gc=False):
     shape: list[int]
     datatype: str
     data: list[T]
-    parameters: InputParameters | UnsetType = UNSET
+    parameters: InputParameters | UnsetType | None = UNSET
 
 
 class _Output(Struct, gc=False):
     name: str
-    parameters: _OutputParameters | UnsetType = UNSET
+    parameters: _OutputParameters | UnsetType | None = UNSET
 
 
 class Document(Struct, Generic[T], gc=False):
     """A call, with inputs of type T."""
 
     inputs: list[T]
-    id: str | UnsetType = UNSET
-    outputs: list[_Output] | UnsetType = UNSET
-    parameters: _CallParameters | UnsetType = UNSET
+    id: str | UnsetType | None = UNSET
+    outputs: list[_Output] | UnsetType | None = UNSET
+    parameters: _CallParameters | UnsetType | None = UNSET
 
 
 _NUMERIC: Final = msgspec.json.Decoder(Document[_Tensor[float]])
@@ -113,21 +113,25 @@ def admit(call: Request, model: Model, given: list[tuple[str, str, Array]]) -> N
 
 def quotes_of(request: "Document[Any]") -> int:
     """Quotation marks of everything in a call but its tensors' own."""
-    quotes = _CALL_QUOTES + (0 if request.id is UNSET else 4)
-    if request.parameters is not UNSET:
-        quotes += _quotes(request.parameters)
+    quotes = _CALL_QUOTES + _quotes_of_value(request.id) + _quotes(request.parameters)
     if request.outputs is not UNSET:
-        quotes += 2 + 4 * len(request.outputs)
-        quotes += sum(_quotes(o.parameters) for o in request.outputs if o.parameters is not UNSET)
-    return quotes + sum(
-        _quotes(one.parameters) for one in request.inputs if one.parameters is not UNSET
-    )
+        quotes += 2
+        for output in request.outputs or ():
+            quotes += 4 + _quotes(output.parameters)
+    return quotes + sum([_quotes(one.parameters) for one in request.inputs])
 
 
-def _quotes(parameters: Struct) -> int:
-    """Quotation marks of the key `parameters` and of those parameters that are known."""
-    given = (getattr(parameters, name) for name in parameters.__struct_fields__)
-    return 2 + 2 * sum(value is not UNSET for value in given)
+def _quotes_of_value(value: object) -> int:
+    """Of a key and a value that may be a string."""
+    return 0 if value is UNSET else 4 if isinstance(value, str) else 2
+
+
+def _quotes(parameters: Struct | UnsetType | None) -> int:
+    """Of the key `parameters` and of those parameters that are known."""
+    if parameters is UNSET or parameters is None:
+        return 0 if parameters is UNSET else 2
+    given = [getattr(parameters, name) for name in parameters.__struct_fields__]
+    return 2 + 2 * sum([value is not UNSET for value in given])
 
 
 def options(call: Request, request: "Document[Any]", model: Model, *, binary: bool = False) -> None:
@@ -136,16 +140,16 @@ def options(call: Request, request: "Document[Any]", model: Model, *, binary: bo
 
     Raises TapsterError(invalid).
     """
-    if request.id is not UNSET and request.id:
+    if request.id:
         check_text(request.id, "the id")
         call.tag = b'"id":%b,' % encode(request.id)
     parameters = request.parameters
-    if parameters is not UNSET:
+    if parameters:
         if parameters.timeout is not UNSET:
             _hurry(call, parameters.timeout)
         if parameters.binary_data_output is not UNSET:
             binary = parameters.binary_data_output
-    if request.outputs is not UNSET and request.outputs:
+    if request.outputs:
         call.chosen = _chosen(model, request.outputs, binary)
     elif binary:
         call.chosen = tuple((index, True) for index in range(len(model.signature.outputs)))
@@ -178,7 +182,7 @@ def _chosen(model: Model, outputs: list[_Output], binary: bool) -> tuple[tuple[i
 
 def _as_bytes(output: _Output, binary: bool) -> bool:
     parameters = output.parameters
-    if parameters is UNSET:
+    if not parameters:
         return binary
     for name in ("classification", "shared_memory_region"):
         if getattr(parameters, name) is not UNSET:

@@ -19,7 +19,7 @@ from tapster.runtimes.parity import PREDICTION, PROBABILITIES
 from tapster.serving.batcher import Answer
 from tapster.serving.model import Model
 from tapster.serving.rest import csv_rows, large
-from tapster.serving.rest.bodies import accounted, decode, encode, spell_list
+from tapster.serving.rest.bodies import PIECE, accounted, decode, encode, spell
 from tapster.serving.rest.rows import rows_in
 from tapster.serving.rest.tensors import Inputs, rows_of
 from tapster.serving.rest.wires import Request
@@ -60,7 +60,14 @@ def write(call: Request, answer: Answer, first: int) -> bytes:
         call.lines = csv_rows.CONTENT_TYPE + noted(answer)
         return csv_rows.write(call, answer, first)
     note = b'"note":%b,' % encode(answer.note) if answer.note else b""
-    return b'{%b"predictions":%b}' % (note, spell_list(by_row(call, answer, first), answer.finite))
+    pieces = [
+        spell(
+            _by_row(call.target.model, answer, first + at, min(PIECE, call.rows - at)),
+            answer.finite,
+        )
+        for at in range(0, call.rows, PIECE)
+    ]
+    return b'{%b"predictions":[%b]}' % (note, b",".join([piece[1:-1] for piece in pieces]))
 
 
 def refuse(error: TapsterError) -> bytes:
@@ -104,13 +111,11 @@ def quotes_of(rows: list[Row]) -> int:
     return 2 * sum(len(row) + list(map(type, row.values())).count(str) for row in rows)
 
 
-def by_row(call: Request, answer: Answer, first: int) -> list[dict[str, Any]]:
+def _by_row(model: Model, answer: Answer, first: int, rows: int) -> list[dict[str, Any]]:
     """An object a row: `prediction`, `probabilities` by label, or outputs by their names."""
-    model = call.target.model
     names = [spec.name for spec in model.signature.outputs]
     columns = [
-        _cells(model, name, rows_in(answer, index, first, call.rows))
-        for index, name in enumerate(names)
+        _cells(model, name, rows_in(answer, index, first, rows)) for index, name in enumerate(names)
     ]
     if len(names) == 1:
         names = [PREDICTION]

@@ -12,7 +12,7 @@ def rows_in(answer: Answer, output: int, first: int, rows: int) -> list[Any]:
     Raises TapsterError(invalid) when the output does not come by row.
     """
     values, width, shape = answer.columns[output]
-    if shape[:1] != (rows,) if answer.alone else not shape:
+    if shape[:1] != (answer.rows,) if answer.alone else not shape:
         raise invalid(
             "this model's answer cannot be given row by row",
             hint="call it by the Open Inference protocol",

@@ -110,7 +110,7 @@ class Call:
 
     def succeed(self, body: bytes) -> None:
         """See Work."""
-        if len(body) > LARGE_ANSWER and self.exchange.owner.service.memory.full:
+        if len(body) > LARGE_ANSWER and self.exchange.owner.service.memory.unread:
             self._region.count(self.place, UNAVAILABLE)
             self.fail(crowded("answers"))
             return

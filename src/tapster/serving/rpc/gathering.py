@@ -128,7 +128,7 @@ class Gathering(Connection):
         super()._freed(stream)
 
     def _hold(self, size: int) -> None:
-        self._memory.add(size)
+        self._memory.owe(size)
 
     @abstractmethod
     def _run(self, exchange: Exchange, flag: int, data: bytes) -> None:
