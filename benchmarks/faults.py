@@ -110,7 +110,7 @@ def misbehaving_models(folder: Path, scale: float) -> Figures:
 def _misdeeds(seen: misbehaving.Misdeeds) -> Figures:
     deed = f"a model that {seen.deed}"
     if 504 in seen.statuses:
-        limit = 5.0 if seen.deed in misbehaving.DEEDS else misbehaving.DEADLINE
+        limit = 5.0 if seen.deed in misbehaving.ENDLESS else misbehaving.DEADLINE
         yield below(f"{deed}: 504 after its deadline", max(seen.took) - limit, 0.25)
     else:
         yield times(f"{deed}: {sorted(seen.statuses)} after", seen.took)
