@@ -5,6 +5,7 @@ process of the model's own, see `runtimes.isolated`.
 """
 
 import hashlib
+import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def take_file(source: Path, runtime: str, folder: Path) -> Draft:
     """Put a lone file of `runtime` into `folder`."""
     suffix = next(suffix for suffix, name in SUFFIXES.items() if name == runtime)
     name = f"model{suffix}"
-    (folder / name).write_bytes(source.read_bytes())
+    shutil.copyfile(source, folder / name)
     return Draft(runtime, name, Declaration())
 
 
