@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from typing import Any
 
+import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -18,6 +19,7 @@ from tapster.serving.tracing import parse, tracer
 from tests.serving import packages
 from tests.serving.conftest import Plane, endpoint, request, wait_for
 from tests.serving.rest.test_protocol import GOOD, INFER
+from tests.serving.rpc import calling
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
@@ -157,6 +159,32 @@ def test_a_request_is_a_span_of_its_callers_trace(
 def length(span: Span) -> float:
     """Seconds of a span."""
     return float(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
+
+
+def test_a_call_over_grpc_is_one_too(
+    traced: Callable[[float], Plane], collector: Collector
+) -> None:
+    plane = traced(0.0)
+    body = calling.infer_request("sum", calling.tensor("numeric", [[1, 2, 3]]))
+    reply = calling.call(plane, calling.INFER, body, traceparent=SAMPLED, x_request_id="order-67")
+    assert reply.code is grpc.StatusCode.OK
+    assert calling.call(plane, calling.INFER, body, traceparent="0").code is grpc.StatusCode.OK
+    missing = calling.infer_request("none", calling.tensor("numeric", [[1, 2, 3]]))
+    reply = calling.call(plane, calling.INFER, missing, traceparent=SAMPLED)
+    assert reply.code is grpc.StatusCode.NOT_FOUND
+    wait_for(lambda: len(collector.requests()) == 2, "the spans to arrive")
+    plane.stop()
+    good, bad = (values(span.attributes) for span in collector.requests())
+    assert all(span.trace_id.hex() == TRACE for span in collector.requests())
+    assert {span.name for span in collector.requests()} == {calling.INFER}
+    assert good["rpc.system.name"] == "grpc"
+    assert good["rpc.method"] == calling.INFER
+    assert (good["rpc.response.status_code"], bad["rpc.response.status_code"]) == (
+        "OK",
+        "NOT_FOUND",
+    )
+    assert (good["tapster.endpoint"], good["tapster.request.id"]) == ("sum", "order-67")
+    assert (bad["tapster.endpoint"], bad["error.type"]) == ("other", "not_found")
 
 
 def test_every_request_or_a_share_of_them(

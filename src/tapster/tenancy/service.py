@@ -10,7 +10,10 @@ from tapster.contract.control import DEFAULT_TENANT, Principal
 from tapster.contract.plan import KeyGrant
 from tapster.core.blobs import write_atomically
 from tapster.core.crypto import KEY_PREFIX, key_digest, new_key
+from tapster.core.telemetry import logger
 from tapster.tenancy import store
+
+log = logger(__name__)
 
 MAX_KEY: Final = 256
 ADMIN_KEY: Final = "key_admin"
@@ -52,7 +55,9 @@ def grants(tx: Connection) -> tuple[KeyGrant, ...]:
 
 def revise(tx: Connection, tenant: str, what: str) -> int:
     """Record, in the transaction of the change itself, that the plan has changed."""
-    return store.revise(tx, tenant, what)
+    number = store.revise(tx, tenant, what)
+    log.info("the plan changes", tenant=tenant, plan=number, what=what)
+    return number
 
 
 def revision(tx: Connection) -> int:
