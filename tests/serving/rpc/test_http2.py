@@ -150,10 +150,10 @@ def test_http1_gets_an_answer_in_http1(plane: Plane) -> None:
     for data in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"PRI * HTTP/1.1\r\n\r\n"):
         with Peer(plane, greet=False) as peer:
             peer.send(data)
-            assert b"HTTP/1.1 400 " in read_all(peer.line)
+            assert read_all(peer.line).startswith(b"HTTP/1.1 400 Bad Request\r\n")
     with Peer(plane, greet=False) as peer:
         peer.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100))
-        assert b"HTTP" not in read_all(peer.line)
+        assert read_all(peer.line) == b""
 
 
 def test_every_way_to_cut_a_call_into_pieces_is_the_same(plane: Plane) -> None:

@@ -43,15 +43,6 @@ class Connection(Receiving):
         """See asyncio.Protocol."""
         super().connection_made(transport)
         self._connections.add(self)
-        self._write(
-            frames.settings(
-                {
-                    frames.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
-                    frames.MAX_HEADER_LIST_SIZE: self._settings.max_headers,
-                }
-            )
-            + frames.window_update(0, SHARED_WINDOW - WINDOW)
-        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
@@ -215,6 +206,12 @@ class Connection(Receiving):
         preface = frames.PREFACE
         if data[: len(preface)] == preface:
             self._greeted = True
+            limits = {
+                frames.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+                frames.MAX_HEADER_LIST_SIZE: self._settings.max_headers,
+            }
+            widened = frames.window_update(0, SHARED_WINDOW - WINDOW)
+            self._write(frames.settings(limits) + widened)
             return len(preface)
         if data != preface[: len(data)]:
             self._refuse_stranger(data)
