@@ -77,3 +77,26 @@ def test_a_heart_that_stops_is_noticed(tmp_path: Path) -> None:
     mapped.words[mapped.region(0).offset + layout.HEARTBEAT] = time.monotonic_ns() - 11 * 10**9
     assert mapped.stalled(0, 10.0)
     mapped.close()
+
+
+def test_what_was_served_and_not_given_is_an_error_and_not_billed(tmp_path: Path) -> None:
+    class Asked:
+        place, series, rows, began = 0, 0, 9, 0
+        tenant = "default"
+
+        def identify(self) -> str:
+            return ""
+
+    mapped = Slots(tmp_path / "slots")
+    region = mapped.region(0)
+    region.start(os.getpid())
+    asked = Asked()
+    asked.place = region.place(mapped.place("default", "sum", "1"))
+    asked.series = region.series(mapped.series("ep", "key"))
+    region.served([asked], 2_000, 1_000, 500)
+    region.withheld(asked)
+    assert mapped.usage() == [("ep", "key", 1, 0, 1)]
+    counts = mapped.totals(1)
+    assert counts[layout.OK] == counts[layout.ROWS] == 0
+    assert counts[layout.SERVER_ERRORS] == counts[layout.UNAVAILABLE] == 1
+    mapped.close()

@@ -310,6 +310,19 @@ class Region:
         """Where the counters of series `number` lie."""
         return self.offset + _SERIES_OFFSET + number * SERIES_WORDS
 
+    def withheld(self, request: Watched) -> None:
+        """A request that was counted as served got no answer: it is an error of ours, unbilled.
+
+        Its time stays counted: that is what it took.
+        """
+        words, place, series = self.words, request.place, request.series
+        words[place] -= 1
+        words[place + ROWS] -= request.rows
+        words[series + SERIES_ROWS] -= request.rows
+        words[place + SERVER_ERRORS] += 1
+        words[place + UNAVAILABLE] += 1
+        words[series + ERRORS] += 1
+
     def answered(self, place: int, series: int, status: int, rows: int, elapsed: int) -> None:
         """Count one answer, by where its counters lie; `elapsed` in nanoseconds."""
         words = self.words

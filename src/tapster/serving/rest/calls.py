@@ -9,7 +9,7 @@ from tapster.serving.engine import Target
 from tapster.serving.rest.forms import PLAIN
 from tapster.serving.rest.heads import Heads
 from tapster.serving.rest.wires import Wire
-from tapster.serving.slots import UNAVAILABLE, Region
+from tapster.serving.slots import Region
 
 # A caller can mend what the model could not process; clients of these wires expect a 400.
 STATUS: Final = {**HTTP_STATUS, "unprocessable": 400}
@@ -108,8 +108,8 @@ class Call(Turn):
         """See Work."""
         large = len(body) > LARGE_ANSWER
         if large and not self._line.takes(len(body)):
-            self._region.count(self.place, UNAVAILABLE)
-            self.fail(crowded("answers"))
+            self._region.withheld(self)
+            self._refuse(crowded("answers"))
             return
         self.done = True
         if self.lines or self.identity or not self.keep_alive:
@@ -128,12 +128,17 @@ class Call(Turn):
             error = TapsterError("invalid", "the body is nested too deeply")
         if not isinstance(error, TapsterError):
             error = unexpected(error)
-        self.done = True
         elapsed = time.monotonic_ns() - self.began
+        self._region.answered(self.place, self.series, STATUS[error.code], 0, elapsed)
+        self._refuse(error)
+
+    def _refuse(self, error: TapsterError) -> None:
+        """Give an error that is counted already."""
+        self.done = True
         status = STATUS[error.code]
         self.identify()
-        self._region.answered(self.place, self.series, status, 0, elapsed)
         if self._region.watch is not None:
+            elapsed = time.monotonic_ns() - self.began
             self._region.watch.failed(self, status, error, elapsed)
         body = self.wire.refuse(error)
         self.response = self.heads.respond(

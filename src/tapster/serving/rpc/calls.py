@@ -8,7 +8,7 @@ from tapster.contract.errors import TapsterError
 from tapster.serving.batcher import Answer, Inputs
 from tapster.serving.engine import Target
 from tapster.serving.rest.calls import LARGE_ANSWER, STATUS, crowded, unexpected
-from tapster.serving.slots import UNAVAILABLE, Region
+from tapster.serving.slots import Region
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +111,8 @@ class Call:
     def succeed(self, body: bytes) -> None:
         """See Work."""
         if len(body) > LARGE_ANSWER and self.exchange.owner.service.memory.unread:
-            self._region.count(self.place, UNAVAILABLE)
-            self.fail(crowded("answers"))
+            self._region.withheld(self)
+            self._refuse(crowded("answers"))
             return
         self.done = True
         self._line.succeeded(self, body)
@@ -120,14 +120,17 @@ class Call:
     def fail(self, error: BaseException) -> None:
         """See Work."""
         known = explained(error)
-        self.done = True
         elapsed = time.monotonic_ns() - self.began
-        status = STATUS[known.code]
-        region = self._region
-        region.answered(self.place, self.series, status, 0, elapsed)
-        if region.watch is not None:
-            region.watch.failed(self, status, known, elapsed)
-        self._line.failed(self, known)
+        self._region.answered(self.place, self.series, STATUS[known.code], 0, elapsed)
+        self._refuse(known)
+
+    def _refuse(self, error: TapsterError) -> None:
+        """Give an error that is counted already."""
+        self.done = True
+        watch = self._region.watch
+        if watch is not None:
+            watch.failed(self, STATUS[error.code], error, time.monotonic_ns() - self.began)
+        self._line.failed(self, error)
 
     def identify(self) -> str:
         """The request's identifier: the caller's, else one of ours."""
