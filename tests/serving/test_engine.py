@@ -235,7 +235,8 @@ def test_what_takes_too_long_is_stopped(new_plane: Callable[..., Plane]) -> None
             answers = [call.result() for call in calls]
     assert load.failures == []
     assert load.count > 10
-    assert {answer.status for answer in answers} == {504}
+    # Some are refused because those before them make them late.
+    assert {504} <= {answer.status for answer in answers} <= {503, 504}
     assert gauge(plane, "tapster_queued_requests") == 0
     assert plane.call("POST", "/v2/models/slow/infer", slow_body(1)).status == 200
 
