@@ -121,7 +121,7 @@ def kill_workers(server: Server, kills: int, *, between: float = BETWEEN) -> Kil
     calls = requests_to(server, ENDPOINT)
     load = Load(port_of(server), calls, rate=300, connections=64, reuse=200)
     doomed: set[int] = set()
-    rpc = RpcLoad(urlsplit(server.grpc_url).netloc or server.grpc_url, ENDPOINT, server.key)
+    rpc = RpcLoad(server.grpc_url, ENDPOINT, server.key)
     with load, rpc:
         load.more(400)
         for number in range(kills):

@@ -13,6 +13,7 @@ from tests.conftest import Server
 from tests.faults.scenarios import models
 from tests.faults.scenarios.kills import Fleet, deploy, port_of, requests_to, until
 from tests.faults.scenarios.load import Load
+from tests.faults.scenarios.rpc_load import RpcLoad
 
 ENDPOINT: Final = "busy"
 RATE: Final = 200.0
@@ -34,12 +35,15 @@ class Stops:
 
 
 def stop_workers(server: Server, stops: int) -> Stops:
-    """SIGTERM to the two workers in turn, each replaced by the supervisor, under load."""
+    """SIGTERM to the two workers in turn, each replaced by the supervisor, while callers of both
+    ports call."""
     deploy(server, ENDPOINT, models.busy(400))
     fleet, seen = Fleet(server, 2), Stops()
     until(fleet.full, "two workers")
     calls = requests_to(server, ENDPOINT)
-    with Load(port_of(server), calls, rate=RATE, connections=64, reuse=100) as load:
+    load = Load(port_of(server), calls, rate=RATE, connections=64, reuse=100)
+    rpc = RpcLoad(server.grpc_url, ENDPOINT, server.key)
+    with load, rpc:
         load.more(100)
         for number in range(stops):
             began = time.monotonic()
@@ -49,7 +53,10 @@ def stop_workers(server: Server, stops: int) -> Stops:
             until(lambda gone=worker.pid: fleet.full(gone), "two workers again")  # type: ignore[misc]
             time.sleep(max(0.0, began + BETWEEN - time.monotonic()))
     fleet.close()
-    return _told(seen, load)
+    told = _told(seen, load)
+    told.answered += rpc.answered
+    told.failures += [*rpc.wrong, *rpc.failed]
+    return told
 
 
 def stop_everything(server: Server) -> Stops:
