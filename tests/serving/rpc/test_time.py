@@ -191,8 +191,9 @@ def test_a_stop_loses_nothing_that_was_asked(heavy: Plane) -> None:
     with channel(heavy) as made, channel(heavy) as other:
         asking = made.unary_unary(f"/{INFER}")
         key = metadata(KEY)
-        data = work(LONG // 10).SerializeToString()
-        waiting = [asking.future(data, metadata=key, timeout=LIMIT) for _ in range(10)]
+        sizes = [2 * LONG] + 9 * [LONG // 20]
+        asked = [work(size).SerializeToString() for size in sizes]
+        waiting = [asking.future(data, metadata=key, timeout=LIMIT) for data in asked]
         talk, idle = Talk(other), Talk(other)
         for _ in range(5):
             talk.say(work(LONG // 20))

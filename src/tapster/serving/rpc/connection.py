@@ -221,11 +221,11 @@ class Connection(Receiving):
         if payload == _LEAVING:
             self._leave()
 
-    def _freed(self, stream: Any) -> None:
-        if not self._streams:
-            self._quiet = self._loop.time()
-            if self._leaving and (self._final != MAX_WINDOW or self._deaf):
-                self._hang_up()
+    def _emptied(self) -> None:
+        """The last stream has ended."""
+        self._quiet = self._loop.time()
+        if self._leaving and (self._final != MAX_WINDOW or self._deaf):
+            self._hang_up()
 
     @abstractmethod
     def _refuse_stranger(self, data: bytes) -> None:

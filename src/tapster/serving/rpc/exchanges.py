@@ -84,7 +84,15 @@ class Exchange(Stream):
     method: Method
 
     def __init__(self, owner: "Carrier", number: int, head: Head, ended: bool) -> None:
-        super().__init__(number, ended)
+        # As Stream has it, without a call for each.
+        self.id = number
+        self.ended = ended
+        self.room = WINDOW
+        self.credit = 0
+        self.out = None
+        self.tail = b""
+        self.owed = 0
+        self.due = 0.0
         self.owner = owner
         self.head = head
         self.begun = False  # the answer's headers have been sent

@@ -60,6 +60,22 @@ def head(length: int, kind: int, flags: int, stream: int) -> bytes:
     return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream)
 
 
+def unary(stream: int, begin: bytes, data: bytes, tail: bytes) -> bytes:
+    """A whole answer: a block of headers, data, and a block of trailers; none is empty."""
+    pack = _HEAD.pack
+    size, last = len(data), len(tail)
+    return b"".join(
+        (
+            pack(len(begin) >> 8, len(begin) & 0xFF, HEADERS, END_HEADERS, stream),
+            begin,
+            pack(size >> 8, size & 0xFF, DATA, 0, stream),
+            data,
+            pack(last >> 8, last & 0xFF, HEADERS, END_HEADERS | END_STREAM, stream),
+            tail,
+        )
+    )
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """A whole frame."""
     return head(len(payload), kind, flags, stream) + payload

@@ -124,8 +124,10 @@ class Gathering(Connection):
         if stream.asked:
             stream.asked = 0
             self._memory.forget(stream)
-        self.release(stream)
-        super()._freed(stream)
+        if stream.grant:
+            self.release(stream)
+        if not self._streams:
+            self._emptied()
 
     def _hold(self, size: int) -> None:
         self._memory.owe(size)

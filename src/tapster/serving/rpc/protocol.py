@@ -42,6 +42,7 @@ class GrpcProtocol(Gathering):
         self.service = service
         self._port = port
         self._region = service.region
+        self.new_identity = service.heads.identify
         self._heads: dict[bytes, Head] = {}
         self._revision = 0
         self._authorization = b""
@@ -245,10 +246,6 @@ class GrpcProtocol(Gathering):
         if exchange.id in self._streams:
             identity = call.identity or self.new_identity()
             self._answer(exchange, BEGIN + refusal(error, identity), b"", b"")
-
-    def new_identity(self) -> bytes:
-        """See Line."""
-        return self.service.heads.identify()
 
     def send(self, exchange: Exchange, body: bytes) -> None:
         """Send one of several messages."""

@@ -73,10 +73,16 @@ class Sending(asyncio.Protocol, ABC):
 
         Each may be empty: there are no headers, no data, or more is to come. Headers alone end it.
         """
+        size = len(data)
+        if begin and size and tail and stream.out is None and self._fits(stream, size):
+            self._window -= size
+            stream.credit -= size
+            self._write(frames.unary(stream.id, begin, data, tail))
+            self._close(stream)
+            return
         if begin:
             last = END_HEADERS if data or tail else END_HEADERS | END_STREAM
             begin = head(len(begin), HEADERS, last, stream.id) + begin
-        size = len(data)
         if stream.out is None and (not size or self._fits(stream, size)):
             if size:
                 self._window -= size
@@ -172,9 +178,9 @@ class Sending(asyncio.Protocol, ABC):
         self._gone(stream)
 
     def _forget(self, stream: Stream) -> None:
-        self._blocked.pop(stream.id, None)
         if self._streams.pop(stream.id, None) is not None:
-            if stream.owed:
+            if stream.out is not None:
+                self._blocked.pop(stream.id, None)
                 self._hold(-stream.owed)
                 stream.owed = 0
             self._freed(stream)
