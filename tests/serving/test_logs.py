@@ -230,7 +230,8 @@ def test_few_are_kept_and_only_the_slowest(start: Start) -> None:
 
     found = wait_for(kept, "the slowest to be published")
     assert len(found) == 32
-    assert [each["endpoint"] for each in found[:4]] == ["slow"] * 4
+    times = [each["seconds"] for each in found]
+    assert times == sorted(times, reverse=True)
     assert (found[0]["status"], found[0]["phases"]) == (504, None)
 
 
