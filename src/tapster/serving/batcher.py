@@ -79,14 +79,15 @@ class Batcher:
         self, loaded: LoadedModel, means: Means, cost: Cost, *, inline: bool, together: bool
     ) -> None:
         self.cost = cost
-        self.used = time.monotonic()
+        self.used = time.monotonic_ns()
         self.wake: Callable[[], None] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._loaded: LoadedModel | None = loaded
         self._outputs = [spec.name for spec in loaded.signature.outputs]
         self._packed = packed_input(loaded.signature)
         ragged = together and any(-1 in spec.shape[1:] for spec in loaded.signature.inputs)
-        self._queue: Line | Buckets = Buckets() if ragged else Line()
+        self._line = None if ragged else Line()  # that is the queue, unless shapes queue apart
+        self._queue: Line | Buckets = Buckets() if self._line is None else self._line
         self._rows = 0  # that wait
         self._together = together
         self._budget = means.budget
@@ -167,14 +168,13 @@ class Batcher:
     def resume(self, loaded: LoadedModel) -> None:
         """Take the model back, and run what has waited for it."""
         self._loaded = loaded
-        self.used = time.monotonic()
+        self.used = time.monotonic_ns()
         self._schedule()
 
     def refuse(self, error: TapsterError) -> None:
         """Fail everything that waits: the model cannot be brought back."""
-        waiting, self._queue = self._queue, type(self._queue)()
         self._rows = 0
-        for work in waiting:
+        for work in self._queue.drain():
             if not work.done:
                 self._region.count(work.place, UNAVAILABLE)
                 work.fail(error)
@@ -237,10 +237,9 @@ class Batcher:
         if self._loaded is None:
             self._await_model()
             return
-        inline = self._inline and not self._exiled
+        inline = self._inline and not (self._exiled_until and self._exiled)
         if (self._window or not inline) and self._queue and self._awaits_company():
             return
-        self.used = time.monotonic()
         batch = self._take_all() if inline else self._take()
         if batch:
             rows = sum([work.rows for work in batch])
@@ -257,7 +256,7 @@ class Batcher:
 
     @property
     def _exiled(self) -> bool:
-        return self._exiled_until > 0.0 and self._exiled_until > time.monotonic()
+        return self._exiled_until > time.monotonic()
 
     def _await_model(self) -> None:
         if self._queue:
@@ -295,9 +294,9 @@ class Batcher:
 
     def _take_all(self) -> list[Work]:
         """Everything that waits, if it can run together, without those whose caller is gone."""
-        if not self._together or self._rows > self.cost.most or not isinstance(self._queue, Line):
+        queue = self._line
+        if queue is None or not self._together or self._rows > self.cost.most:
             return self._take()
-        queue = self._queue
         batch = [work for work in queue if not work.done]
         if len(batch) < len(queue):
             self._forget([work for work in queue if work.done])
@@ -315,7 +314,8 @@ class Batcher:
 
     def _run_inline(self, batch: list[Work], rows: int, loaded: LoadedModel) -> None:
         self.writing = 0
-        began, cpu = time.monotonic_ns(), time.thread_time()
+        self.used = began = time.monotonic_ns()
+        cpu = time.thread_time()
         outcomes = self._outcomes(loaded, batch, None)
         spent = time.thread_time() - cpu
         took = time.monotonic_ns() - began
@@ -328,6 +328,7 @@ class Batcher:
     def _hand_over(self, batch: list[Work], rows: int, loaded: LoadedModel) -> None:
         run = _Run(batch, rows)
         self._runs.append(run)
+        self.used = time.monotonic_ns()
         first = min([work.deadline for work in batch])
         self._guard.attend(self, min(first, run.began + ASK_SECONDS))
         self._threads.start(partial(self._serve, run, loaded))

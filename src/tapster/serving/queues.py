@@ -67,6 +67,12 @@ class Line(deque[Work]):
             self.extend(kept)
         return late, gone
 
+    def drain(self) -> list[Work]:
+        """Take out everything."""
+        everything = list(self)
+        self.clear()
+        return everything
+
 
 class Buckets:
     """A line for each shape, so that batches need no padding; the longest wait goes first."""
@@ -116,6 +122,13 @@ class Buckets:
                 del self._lines[shape]
         self._count -= len(late) + len(gone)
         return late, gone
+
+    def drain(self) -> list[Work]:
+        """As `Line.drain`."""
+        everything = list(self)
+        self._lines.clear()
+        self._count = 0
+        return everything
 
 
 def _shape(work: Work) -> object:

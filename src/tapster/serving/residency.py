@@ -139,12 +139,12 @@ class Residency:
 
     def _look(self) -> None:
         """Every second: who has been idle for long leaves, and who was busy when it should."""
-        now = time.monotonic()
+        now = time.monotonic_ns()
         newest: Model | None = None
         for model in list(self._models):
             if model.state != READY or model.batcher.busy:
                 continue
-            if 0 < model.idle < now - model.batcher.used:
+            if 0 < model.idle < (now - model.batcher.used) / 1e9:
                 self.unload(model)
             elif newest is None or model.batcher.used > newest.batcher.used:
                 newest = model
