@@ -58,7 +58,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         for number in itertools.count():
-            if self.stopping.is_set():
+            if self.stopping.is_set() and self.rounds:
                 return
             with suppress(TapsterError, OSError, TimeoutError):
                 self._round(number)
