@@ -191,15 +191,17 @@ def test_a_stop_loses_nothing_that_was_asked(heavy: Plane) -> None:
     with channel(heavy) as made, channel(heavy) as other:
         asking = made.unary_unary(f"/{INFER}")
         key = metadata(KEY)
-        sizes = [2 * LONG] + 9 * [LONG // 20]
-        asked = [work(size).SerializeToString() for size in sizes]
-        waiting = [asking.future(data, metadata=key, timeout=LIMIT) for data in asked]
+        begun = batches(heavy)
+        waiting = [asking.future(work(4 * LONG).SerializeToString(), metadata=key)]
+        wait_for(lambda: batches(heavy) == begun + 1, "the run to begin")
+        one = work(LONG // 20).SerializeToString()
+        waiting += [asking.future(one, metadata=key) for _ in range(10)]
         talk, idle = Talk(other), Talk(other)
         for _ in range(5):
             talk.say(work(LONG // 20))
         idle.say(sum_request())
         idle.hear()
-        wait_for(lambda: in_flight(heavy) >= 11, "them to arrive")
+        wait_for(lambda: metric(heavy, "tapster_queued_requests") == 15, "them to be queued")
         heavy.workers[0].terminate()
         for future in waiting:
             future.result()
