@@ -27,6 +27,7 @@ soak: $(VENV)/.test          ## the long runs, at full length (TAPSTER_SOAK=0.1 
 bench: $(VENV)/.test         ## the benchmarks whose figures the documents quote
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/isolation.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/many_models.py
 	$(BIN)/python benchmarks/shared_weights.py
