@@ -29,6 +29,7 @@ GUIDES = (
     "guides/traffic.md",
     "guides/engine.md",
     "guides/isolation.md",
+    "guides/faults.md",
     "guides/observability.md",
     "guides/operations.md",
     "plugins.md",
