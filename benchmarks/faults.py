@@ -7,6 +7,7 @@ is met, 1 if not.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -302,7 +303,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.scenarios) - SCENARIOS.keys():
         parser.error(f"there is no scenario {', '.join(sorted(unknown))}")
-    missed = 0
+    missed, load = 0, os.getloadavg()[0]
+    print(f"On {os.cpu_count()} cores, other work taking {load:.1f} of them.")
     for name in options.scenarios or SCENARIOS:
         scenario = SCENARIOS[name]
         title = (scenario.__doc__ or name).rstrip(".")
