@@ -4,7 +4,7 @@ from typing import Final
 
 from tapster.contract.errors import TapsterError
 from tapster.serving.rest.bodies import invalid
-from tapster.serving.rest.encodings import CODINGS, accepted
+from tapster.serving.rest.codings import CODINGS, accepted
 
 LENGTH: Final = b"inference-header-content-length"
 CSV: Final = b"text/csv"

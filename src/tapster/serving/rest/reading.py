@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from tapster.contract.errors import TapsterError
 from tapster.serving.engine import Target
-from tapster.serving.rest import encodings
+from tapster.serving.rest import codings
 from tapster.serving.rest.calls import Call, Line, crowded
 from tapster.serving.rest.forms import Form
 from tapster.serving.rest.heads import JSON, Heads
@@ -69,7 +69,7 @@ class Reader:
         if coding:
             limit = min(self._limit, AT_ONCE)
             try:
-                body = encodings.inflate(coding, body, limit)
+                body = codings.inflate(coding, body, limit)
             except TapsterError as error:
                 if error.code == "too_large" and limit < self._limit:
                     return False
@@ -84,7 +84,7 @@ class Reader:
         if call.deadline <= time.monotonic():
             raise TapsterError("deadline", "other bodies took too long to read before this one")
         if call.form.coding:
-            body = encodings.inflate(call.form.coding, body, self._limit)
+            body = codings.inflate(call.form.coding, body, self._limit)
         call.wire.read(call, body)
         return len(body)
 
@@ -108,7 +108,7 @@ class Reader:
     def compress(self, call: "FormedCall", body: bytes) -> None:
         """Compress an answer in a thread, then give it to its call."""
         loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self.pool, encodings.deflate, call.form.accepts, body)
+        done = loop.run_in_executor(self.pool, codings.deflate, call.form.accepts, body)
         done.add_done_callback(lambda _: call.compressed(done.result()))
 
 
@@ -153,7 +153,7 @@ class FormedCall(Call):
 
     def succeed(self, body: bytes) -> None:
         """See Work. An answer that is worth it leaves compressed, if its caller likes that."""
-        if self.form.accepts and len(body) >= encodings.WORTH:
+        if self.form.accepts and len(body) >= codings.WORTH:
             self.done = True
             self._let_go()
             self._reader.compress(self, body)

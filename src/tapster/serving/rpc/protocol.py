@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from tapster.contract.errors import Code, TapsterError
 from tapster.serving.gate import REFUSAL, REFUSAL_HINT, Pass
-from tapster.serving.rest import encodings
+from tapster.serving.rest import codings
 from tapster.serving.rest.calls import crowded
 from tapster.serving.rest.routes import Route
 from tapster.serving.rpc.calls import Call, reported
@@ -206,7 +206,7 @@ class GrpcProtocol(Gathering):
         coding = exchange.head.encoding
         if not coding:
             raise TapsterError("internal", "a compressed message came without grpc-encoding")
-        return encodings.inflate(coding, data, limit)
+        return codings.inflate(coding, data, limit)
 
     def inflated(self, exchange: Exchange, flag: int, data: bytes) -> bytes:
         """A short message, decompressed if its flag says so. Raises TapsterError."""
