@@ -108,6 +108,7 @@ def _localised(text: str, server: Server) -> str:
     return (
         text.replace("http://127.0.0.1:8000", server.url)
         .replace("http://127.0.0.1:8501", server.rest_url)
+        .replace("127.0.0.1:8500", server.grpc_url)
         .replace("~/.tapster", str(server.home))
     )
 
@@ -118,6 +119,7 @@ def _environment(server: Server) -> dict[str, str]:
         "HOME": str(server.home),
         "KEY": server.key,
         "REST": server.rest_url,
+        "GRPC": server.grpc_url,
         "TAPSTER_URL": server.url,
         "TAPSTER_KEY": server.key,
         "TAPSTER_HOME": str(server.home),
