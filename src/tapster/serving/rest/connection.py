@@ -126,6 +126,7 @@ class Connection(HttpToolsProtocol, ABC):
     def resume_writing(self) -> None:
         """See asyncio.Protocol. A client that has taken so much is not stuck."""
         super().resume_writing()
+        self.account()
         self._stalled = (0, NEVER)
         self._read_on()
 

@@ -23,7 +23,7 @@ from tapster.serving.rest.tensors import FLOAT_LIMITS, MAX_RANK
 # From this size on, a body is read so.
 LARGE: Final = 1 << 20
 # JSON other than numbers takes up to twenty times its size while it is read.
-MAX_ODD: Final = 16 << 20
+MAX_ODD: Final = 8 << 20
 # Lists of numbers that are looked for in one document.
 MAX_LISTS: Final = 4096
 _PIECE: Final = 1 << 18

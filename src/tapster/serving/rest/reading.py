@@ -24,13 +24,13 @@ from tapster.serving.slots import UNAVAILABLE, Region
 # Bytes of a body that is read on the event loop; compressed ones may also grow to no more.
 AT_ONCE: Final = 128 * 1024
 AT_ONCE_COMPRESSED: Final = 16 * 1024
-THREADS: Final = 2
 
 Body = bytes | bytearray
 
 
 class Reader:
-    """The threads of one worker that read bodies and compress answers.
+    """The threads of one worker that read bodies and compress answers: one for JSON, which may take
+    many times its size while it is read, and one for all else.
 
     `limit`: bytes of a body. `current`: where a call to a target, asked for by this version and
     label, goes now, as the plan may have changed while its body was read.
@@ -39,7 +39,8 @@ class Reader:
     def __init__(self, limit: int, current: Callable[[Target, tuple[str, str]], Target]) -> None:
         self._limit = limit
         self._current = current
-        self._pool: ThreadPoolExecutor | None = None
+        self._json = ThreadPoolExecutor(1, thread_name_prefix="json")
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="body")
 
     def read(self, call: Call, body: Body) -> None:
         """Have a call's body read, then submit the call. Raises what its wire raises."""
@@ -52,15 +53,10 @@ class Reader:
 
     def _begin(self, call: Call, body: Body) -> None:
         loop = asyncio.get_running_loop()
-        reading = loop.run_in_executor(self.pool, self._read, call, body)
+        other = call.form.csv or call.form.header >= 0
+        pool = self.pool if other else self._json
+        reading = loop.run_in_executor(pool, self._read, call, body)
         reading.add_done_callback(partial(self._submit, call, body))
-
-    @property
-    def pool(self) -> ThreadPoolExecutor:
-        """Threads, started at first need."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="body")
-        return self._pool
 
     def _read_at_once(self, call: Call, body: Body) -> bool:
         coding = call.form.coding

@@ -19,10 +19,11 @@ _REPOSITORY: Final = re.compile(
     r"/v2/repository/models/(?P<name>[^/]+)/(?P<verb>load|unload)", re.DOTALL
 )
 _TENSORFLOW: Final = re.compile(
-    rf"(?:/openai)?/v1/models/(?P<name>[^/:]+)(?:{_VERSION}|/labels/(?P<label>[^/:]+))"
+    rf"/v1/models/(?P<name>[^/:]+)(?:{_VERSION}|/labels/(?P<label>[^/:]+))"
     r"(?P<verb>/metadata|:predict|:classify|:regress)?",
     re.DOTALL,
 )
+_OPENAI: Final = re.compile(r"/openai/v1/models/(?P<name>[^/:]+)(?P<verb>)", re.DOTALL)
 _PLAIN: Final = re.compile(r"/v1/endpoints/(?P<name>[^/]+)(?P<verb>/predict)", re.DOTALL)
 _FIXED: Final = {
     "/": "v1.live",  # KServe's protocol v1
@@ -39,6 +40,7 @@ _FIXED: Final = {
 }
 _PATTERNS: Final = (
     (_PLAIN, {"/predict": "plain.predict"}),
+    (_OPENAI, {"": "v1.status"}),
     (_REPOSITORY, {"load": "v2.load", "unload": "v2.unload"}),
     (
         _OPEN,
