@@ -179,15 +179,16 @@ def push(plane: Plane, stack: ExitStack, data: bytes, count: int, seconds: float
 
 def test_a_flood_of_bodies_does_not_grow_the_worker(narrow: Plane, stack: ExitStack) -> None:
     head, body = tensor(1400)
-    assert len(head + body) > 5 * MIB
-    assert push(narrow, stack, head + body, 60, 3.0) < 64 * MIB
+    assert 60 * len(body) > 256 * MIB
+    assert push(narrow, stack, head + body, 60, 3.0) < 128 * MIB
     stack.close()
     wait_for(lambda: narrow.call("POST", INFER, GOOD).status == 200, "the worker to be free")
 
 
 def test_answers_nobody_reads_do_not_grow_the_worker(narrow: Plane, stack: ExitStack) -> None:
     head, body = tensor(300, answer=False)  # as JSON, the answer is longer than a megabyte
-    assert push(narrow, stack, (head + body) * 4, 60, 3.0) < 64 * MIB
+    assert 240 * len(body) > 256 * MIB
+    assert push(narrow, stack, (head + body) * 4, 60, 3.0) < 128 * MIB
     assert narrow.call("POST", INFER, GOOD).status == 200
     stack.close()
     with narrow.connect() as line:
