@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import socket
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.serving import packages
-from tests.serving.conftest import Answer, Plane, endpoint, request
+from tests.serving.conftest import Answer, Plane, endpoint, read_all, request
 from tests.serving.rest.test_binary import as_bytes, send, split, tensor
 from tests.serving.rest.test_open_inference import INFER, numeric, refused
 from tests.serving.rest.test_protocol import GOOD, responses
@@ -201,3 +203,49 @@ def test_callers_who_leave_are_not_worked_for(slow: Plane) -> None:
     counted = 'endpoint="heavy",version="1",code="2xx"} '
     page = slow.call("GET", "/metrics").body.decode()
     assert int(float(page.split(counted)[1].split()[0])) < 15
+
+
+def test_callers_who_only_stop_sending_are_answered(slow: Plane) -> None:
+    """They may be told to go on meanwhile, which is how it is found out whether they are there."""
+    body = json.dumps(heavy(300)).encode()
+    with slow.connect() as line:
+        line.sendall(request("/v2/models/heavy/infer", body))
+        line.shutdown(socket.SHUT_WR)
+        found = [status for status, _ in responses(read_all(line))]
+    assert found == [100] * (len(found) - 1) + [200]
+
+
+def test_a_plan_may_change_while_a_body_is_read(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    made = {1: packages.regressor(plane.home, 1.0), 2: packages.regressor(plane.home, 2.0)}
+    plane.plan(endpoint("sum", made[1], 1), packages=(made[1],))
+    plane.start()
+    plane.applied()
+    body, wanted = (
+        many(),
+        [sum(number % 9 for number in range(at, at + 3)) for at in range(0, 90, 3)],
+    )
+    answers: list[Answer] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            answers.append(plane.call("POST", INFER, body))
+
+    callers = [threading.Thread(target=ask) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for turn in range(10):
+        version = 2 - turn % 2
+        plane.plan(endpoint("sum", made[version], version), packages=(made[version],))
+        plane.applied()
+    ended.set()
+    for caller in callers:
+        caller.join()
+    assert len(answers) > 10
+    assert {answer.status for answer in answers} == {200}
+    documents = [answer.json() for answer in answers]
+    for document in documents:
+        bias = int(document["model_version"])
+        assert document["outputs"][0]["data"][:30] == [each + bias for each in wanted]
+    assert {document["model_version"] for document in documents} == {"1", "2"}
