@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.serving.conftest import Answer, Plane
+from tests.serving.conftest import Answer, Plane, request
 from tests.serving.packages import EVERY
 from tests.serving.rest.test_open_inference import numeric, refused
 
@@ -233,3 +233,34 @@ def test_lengths_of_the_header_that_cannot_be_are_refused(plane: Plane, length: 
         "POST", "/v1/models/sum:predict", b"{}", Inference_Header_Content_Length="2"
     )
     refused(wrong_wire, "Open Inference protocol only")
+
+
+def test_rows_that_run_together_keep_their_own_bytes(plane: Plane) -> None:
+    """Pipelined, so that they are batched: with and without identifiers, and JSON among them."""
+    data = b""
+    for number in range(60):
+        document = {
+            "inputs": [tensor("numeric", "FP32", [1, 3], 12)],
+            "parameters": {"binary_data_output": number % 3 != 0},
+        } | ({"id": f"n{number}"} if number % 2 else {})
+        head = json.dumps(document).encode()
+        more = f"Inference-Header-Content-Length: {len(head)}\r\n"
+        more += "Connection: close\r\n" if number == 59 else ""
+        data += request("/v2/models/sum/infer", head + as_bytes("FP32", [number, 0, 0]), more=more)
+    stream = plane.raw(data)
+    for number in range(60):
+        head, _, rest = stream.partition(b"\r\n\r\n")
+        names = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        body, stream = rest[: int(names[b"content-length"])], rest[int(names[b"content-length"]) :]
+        document = json.loads(body[: int(names.get(LENGTH.encode(), len(body)))])
+        assert document.get("id") == (f"n{number}" if number % 2 else None)
+        output = document["outputs"][0]
+        assert output["shape"] == [1]
+        if number % 3:
+            assert (body[-4:], output["parameters"]) == (
+                as_bytes("FP32", [number + 1]),
+                {"binary_data_size": 4},
+            )
+        else:
+            assert output["data"] == [number + 1.0]
+    assert stream == b""

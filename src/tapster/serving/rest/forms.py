@@ -8,6 +8,7 @@ from tapster.serving.rest.codings import CODINGS, accepted
 
 LENGTH: Final = b"inference-header-content-length"
 CSV: Final = b"text/csv"
+MAX_ACCEPT: Final = 256
 JSON_TYPES: Final = frozenset(
     {
         b"application/json",
@@ -66,7 +67,7 @@ def form_of(noted: dict[bytes, bytes], *, tables: bool, binary: bool) -> Form:
         raise TapsterError("unsupported", "the body may be compressed by gzip or deflate only")
     found = Form(
         coding=CODINGS.get(coding, b""),
-        accepts=accepted(noted.get(b"accept-encoding", b"")),
+        accepts=accepted(noted.get(b"accept-encoding", b"")[:MAX_ACCEPT]),
         header=_header(noted, binary) if LENGTH in noted else -1,
         csv=csv,
         as_csv=tables and CSV in noted.get(b"accept", b"").lower(),

@@ -16,12 +16,14 @@ class Heads:
     """Response heads by status, up to the request's identifier and the length of the body."""
 
     def __init__(self) -> None:
+        self._good = b""
         self._heads: dict[int, bytes] = {}
         self._prefix = secrets.token_hex(4).encode() + b"-"
         self._next = itertools.count(1).__next__
 
     def renew(self) -> None:
         """Forget what carries an old date; to be called every second."""
+        self._good = b""
         self._heads = {}
 
     def identify(self, given: bytes = b"") -> bytes:
@@ -33,9 +35,9 @@ class Heads:
 
     def good(self, body: bytes) -> bytes:
         """The response to most requests: 200, JSON, an identifier of ours, and on we go."""
-        head = self._heads.get(200)
-        if head is None:
-            head = self._heads[200] = _head(200) + JSON + b"x-request-id: " + self._prefix
+        head = self._good
+        if not head:
+            head = self._good = self._head(200) + JSON + b"x-request-id: " + self._prefix
         return b"%b%x\r\ncontent-length: %d\r\n\r\n%b" % (head, self._next(), len(body), body)
 
     def respond(  # noqa: PLR0917
@@ -51,7 +53,7 @@ class Heads:
         """Any response. `lines` are the headers that tell of its body, of JSON if there are none;
         `allow` names the method that a 405 asks for, `pause` is when to try again, in seconds."""
         head = [
-            _head(status),
+            self._head(status),
             lines or JSON,
             b"x-request-id: %b\r\n" % (identity or self.identify()),
             b"" if keep_alive else b"connection: close\r\n",
@@ -61,13 +63,14 @@ class Heads:
         ]
         return b"".join((*head, body))
 
-
-def _head(status: int) -> bytes:
-    return (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-        f"date: {formatdate(usegmt=True)}\r\n"
-        + ("www-authenticate: Bearer\r\n" if status == 401 else "")
-    ).encode()
+    def _head(self, status: int) -> bytes:
+        head = self._heads.get(status)
+        if head is None:
+            text = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            text += f"date: {formatdate(usegmt=True)}\r\n"
+            text += "www-authenticate: Bearer\r\n" if status == 401 else ""
+            head = self._heads[status] = text.encode()
+        return head
 
 
 def _printable(text: bytes) -> bool:

@@ -33,6 +33,14 @@ def write(call: Request, answer: Answer, first: int) -> bytes:
             return target.prefix + call.tag + body[len(target.prefix) :] if call.tag else body
     heads = _heads(target.model)
     chosen = call.chosen or tuple((index, False) for index in range(len(heads)))
+    if answer.singly and not answer.alone:
+        rows = answer.spelled.get((target, chosen))
+        if rows is None:
+            rows = answer.spelled[target, chosen] = _spell_bytes(target.model, answer, chosen)
+        if rows:
+            head = b"%b%b%b" % (target.prefix, call.tag, rows[-1])
+            call.lines = _BINARY % len(head)
+            return head + rows[first]
     outputs: list[bytes] = []
     tail: list[bytes] = []
     for index, binary in chosen:
@@ -61,6 +69,24 @@ def _part(answer: Answer, index: int, first: int, rows: int) -> Array:
     """An output's rows that belong to one request."""
     array = answer.arrays[index]
     return array if answer.alone else array[first : first + rows]
+
+
+def _spell_bytes(model: Model, answer: Answer, chosen: tuple[tuple[int, bool], ...]) -> list[bytes]:
+    """The bytes of each row, for requests of one row, and after them the JSON of the outputs, which
+    is the same for all; nothing if that is not all that they take."""
+    arrays = [answer.arrays[index] for index, _ in chosen]
+    if answer.note or not all(binary for _, binary in chosen):
+        return []
+    if any(array.dtype.kind == "O" or not array.size for array in arrays):
+        return []
+    heads = _heads(model)
+    outputs, columns = [], []
+    for (index, _), array in zip(chosen, arrays, strict=True):
+        data, width = array.tobytes(), array.nbytes // answer.rows
+        columns.append([data[at : at + width] for at in range(0, len(data), width)])
+        outputs.append(_in_tail(heads[index], (1, *array.shape[1:]), width))
+    rows = [b"".join(row) for row in zip(*columns, strict=True)]
+    return [*rows, b'"outputs":[%b]}' % b",".join(outputs)]
 
 
 def _in_tail(head: bytes, shape: tuple[int, ...], size: int) -> bytes:

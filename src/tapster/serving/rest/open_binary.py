@@ -22,6 +22,7 @@ from tapster.serving.rest.open_inference import (
     Document,
     InputParameters,
     admit,
+    all_bytes,
     options,
     refuse,
     write,
@@ -136,7 +137,7 @@ def _read_bare(call: Request, model: Model, body: bytes | bytearray) -> None:
     else:
         shape = _shape_for(name, datatype, wanted, len(body))
         array = raw.decode(name, datatype, shape, memoryview(body))
-    call.chosen = tuple((index, True) for index in range(len(model.signature.outputs)))
+    call.chosen = all_bytes(len(model.signature.outputs))
     admit(call, model, [(name, datatype, array)])
 
 

@@ -23,7 +23,9 @@ from tapster.serving.rest.open_answers import refuse, write
 from tapster.serving.rest.tensors import FLOAT_LIMITS, conform, rows_of, tensor
 from tapster.serving.rest.wires import Request
 
-__all__ = ["Document", "InputParameters", "admit", "options", "read", "refuse", "write"]
+__all__ = [
+    "Document", "InputParameters", "admit", "all_bytes", "options", "read", "refuse", "write",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -152,7 +154,13 @@ def options(call: Request, request: "Document[Any]", model: Model, *, binary: bo
     if request.outputs:
         call.chosen = _chosen(model, request.outputs, binary)
     elif binary:
-        call.chosen = tuple((index, True) for index in range(len(model.signature.outputs)))
+        call.chosen = all_bytes(len(model.signature.outputs))
+
+
+@lru_cache(256)
+def all_bytes(outputs: int) -> tuple[tuple[int, bool], ...]:
+    """All of so many outputs, as bytes."""
+    return tuple((index, True) for index in range(outputs))
 
 
 def _hurry(call: Request, timeout: int) -> None:
