@@ -20,6 +20,14 @@ def test_large_bodies_at_once_are_held_within_bounds(new_plane: Callable[..., Pl
     assert seen.small_statuses == {200}
 
 
+def test_many_rows_take_no_more_memory_than_a_batch(new_plane: Callable[..., Plane]) -> None:
+    seen = hoarding.send_many_rows(new_plane(), 100_000)  # 1.6 GB of each layer, all at once
+    assert seen.statuses == {200: 1}
+    assert seen.most - seen.before < 256 * MIB
+    assert seen.failures == []
+    assert seen.small_statuses == {200}
+
+
 @pytest.mark.soak
 def test_answers_that_nobody_reads_are_held_within_bounds(
     new_plane: Callable[..., Plane],

@@ -70,9 +70,11 @@ def test_only_the_culprit_sees_the_error(tmp_path: Path) -> None:
 
 
 def test_large_requests_run_in_batches_of_bounded_size(tmp_path: Path) -> None:
-    model = Double()
-    run(tmp_path, model, [Asked(*[1.0] * 600), Asked(*[1.0] * 600), Asked(*[1.0] * 3000)])
-    assert model.sizes == [600, 600, 3000]
+    model, large = Double(), [float(number) for number in range(100, 3100)]
+    work = [Asked(*[1.0] * 600), Asked(*[1.0] * 600), Asked(*large)]
+    run(tmp_path, model, work)
+    assert model.sizes == [600, 600, 1024, 1024, 952]
+    assert work[2].body == repr([2 * value for value in large]).encode()
 
 
 def test_what_cannot_be_batched_runs_alone(tmp_path: Path) -> None:

@@ -310,9 +310,9 @@ def test_a_run_that_ignores_its_deadline_costs_its_worker(
     plane.start()
     plane.applied()
     answer = plane.call("POST", "/v1/models/stubborn:predict", rows_of(3))
-    assert answer.json() == {"outputs": [1, 1, 1]}
+    assert answer.json() == {"outputs": [[1, 1, 1]]}
     assert plane.call("POST", INFER, BODY).status == 200
 
 
 def rows_of(count: int) -> bytes:
-    return json.dumps({"inputs": {"x": [[1]] * count}}).encode()
+    return json.dumps({"inputs": {"x": [[1] * count]}}).encode()

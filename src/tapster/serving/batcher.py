@@ -6,6 +6,7 @@ that only the culprit sees the error.
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from functools import partial
 from typing import Final
 
 from tapster.contract.errors import Code, TapsterError
+from tapster.contract.inference import Array
 from tapster.runtimes import LoadedModel, Stop
 from tapster.serving.costs import Budget, Cost
 from tapster.serving.expiry import Guard
 from tapster.serving.queues import Buckets, Line, Room
 from tapster.serving.slots import CANCELLED, EXPIRED, QUEUE_FULL, UNAVAILABLE, Region
 from tapster.serving.threads import Threads
-from tapster.serving.work import Answer, Failure, Inputs, Work, gather, packed_input
+from tapster.serving.work import Answer, Failure, Inputs, Work, gather, in_slices, packed_input
 
 __all__ = ["Answer", "Batcher", "Failure", "Inputs", "Means", "Work"]
 
@@ -85,16 +87,19 @@ class Batcher:
         self._loaded: LoadedModel | None = loaded
         self._outputs = [spec.name for spec in loaded.signature.outputs]
         self._packed = packed_input(loaded.signature)
-        ragged = together and any(-1 in spec.shape[1:] for spec in loaded.signature.inputs)
-        self._line = None if ragged else Line()  # that is the queue, unless shapes queue apart
+        variable = any(-1 in spec.shape[1:] for spec in loaded.signature.inputs)
+        # That is the queue, unless shapes queue apart.
+        self._line = None if variable and together else Line()
         self._queue: Line | Buckets = Buckets() if self._line is None else self._line
         self._rows = 0  # that wait
         self._together = together
+        # A request of more rows is run in slices: what a model makes of a row may be large.
+        self._slice = cost.most if together else sys.maxsize
         self._budget = means.budget
         self._region = means.region
         self._threads = means.threads
         self._guard = means.guard
-        self._inline = inline
+        self._inline = inline and not variable  # what a longer row costs nobody knows
         self._exiled_until = 0.0
         self._exile = EXILE
         self._scheduled = False
@@ -374,10 +379,10 @@ class Batcher:
     def _bodies(self, loaded: LoadedModel, batch: list[Work], run: _Run | None) -> list[Outcome]:
         rows = sum([work.rows for work in batch])
         inputs = gather(batch, self._packed)
-        if run is None:
-            outputs = loaded.run(inputs, self._outputs)
+        if rows > self._slice:
+            outputs = in_slices(partial(self._once, loaded, run=run), inputs, rows, self._slice)
         else:
-            outputs = loaded.run(inputs, self._outputs, run.deadline, run.stop)
+            outputs = self._once(loaded, inputs, run)
         answer = Answer(outputs, rows, len(batch))
         ran = time.monotonic_ns()
         bodies: list[Outcome] = []
@@ -387,6 +392,11 @@ class Batcher:
             start += work.rows
         (run or self).writing += time.monotonic_ns() - ran
         return bodies
+
+    def _once(self, loaded: LoadedModel, inputs: dict[str, Array], run: _Run | None) -> list[Array]:
+        if run is None:
+            return loaded.run(inputs, self._outputs)
+        return loaded.run(inputs, self._outputs, run.deadline, run.stop)
 
     def _deliver(self, batch: list[Work], outcomes: list[Outcome], began: int, ran: int) -> None:
         """Answer what still waits; what is served is counted before any of it is written."""

@@ -7,6 +7,8 @@ from typing import Final
 MAX_ROWS: Final = 1024
 # Values that the answers of a batch may hold: spelled, each takes some tens of bytes.
 MAX_VALUES: Final = 1 << 19
+# And those that it is made of, which a model turns into others, often many more.
+MAX_TAKEN: Final = 1 << 22
 # Handing a batch to a thread and its outcome back, in seconds.
 HANDOVER: Final = 0.0001
 # Rows of the batches that a model is measured with before it serves; an estimate is trusted for so
@@ -42,13 +44,14 @@ class Cost:
     """What a run costs: seconds a call and a row, corrected by what runs really took.
 
     Processor time says whether a batch fits a turn of the event loop; time on the clock, which is
-    longer on a busy machine, says how long those behind it wait. `most` rows go into a batch, of
-    which each is answered by so many `values`. Beyond `trusted` rows nobody knows: what a run costs
-    may grow faster than its rows.
+    longer on a busy machine, says how long those behind it wait. `most` rows go into a run, of
+    which each takes so many values (`taken`) and is answered by so many. Beyond `trusted` rows
+    nobody knows: what a run costs may grow faster than its rows.
     """
 
-    def __init__(self, call: float, row: float, values: int = 1) -> None:
-        self.most = max(1, min(MAX_ROWS, MAX_VALUES // max(values, 1)))
+    def __init__(self, call: float, row: float, values: int = 1, taken: int = 1) -> None:
+        wanted = min(MAX_VALUES // max(values, 1), MAX_TAKEN // max(taken, 1))
+        self.most = max(1, min(MAX_ROWS, wanted))
         self._call = max(call, 1e-7)
         self._row = max(row, 1e-9)
         self._scale = 1.0

@@ -222,7 +222,8 @@ def _measure(loaded: LoadedModel, recorded: dict[str, Array], together: bool) ->
     batch = _fastest(lambda: loaded.run(many, names))
     row = max(batch - alone, 0.0) / (MEASURED_ROWS - 1)
     values = sum(output.size for output in loaded.run(one, names))
-    return Cost(max(alone - row, 0.0), row, values)
+    taken = sum(array.size for array in one.values())
+    return Cost(max(alone - row, 0.0), row, values, taken)
 
 
 def _fastest(run: Callable[[], object]) -> float:

@@ -1,7 +1,7 @@
 """A request to a model, and the answer of the batch that it ran in."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -41,7 +41,7 @@ class Answer:
         self._columns: list[tuple[list[Any], int, tuple[int, ...]]] | None = None
         self._finite = True
         if not self.alone and any(output.shape[:1] != (rows,) for output in outputs):
-            raise TapsterError("internal", "the model did not answer row by row")
+            raise _uneven()
 
     @property
     def columns(self) -> list[tuple[list[Any], int, tuple[int, ...]]]:
@@ -125,3 +125,27 @@ def gather(batch: Sequence[Work], packed: tuple[str, int] | None) -> dict[str, A
         ]
     )
     return {name: np.frombuffer(values, np.float32).reshape(-1, width)}
+
+
+def in_slices(
+    run: Callable[[dict[str, Array]], list[Array]], inputs: dict[str, Array], rows: int, size: int
+) -> list[Array]:
+    """The outputs of `run` for `rows` rows, asked for `size` at a time.
+
+    Raises TapsterError(internal) when the model does not answer row by row.
+    """
+    parts = []
+    for start in range(0, rows, size):
+        part = run({name: array[start : start + size] for name, array in inputs.items()})
+        count = min(size, rows - start)
+        if any(output.shape[:1] != (count,) for output in part):
+            raise _uneven()
+        parts.append(part)
+    try:
+        return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+    except ValueError:
+        raise _uneven() from None
+
+
+def _uneven() -> TapsterError:
+    return TapsterError("internal", "the model did not answer row by row")

@@ -84,6 +84,22 @@ def send_large(plane: Plane, clients: int, size: int) -> Hoard:
     return seen
 
 
+def send_many_rows(plane: Plane, rows: int) -> Hoard:
+    """One request of so many rows to a model that makes thousands of numbers of each."""
+    package = models.seal(plane.home, models.busy(2))
+    plane.plan(endpoint("busy", package), packages=(package,))
+    process = psutil.Process(plane.start().pid)
+    plane.applied()
+    data = _body(rows * 3 * len(NUMBER))
+    with Watched(process) as memory, Load(plane.port, cases("busy"), rate=RATE) as load:
+        load.more(50)
+        began = time.monotonic()
+        status = plane.call("POST", "/v2/models/busy/infer", data).status
+    seen = _told(memory, load, began)
+    seen.sent, seen.statuses = len(data), Counter([status])
+    return seen
+
+
 def read_nothing(plane: Plane, clients: int, depth: int, seconds: float) -> Hoard:
     """So many clients ask for long answers, `depth` at once each, and read none of them."""
     process = serve(plane)
