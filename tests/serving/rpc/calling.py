@@ -157,7 +157,7 @@ HEADERS = [
     (b"content-type", b"application/grpc"),
     (b"authorization", f"Bearer {KEY}".encode()),
 ]
-OPENING = frames.PREFACE + frames.settings({})
+OPENING = frames.PREFACE + frames.settings({}) + frames.window_update(0, 2**30)
 
 
 def block(path: str = INFER, key: str | None = KEY, **more: bytes) -> bytes:

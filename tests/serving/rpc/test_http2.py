@@ -367,7 +367,7 @@ def test_who_takes_no_answer_loses_it(new_plane: Planes) -> None:
     with Peer(plane) as peer:  # the windows are wide, and nothing is read
         big = prefixed(infer_request("sum", tensor("numeric", [[1, 2, 3]] * 4000)))
         peer.line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        peer.send(setting(frames.INITIAL_WINDOW_SIZE, 2**31 - 1), frames.window_update(0, 2**30))
+        peer.send(setting(frames.INITIAL_WINDOW_SIZE, 2**31 - 1))
         for number in range(1, 401, 2):
             peer.send(frame(HEADERS, END_HEADERS, number, block()))
             for at in range(0, len(big), 16384):

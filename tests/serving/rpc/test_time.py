@@ -1,7 +1,10 @@
 """Deadlines, callers who leave, stops and reloads: what is run, and that nothing is lost."""
 
+import itertools
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -15,6 +18,7 @@ from tests.serving import packages
 from tests.serving.conftest import KEY, LIMIT, Plane, endpoint, wait_for
 from tests.serving.rpc.calling import (
     INFER,
+    STREAM,
     Peer,
     block,
     call,
@@ -160,6 +164,25 @@ def test_a_run_whose_callers_have_left_is_called_off(heavy: Plane) -> None:
     assert rows_run(heavy) == before + 1
 
 
+def test_who_hangs_up_is_not_worked_for(heavy: Plane) -> None:
+    before, begun = rows_run(heavy), batches(heavy)
+    small = work(1)
+    with channel(heavy) as made, Peer(heavy) as peer:
+        asking = made.unary_unary(f"/{INFER}")
+        first = asking.future(work(20 * LONG).SerializeToString(), metadata=metadata(KEY))
+        wait_for(lambda: batches(heavy) == begun + 1, "the run to begin")
+        peer.send(*(request_frames(number, small) for number in range(1, 20, 2)))
+        peer.send(frame(HEADERS, END_HEADERS, 21, block(STREAM)))
+        peer.send(frame(HEADERS, END_HEADERS, 23, block()), frame(frames.DATA, 0, 23, b"\0\0"))
+        wait_for(lambda: metric(heavy, "tapster_queued_requests") == 10, "them to be queued")
+        peer.line.close()
+        wait_for(lambda: in_flight(heavy) == 1, "the others to be forgotten")
+        first.cancel()
+        assert infer(heavy, small, timeout=None) == {"prediction": [0.0]}
+    assert rows_run(heavy) == before + 1
+    wait_for(lambda: in_flight(heavy) == 0, "nothing to be in flight")
+
+
 def test_both_ports_run_in_the_same_batches(heavy: Plane) -> None:
     """While the model is busy, what came by either port gathers."""
     before, begun = rows_run(heavy), batches(heavy)
@@ -214,6 +237,35 @@ def test_a_stop_loses_nothing_that_was_asked(heavy: Plane) -> None:
             each.end()
     wait_for(lambda: heavy.workers[0].poll() is not None, "the worker to end")
     assert heavy.workers[0].returncode == 0
+
+
+def test_peers_who_have_left_do_not_delay_a_stop(new_plane: Planes) -> None:
+    plane = new_plane(receive_timeout=10 * LIMIT, stop_grace=10 * LIMIT)
+    one = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", one), packages=(one,))
+    plane.start()
+    plane.applied()
+    narrow = frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 0})
+    begun = frame(HEADERS, END_HEADERS, 1, block())
+    read = frame(PING, 0, 0, b"are read")
+    left = (
+        b"".join(request_frames(number, sum_request()) for number in range(1, 40, 2)),
+        begun + frame(frames.DATA, 0, 1, b"\0\0"),
+        frame(HEADERS, END_HEADERS, 1, block(STREAM)),
+        request_frames(1, b"", path="grpc.health.v1.Health/Watch"),
+    )
+    with ExitStack() as peers:
+        for data, half in itertools.product(left, (False, True)):
+            peer = peers.enter_context(Peer(plane, greet=False))
+            peer.send(narrow, data, read)
+            peer.until(lambda f: f.kind == PING)
+            if half:
+                peer.line.shutdown(socket.SHUT_WR)
+            else:
+                peer.line.close()
+        plane.workers[0].terminate()
+        wait_for(lambda: plane.workers[0].poll() is not None, "the worker to end")
+    assert plane.workers[0].returncode == 0
 
 
 def test_whoever_is_told_that_the_server_leaves_may_finish(new_plane: Planes) -> None:

@@ -50,12 +50,19 @@ class Connection(Receiving):
         self._drop_all()
 
     def eof_received(self) -> bool:
-        """A peer that says no more still gets the answers to what it said."""
-        if self._streams and not self._deaf:
-            self._deaf = True
-            self._leaving = True
-            return True
-        return False
+        """A peer that says no more still gets the answers to what it said, if it is there.
+
+        What it has not said to the end is over. If it has gone, writing to it fails.
+        """
+        if self._deaf:
+            return False
+        self._deaf = self._leaving = True
+        for stream in list(self._streams.values()):
+            # Nor will it widen a window that is too narrow for what waits.
+            if not self._answerable(stream) or (stream.out is not None and not self._paused):
+                self._gone(stream)
+                self._forget(stream)
+        return bool(self._streams)
 
     def pause_writing(self) -> None:
         """The peer does not read: neither do we."""
@@ -92,16 +99,18 @@ class Connection(Receiving):
         if self._stuck(now):
             self.abort()
             return
+        for stream in list(self._blocked.values()):
+            if stream.due < now:
+                self._abandon(stream, frames.CANCEL)
         if self._deaf:
+            if self._streams:  # whoever has gone makes this fail
+                self._write(frames.frame(PING, 0, 0, _ASKING))
             return
         if now - self._renewed >= 1.0:
             self._renewed, self._patience = now, PATIENCE
         if self._overdue < now:
             self._fail(PeerError(frames.SETTINGS_TIMEOUT, "it did not arrive in time"))
             return
-        for stream in list(self._blocked.values()):
-            if stream.due < now:
-                self._abandon(stream, frames.CANCEL)
         self._check_silence(now)
 
     def _check_silence(self, now: float) -> None:
@@ -148,8 +157,8 @@ class Connection(Receiving):
         self._deaf = True
         self._rest = b""
         for stream in list(self._streams.values()):
-            self._forget(stream)
             self._gone(stream)
+            self._forget(stream)
 
     def _hang_up(self) -> None:
         """Close once the peer has read the rest: at once would reset the connection under it."""
@@ -226,6 +235,10 @@ class Connection(Receiving):
         self._quiet = self._loop.time()
         if self._leaving and (self._final != MAX_WINDOW or self._deaf):
             self._hang_up()
+
+    @abstractmethod
+    def _answerable(self, stream: Any) -> bool:
+        """Whether a stream has an answer coming, though its peer will say no more."""
 
     @abstractmethod
     def _refuse_stranger(self, data: bytes) -> None:

@@ -126,6 +126,8 @@ class Gathering(Connection):
             self._memory.forget(stream)
         if stream.grant:
             self.release(stream)
+        # These refer to the stream in turn: it is to go at once, not when garbage is collected.
+        stream.call = stream.session = None
         if not self._streams:
             self._emptied()
 

@@ -7,22 +7,25 @@ thread. Source: gRPC over HTTP2 (PROTOCOL-HTTP2.md).
 
 from collections.abc import Awaitable, Callable, Coroutine
 from inspect import isawaitable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from tapster.contract.errors import Code, TapsterError
 from tapster.serving.gate import REFUSAL, REFUSAL_HINT, Pass
 from tapster.serving.rest import codings
 from tapster.serving.rest.calls import crowded
 from tapster.serving.rest.routes import Route
-from tapster.serving.rpc.calls import Call, reported
+from tapster.serving.rpc import open_inference
+from tapster.serving.rpc.calls import Call, Wire, reported
 from tapster.serving.rpc.exchanges import Exchange
 from tapster.serving.rpc.gathering import Gathering
 from tapster.serving.rpc.heads import Head, read_head
 from tapster.serving.rpc.port import Port
+from tapster.serving.rpc.repeats import Repeat, Repeats
 from tapster.serving.rpc.statuses import BEGIN, OK, named, plain, refusal
 from tapster.serving.slots import REFUSED
 
 T = TypeVar("T")
+OPEN: Final = cast(Wire, open_inference)
 MAX_HEADS: Final = 64
 # Bytes of a block of headers that is remembered.
 MAX_HEAD: Final = 4096
@@ -48,6 +51,8 @@ class GrpcProtocol(Gathering):
         self._authorization = b""
         self._generation = -1
         self._known: Pass | None = None
+        self._repeats = Repeats()
+        self._lesson: Call | None = None
 
     # -- calls begin
 
@@ -118,6 +123,60 @@ class GrpcProtocol(Gathering):
             self._known, self._authorization, self._generation = known, header, gate.generation
         return known
 
+    # -- what was called before
+
+    def _again(self, data: bytes, at: int) -> int:
+        repeats, service = self._repeats, self.service
+        size = repeats.size
+        if not size or service.tracer is not None or self._port.crowded:
+            return 0
+        generation = service.gate.generation + service.engine.generation
+        repeat = repeats.find(data, at, (self._decoder.revision, generation))
+        if repeat is None:
+            return 0
+        number = int.from_bytes(data[at + 5 : at + 9], "big")
+        if not self._takes(number, repeats.data):
+            return 0
+        exchange = Exchange(self, number, repeat.head, True)
+        exchange.holder, exchange.method = repeat.holder, repeat.method
+        self._streams[number] = exchange
+        call = exchange.call = Call(self, OPEN, self._region, exchange)
+        target = call.target = repeat.target
+        call.place, call.series = target.place, repeat.series
+        call.inputs, call.rows = data[at + size - repeats.tensor : at + size], repeat.rows
+        longest = target.endpoint.plan.options.deadline
+        call.deadline = min(call.began / 1e9 + longest, exchange.expires)
+        try:
+            target.submit(call)
+        except Exception as error:
+            call.fail(error)
+        return size
+
+    def _repeatable(self, call: Call, message: Any) -> bool:
+        """Whether another request like this one, but for its tensor, will ask for the same."""
+        exchange = call.exchange
+        target = call.target
+        return (
+            isinstance(call.inputs, bytes)
+            and exchange.session is None
+            and exchange.holder.expires is None
+            and not exchange.head.sticky
+            and (target is target.endpoint.only or bool(message.model_version))
+            and not (message.id or message.outputs or message.parameters)
+        )
+
+    def _learn(self, data: bytes, start: int, end: int) -> None:
+        call, self._lesson = self._lesson, None
+        if call is None:
+            return
+        exchange = call.exchange
+        service = self.service
+        stamp = (self._decoder.revision, service.gate.generation + service.engine.generation)
+        repeat = Repeat(
+            exchange.head, exchange.holder, exchange.method, call.target, call.series, call.rows
+        )
+        self._repeats.learn(data[start:end], len(call.inputs), stamp, repeat)
+
     # -- what is called
 
     def _run(self, exchange: Exchange, flag: int, data: bytes) -> None:
@@ -166,6 +225,8 @@ class GrpcProtocol(Gathering):
                 return
             self._aim(call, message)
             call.wire.read(call, message)
+            if self._repeats.hopeful and self._repeatable(call, message):
+                self._lesson = call
             call.target.submit(call)
         except Exception as error:
             call.fail(error)
@@ -348,6 +409,10 @@ class GrpcProtocol(Gathering):
             stream.call.done = True
         if stream.session is not None:
             stream.session.gone()
+
+    def _answerable(self, stream: Exchange) -> bool:
+        session = stream.session
+        return stream.ended and (session is None or session.busy)
 
     def _refuse_stranger(self, data: bytes) -> None:
         """See Connection. Somebody who speaks HTTP/1 is told so in HTTP/1."""

@@ -62,9 +62,14 @@ class Receiving(Sending):
         """Take frames; returns where the first one begins that was not taken."""
         end = len(data)
         left = FRAMES_A_TURN
+        headed = -1  # where the frame of headers begins that was just taken
         while left > 0:
             if end - at < HEAD_BYTES:
                 break
+            if self._block is None and (known := self._again(data, at)):
+                at += known
+                left -= 1
+                continue
             high, low, kind, flags, number = unpack_head(data, at)
             start = at + HEAD_BYTES
             after = start + (high << 8 | low)
@@ -73,28 +78,52 @@ class Receiving(Sending):
             if after > end:
                 break
             left -= _weight(kind, after - start)
-            at = after
+            before, at = at, after
             number &= MAX_WINDOW
             try:
-                if kind == DATA and self._block is None:
-                    self._on_data(flags, number, data[start:after])
-                elif kind == HEADERS and self._block is None:
-                    self._on_headers(flags, number, data[start:after])
-                else:
-                    self._on_other(kind, flags, number, data[start:after])
+                self._on_frame(kind, flags, number, data[start:after])
             except StreamError as fault:
-                self._bother()
-                stream = self._streams.get(number)
-                if stream is not None:
-                    self._abandon(stream, fault.code)
-                else:
-                    self._write(frames.reset(number, fault.code))
+                self._refuse_stream(number, fault.code)
+            if kind == DATA and headed >= 0:
+                self._learn(data, headed, after)
+            headed = before if kind == HEADERS else -1
             if self._deaf:
                 break
         if self._widened:
             self._widened = False
             self._pump()
         return at
+
+    def _on_frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        if self._block is not None:
+            self._on_other(kind, flags, number, payload)
+        elif kind == DATA:
+            self._on_data(flags, number, payload)
+        elif kind == HEADERS:
+            self._on_headers(flags, number, payload)
+        else:
+            self._on_other(kind, flags, number, payload)
+
+    def _refuse_stream(self, number: int, code: int) -> None:
+        self._bother()
+        stream = self._streams.get(number)
+        if stream is not None:
+            self._abandon(stream, code)
+        else:
+            self._write(frames.reset(number, code))
+
+    def _takes(self, number: int, size: int) -> bool:
+        """Open a new stream that begins and ends with so much data, if that may be."""
+        if (
+            not number & 1
+            or not self._last < number <= min(self._final, MAX_WINDOW)
+            or len(self._streams) >= MAX_STREAMS
+            or self._taken + size >= RENEWAL
+        ):
+            return False
+        self._last = number
+        self._taken += size
+        return True
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
@@ -239,8 +268,8 @@ class Receiving(Sending):
         stream = self._streams.get(number)
         if stream is not None:
             stream.ended = True
-            self._forget(stream)
             self._gone(stream)
+            self._forget(stream)
 
     def _bother(self, really: bool = True) -> None:
         """Count a frame that asks for nothing."""
@@ -248,6 +277,14 @@ class Receiving(Sending):
             self._patience -= 1
             if self._patience < 0:
                 raise PeerError(frames.ENHANCE_YOUR_CALM, "too many frames of no use")
+
+    @abstractmethod
+    def _again(self, data: bytes, at: int) -> int:
+        """Take a whole request that lies at `at`, if it is known; how many bytes that is."""
+
+    @abstractmethod
+    def _learn(self, data: bytes, start: int, end: int) -> None:
+        """Headers and data that have just been taken, one after the other."""
 
     @abstractmethod
     def _open(self, number: int, block: bytes, ended: bool) -> None:

@@ -174,8 +174,8 @@ class Sending(asyncio.Protocol, ABC):
     def _abandon(self, stream: Stream, code: int) -> None:
         """End a stream without an answer."""
         self._write(frames.reset(stream.id, code))
-        self._forget(stream)
         self._gone(stream)
+        self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
         if self._streams.pop(stream.id, None) is not None:
