@@ -8,7 +8,6 @@ from tapster.contract.errors import TapsterError
 from tapster.serving.batcher import Answer, Inputs
 from tapster.serving.engine import Target
 from tapster.serving.rest.calls import LARGE_ANSWER, STATUS, crowded, unexpected
-from tapster.serving.rpc.statuses import BrokenMessageError
 from tapster.serving.slots import Region
 
 log = logging.getLogger(__name__)
@@ -146,7 +145,7 @@ def explained(error: BaseException) -> TapsterError:
     if isinstance(error, TapsterError):
         return error
     if isinstance(error, DecodeError):
-        return BrokenMessageError("the message is not protobuf of the type that is due")
+        return TapsterError("internal", "the message is not protobuf of the type that is due")
     return unexpected(error)
 
 

@@ -15,7 +15,6 @@ from tapster.serving.rpc.calls import Call
 from tapster.serving.rpc.frames import WINDOW
 from tapster.serving.rpc.heads import Head
 from tapster.serving.rpc.methods import Method
-from tapster.serving.rpc.statuses import BrokenMessageError
 from tapster.serving.rpc.streams import Stream
 
 PREFIX: Final = 5
@@ -115,7 +114,7 @@ class Exchange(Stream):
     def cut(self, limit: int) -> tuple[int, bytes] | None:
         """The next whole message and its flag; None while there is none.
 
-        Raises TapsterError: too_large for one beyond `limit`, and for what is no message.
+        Raises TapsterError: too_large for one beyond `limit`, internal for what is no message.
         """
         buffer = self.buffer
         if not buffer:
@@ -125,7 +124,7 @@ class Exchange(Stream):
                 return None
             size = int.from_bytes(buffer[1:PREFIX], "big")
             if buffer[0] > 1:
-                raise BrokenMessageError("a message begins with an unknown flag")
+                raise TapsterError("internal", "a message begins with an unknown flag")
             if size > limit:
                 raise TapsterError(
                     "too_large",

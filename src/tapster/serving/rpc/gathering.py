@@ -17,7 +17,6 @@ from tapster.serving.rpc.calls import reported
 from tapster.serving.rpc.connection import NEVER, Connection
 from tapster.serving.rpc.exchanges import PREFIX, Exchange
 from tapster.serving.rpc.frames import WINDOW
-from tapster.serving.rpc.statuses import BrokenMessageError
 
 # Bytes of a message that carries no tensors: it is parsed on the event loop, for strangers too.
 SMALL_MESSAGE: Final = 1 << 15
@@ -80,11 +79,11 @@ class Gathering(Connection):
         if exchange.ended:
             exchange.deadline = NEVER
             if exchange.buffer:
-                raise BrokenMessageError("the last message is cut short")
+                raise TapsterError("internal", "the last message is cut short")
             if session is not None:
                 session.end()
             elif exchange.message is None:
-                raise BrokenMessageError("there is no message")
+                raise TapsterError("internal", "there is no message")
             else:
                 self._run(exchange, *exchange.message)
         elif exchange.buffer:

@@ -8,7 +8,6 @@ from tapster.serving.rest.bodies import shown
 from tapster.serving.rest.service import Service
 from tapster.serving.rpc.exchanges import Carrier, Exchange
 from tapster.serving.rpc.messages import message
-from tapster.serving.rpc.statuses import BrokenMessageError
 
 SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
 NAMES: Final = frozenset(
@@ -54,7 +53,7 @@ class Watching:
     def end(self) -> None:
         """See Session. Whoever asked stays to listen."""
         if self._asked is None:
-            raise BrokenMessageError("there is no message")
+            raise TapsterError("internal", "there is no message")
 
     def advance(self) -> None:
         """See Session."""

@@ -21,7 +21,7 @@ from tapster.serving.rpc.exchanges import Exchange
 from tapster.serving.rpc.heads import Head, read_head
 from tapster.serving.rpc.port import Port
 from tapster.serving.rpc.repeats import Repeat, Repeats
-from tapster.serving.rpc.statuses import BrokenMessageError, plain
+from tapster.serving.rpc.statuses import plain
 
 T = TypeVar("T")
 OPEN: Final = cast(Wire, open_inference)
@@ -262,7 +262,7 @@ class GrpcProtocol(Answering):
     def _inflated(self, exchange: Exchange, data: bytes, limit: int) -> bytes:
         coding = exchange.head.encoding
         if not coding:
-            raise BrokenMessageError("a compressed message came without grpc-encoding")
+            raise TapsterError("internal", "a compressed message came without grpc-encoding")
         return codings.inflate(coding, data, limit)
 
     def inflated(self, exchange: Exchange, flag: int, data: bytes) -> bytes:

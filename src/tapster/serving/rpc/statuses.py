@@ -3,7 +3,7 @@
 Source: gRPC over HTTP2 (PROTOCOL-HTTP2.md): `grpc-status`, percent-encoded `grpc-message`.
 """
 
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote_from_bytes
 
 from tapster.contract.errors import GRPC_STATUS, TapsterError
@@ -15,7 +15,6 @@ NAMES: Final = (
     "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 )  # fmt: skip
 NUMBERS: Final = {name: number for number, name in enumerate(NAMES)}
-INTERNAL: Final = "INTERNAL"
 MAX_MESSAGE: Final = 1024
 # Answers of every kind begin so.
 BEGIN: Final = encode_static(b":status", b"200") + encode(b"content-type", b"application/grpc")
@@ -26,16 +25,6 @@ _REQUEST_ID: Final = encode(b"x-request-id", b"")[:-1]
 _SAFE: Final = bytes(byte for byte in range(0x20, 0x7F) if byte != ord("%")).decode()
 
 
-class BrokenMessageError(TapsterError):
-    """What came is no message. gRPC calls that INTERNAL, yet it is the caller's fault."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("invalid", message)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return BrokenMessageError, (self.message,)
-
-
 def text_of(error: TapsterError) -> str:
     """An error in one line, as gRPC's clients show it."""
     return f"{error.message}; {error.hint}" if error.hint else error.message
@@ -43,8 +32,7 @@ def text_of(error: TapsterError) -> str:
 
 def refusal(error: TapsterError, identity: bytes) -> bytes:
     """The trailers of an error."""
-    broken = isinstance(error, BrokenMessageError)
-    status = b"%d" % NUMBERS[INTERNAL if broken else GRPC_STATUS[error.code]]
+    status = b"%d" % NUMBERS[GRPC_STATUS[error.code]]
     message = quote_from_bytes(text_of(error).encode()[:MAX_MESSAGE], _SAFE).encode()
     block = encode(b"grpc-status", status) + encode(b"grpc-message", message)
     if error.code in {"unavailable", "exhausted"}:
