@@ -13,6 +13,7 @@ from tapster.contract.plan import PackageRef
 from tests.serving import packages
 
 WIDE: Final = 4000
+STEPS: Final = 20
 
 
 def total(bias: float) -> onnx.ModelProto:
@@ -49,11 +50,12 @@ def busy(layers: int) -> onnx.ModelProto:
 
 
 def one_long_operator() -> onnx.ModelProto:
-    """The sum again, with a recurrence over all rows, a fifth of a millisecond each: ONNX Runtime
-    ends a run between two operators only, and this is one."""
-    hidden = 1024
+    """The sum again, with a recurrence of `STEPS` steps for each row, about a millisecond each:
+    ONNX Runtime ends a run between two operators only, and this is one."""
+    hidden = 2048
     nodes = [
-        helper.make_node("Unsqueeze", ["numeric", "one"], ["sequence"]),
+        helper.make_node("Tile", ["numeric", "repeats"], ["tiled"]),
+        helper.make_node("Unsqueeze", ["tiled", "one"], ["sequence"]),
         helper.make_node("RNN", ["sequence", "w", "r"], ["", "last"], hidden_size=hidden),
         helper.make_node("ReduceSum", ["last"], ["sum"], keepdims=0),
         helper.make_node("Mul", ["sum", "nothing"], ["rest"]),
@@ -62,6 +64,7 @@ def one_long_operator() -> onnx.ModelProto:
     ]
     constants = {
         "one": np.array([1]),
+        "repeats": np.array([STEPS, 1]),
         "w": np.full((1, hidden, 3), 1e-3, np.float32),
         "r": np.full((1, hidden, hidden), 1e-3, np.float32),
         "nothing": np.array(1e-20, np.float32),
