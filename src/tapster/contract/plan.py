@@ -4,6 +4,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from tapster.contract.usage import Metric, Period
+
 # Upper bounds (seconds) of the histograms of latencies; one more bucket is beyond the last.
 LATENCY_SECONDS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
@@ -11,13 +13,57 @@ LATENCY_SECONDS: Final = (
 
 
 class KeyGrant(msgspec.Struct, frozen=True):
-    """An API key as the data plane knows it: the SHA-256 (hex) of the key, never the key."""
+    """An API key as the data plane knows it: the SHA-256 (hex) of the key, never the key.
+
+    `endpoints` are the names that the key is for, as its holder calls them; empty for all.
+    """
 
     id: str
     digest: str
     tenant: str
     rights: tuple[str, ...]
     expires: float | None = None
+    endpoints: tuple[str, ...] = ()
+
+
+class LimitGrant(msgspec.Struct, frozen=True):
+    """A limit of a tenant: `amount` units (see `usage.UNITS`) of `metric` a `period`.
+
+    `endpoint` and `key` (ids) narrow it to what is asked of that endpoint, or with that key. Of a
+    rate `burst` is how many requests may come at once.
+    """
+
+    id: str
+    metric: Metric
+    amount: int
+    period: Period = ""
+    endpoint: str = ""
+    key: str = ""
+    burst: int = 0
+
+
+class TenantGrant(msgspec.Struct, frozen=True):
+    """A tenant that is not as all others are: its weight when many wait, whether it is suspended,
+    and its limits.
+    """
+
+    tenant: str
+    weight: float = 1.0
+    suspended: bool = False
+    limits: tuple[LimitGrant, ...] = ()
+
+
+class Price(msgspec.Struct, frozen=True):
+    """What a call costs at most, in billionths of the currency: of `compute` a second of it.
+
+    `tenant` is who calls, "" whoever has no price of its own.
+    """
+
+    tenant: str = ""
+    request: int = 0
+    row: int = 0
+    token: int = 0
+    compute: int = 0
 
 
 class PackageRef(msgspec.Struct, frozen=True):
@@ -67,6 +113,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
 
     Of a `split`, each request is answered by one variant, drawn by weight; of an `ensemble`, by
     the weighted mean of all, under the version `version`, which grows with every new set of them.
+    `shared` are the tenants that it is published to, `*` for all.
     """
 
     id: str
@@ -77,6 +124,8 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     kind: Literal["split", "ensemble"] = "split"
     options: Options = Options()
     version: int = 0
+    shared: tuple[str, ...] = ()
+    prices: tuple[Price, ...] = ()
 
 
 class ServingPlan(msgspec.Struct, frozen=True):
@@ -91,6 +140,7 @@ class ServingPlan(msgspec.Struct, frozen=True):
     packages: tuple[PackageRef, ...] = ()
     keys: tuple[KeyGrant, ...] = ()
     signers: tuple[str, ...] = ()
+    tenants: tuple[TenantGrant, ...] = ()
 
 
 class PackageState(msgspec.Struct, frozen=True):

@@ -1,0 +1,8 @@
+"""Limits and grants."""
+
+revision = "0009"
+down_revision = "0008"
+
+
+def upgrade() -> None:
+    """Create the tables."""
