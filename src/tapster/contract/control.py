@@ -13,11 +13,22 @@ FINISHED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled"}
 
 @dataclass(frozen=True)
 class Principal:
-    """Who is asking: a tenant's key and the rights it carries (`*` is every right)."""
+    """Who is asking: a tenant's key or member, and the rights that carries (`*` is every right).
+
+    `home` is the tenant that it belongs to, when that is not the one it acts for; `tenants` are
+    those it may act for besides its own, `*` for all. `endpoints` are the only names that a key is
+    for, empty for all. `member` (id) is who signed in, if somebody did; `name` what people call
+    the key or the member.
+    """
 
     tenant: str
     key_id: str
     rights: frozenset[str]
+    home: str = ""
+    tenants: frozenset[str] = frozenset()
+    endpoints: frozenset[str] = frozenset()
+    member: str = ""
+    name: str = ""
 
     def may(self, right: str) -> bool:
         """Whether the right is held; `area:*` holds every verb of an area."""
