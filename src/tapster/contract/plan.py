@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from tapster.contract.usage import Metric, Period
+from tapster.contract.usage import Metric, Period, UsageReport
 
 # Upper bounds (seconds) of the histograms of latencies; one more bucket is beyond the last.
 LATENCY_SECONDS: Final = (
@@ -56,7 +56,7 @@ class TenantGrant(msgspec.Struct, frozen=True):
 class Price(msgspec.Struct, frozen=True):
     """What a call costs at most, in billionths of the currency: of `compute` a second of it.
 
-    `tenant` is who calls, "" whoever has no price of its own.
+    `tenant` is who calls, "" whoever has no price of its own. `id` is what `Line.price` names.
     """
 
     tenant: str = ""
@@ -64,6 +64,7 @@ class Price(msgspec.Struct, frozen=True):
     row: int = 0
     token: int = 0
     compute: int = 0
+    id: str = ""
 
 
 class PackageRef(msgspec.Struct, frozen=True):
@@ -200,9 +201,10 @@ class VariantTotals(msgspec.Struct, frozen=True):
 
 
 class UsageBatch(msgspec.Struct, frozen=True):
-    """What an agent reports about its machine."""
+    """What an agent reports about its machine; `ledger` is what it has counted for bills."""
 
     agent: str
     workers: tuple[WorkerState, ...]
     usage: tuple[Usage, ...] = ()
     variants: tuple[VariantTotals, ...] = ()
+    ledger: UsageReport | None = None

@@ -33,7 +33,10 @@ HELD: Final = frozenset({"rate", "concurrency"})
 
 
 class Line(msgspec.Struct, frozen=True):
-    """What is counted together: who asked (`tenant`, by `key`) whose endpoint (`owner`)."""
+    """What is counted together: who asked (`tenant`, by `key`) whose endpoint (`owner`).
+
+    `price` is the id of the price that was reserved with, "" where the data plane knew of none.
+    """
 
     day: str
     tenant: str
@@ -43,6 +46,7 @@ class Line(msgspec.Struct, frozen=True):
     name: str
     model: str
     version: str
+    price: str = ""
 
 
 class Count(msgspec.Struct, frozen=True):
