@@ -58,7 +58,7 @@ class LocalBlobs:
 
     def put(self, key: str, folder: Path) -> int:
         """See BlobStore. `folder` is moved when it is on the same file system, else copied."""
-        _outside_transaction()
+        outside_transaction()
         target = self._path(key)
         if target.exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -82,7 +82,7 @@ class LocalBlobs:
 
     def get(self, key: str) -> Path:
         """See BlobStore."""
-        _outside_transaction()
+        outside_transaction()
         path = self._path(key)
         if not path.is_dir():
             raise TapsterError("not_found", "the stored files of this object are gone")
@@ -90,7 +90,7 @@ class LocalBlobs:
 
     def delete(self, key: str) -> int:
         """See BlobStore. Renamed away first, so that a half-deleted folder is never seen."""
-        _outside_transaction()
+        outside_transaction()
         path = self._path(key)
         self._temporary.mkdir(parents=True, exist_ok=True)
         doomed = self._temporary / uuid4().hex
@@ -163,6 +163,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _outside_transaction() -> None:
+def outside_transaction() -> None:
+    """Raise RuntimeError inside a transaction: storage may be slow, a transaction may not."""
     if in_transaction.get():
         raise RuntimeError("a blob was touched inside a database transaction")
