@@ -53,9 +53,15 @@ def grants(tx: Connection) -> tuple[KeyGrant, ...]:
     )
 
 
-def revise(tx: Connection, tenant: str, what: str) -> int:
-    """Record, in the transaction of the change itself, that the plan has changed."""
-    number = store.revise(tx, tenant, what)
+def revise(tx: Connection, tenant: str, what: str, *, kind: str = "", ref: str = "") -> int:
+    """Record, in the transaction of the change itself, that the plan has changed.
+
+    `kind` and `ref` say what is another one now, or gone, so that data planes need not be told all
+    there is: `key` and its id; `tenant` or `limits` and the tenant; `endpoint` and its id or name,
+    "" for all of the tenant (their prices too); `model` and its name (aliases). Without a kind,
+    everything is sent.
+    """
+    number = store.revise(tx, tenant, what, kind, ref)
     log.info("the plan changes", tenant=tenant, plan=number, what=what)
     return number
 

@@ -1,7 +1,8 @@
 """Tables of tenants, keys and revisions, and all SQL over them."""
 
+import secrets
 import time
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -18,6 +19,9 @@ from sqlalchemy import (
 )
 
 from tapster.core.db import metadata
+
+# The lock of whoever adds a revision, held until its transaction ends.
+_REVISING: Final = 0x7A957E12
 
 tenants = Table(
     "tenants",
@@ -37,7 +41,8 @@ keys = Table(
     Column("created", Float, nullable=False),
 )
 
-# One line a change that the data plane must hear of; its number is the plan's number.
+# One line a change that the data plane must hear of; its number is the plan's number. `mark` is
+# random: two histories that have the same number have another mark there.
 revisions = Table(
     "revisions",
     metadata,
@@ -45,6 +50,9 @@ revisions = Table(
     Column("tenant", String(64), nullable=False),
     Column("what", String(300), nullable=False),
     Column("at", Float, nullable=False),
+    Column("kind", String(16), nullable=False, server_default=""),
+    Column("ref", String(100), nullable=False, server_default=""),
+    Column("mark", String(16), nullable=False, server_default=""),
     sqlite_autoincrement=True,
 )
 
@@ -81,9 +89,20 @@ def all_keys(tx: Connection) -> list[Any]:
     return list(tx.execute(select(keys).order_by(keys.c.id)).mappings())
 
 
-def revise(tx: Connection, tenant: str, what: str) -> int:
-    """Add a revision; returns its number."""
-    done = tx.execute(insert(revisions).values(tenant=tenant, what=what[:300], at=time.time()))
+def revise(tx: Connection, tenant: str, what: str, kind: str, ref: str) -> int:
+    """Add a revision; returns its number. Numbers are given in the order of commits."""
+    if tx.dialect.name == "postgresql":
+        tx.execute(select(func.pg_advisory_xact_lock(_REVISING)))
+    done = tx.execute(
+        insert(revisions).values(
+            tenant=tenant,
+            what=what[:300],
+            at=time.time(),
+            kind=kind,
+            ref=ref,
+            mark=secrets.token_hex(8),
+        )
+    )
     assert done.inserted_primary_key is not None
     return int(done.inserted_primary_key[0])
 
