@@ -68,10 +68,14 @@ class Price(msgspec.Struct, frozen=True):
 
 
 class PackageRef(msgspec.Struct, frozen=True):
-    """A package to hold in memory: its digest and the blob key it lies under."""
+    """A package to hold in memory: its digest and the blob key it lies under.
+
+    `secret` is its tenant's data key as the master key has wrapped it, "" where nothing is encrypted.
+    """
 
     digest: str
     key: str
+    secret: str = ""
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -129,11 +133,21 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     prices: tuple[Price, ...] = ()
 
 
+class Need(msgspec.Struct, frozen=True):
+    """The packages (digests) that an endpoint (id) is served by now, or is to be next."""
+
+    endpoint: str
+    packages: tuple[str, ...]
+
+
 class ServingPlan(msgspec.Struct, frozen=True):
     """Everything a data plane needs to know. `number` grows with every change.
 
     `packages` lists all that must be loaded: those that endpoints name and those being prepared.
     `signers` are the Ed25519 public keys (hex) whose signatures are trusted.
+    `mark` tells histories apart that have the same number, such as before and after a backup was
+    restored. `needs` says which endpoint each package is for; a package that is for none of them
+    stays until the next whole plan.
     """
 
     number: int
@@ -142,6 +156,31 @@ class ServingPlan(msgspec.Struct, frozen=True):
     keys: tuple[KeyGrant, ...] = ()
     signers: tuple[str, ...] = ()
     tenants: tuple[TenantGrant, ...] = ()
+    mark: str = ""
+    needs: tuple[Need, ...] = ()
+
+
+class PlanDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What makes of the plan `after`, whose mark is `base`, the plan `number`, with `mark`.
+
+    What is named replaces what has the same id (a tenant: the same name); `gone_` are ids of what
+    is there no more, and names of tenants that are as all others are. `packages` and `signers`
+    come to those there are; a package that no endpoint needs any more goes.
+    """
+
+    after: int
+    base: str
+    number: int
+    mark: str
+    keys: tuple[KeyGrant, ...] = ()
+    gone_keys: tuple[str, ...] = ()
+    tenants: tuple[TenantGrant, ...] = ()
+    gone_tenants: tuple[str, ...] = ()
+    endpoints: tuple[EndpointPlan, ...] = ()
+    gone_endpoints: tuple[str, ...] = ()
+    packages: tuple[PackageRef, ...] = ()
+    needs: tuple[Need, ...] = ()
+    signers: tuple[str, ...] = ()
 
 
 class PackageState(msgspec.Struct, frozen=True):
