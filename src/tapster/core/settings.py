@@ -13,8 +13,16 @@ _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("auto", "json", "text")
 
 
-def _setting(default: Any, text: str, choices: tuple[str, ...] = (), *, share: bool = False) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices, "share": share})
+def _setting(
+    default: Any,
+    text: str,
+    choices: tuple[str, ...] = (),
+    *,
+    share: bool = False,
+    secret: bool = False,
+) -> Any:
+    known = {"help": text, "choices": choices, "share": share}
+    return field(default=default, metadata=known, repr=not secret)
 
 
 @dataclass(frozen=True)
@@ -60,21 +68,42 @@ class Settings:
     otel_sample: float = _setting(
         0.01, "share of requests traced when their caller does not say", share=True
     )
+    master_key_file: str = _setting("", "file of the master key: switches encryption at rest on")
+    master_key: str = _setting("", "the master key itself, in hex or base64", secret=True)
+    master_key_command: str = _setting("", "command that prints the master key")
+    memory_folder: str = _setting("/dev/shm", "memory file system for what is decrypted")  # noqa: S108
+    tls: str = _setting("off", "off, or auto: a certificate made at first start", ("off", "auto"))
+    tls_cert: str = _setting("", "file of a certificate, and its chain: TLS on every port")
+    tls_key: str = _setting("", "file of its private key")
+    tls_client_ca: str = _setting("", "file of the authorities whose agents control lets in")
+    tls_ca: str = _setting("", "file of the authorities that clients and agents trust")
+    tls_agent_cert: str = _setting("", "file of the certificate that the agent shows to control")
+    tls_agent_key: str = _setting("", "file of its private key")
+    control_url: str = _setting("", "control on another host: only a data plane is started here")
 
     @property
     def url(self) -> str:
         """Base URL of the control API, as a client on this machine reaches it."""
-        return f"http://{_reachable(self.host)}:{self.port}"
+        return f"{self._scheme}://{_reachable(self.host)}:{self.port}"
 
     @property
     def rest_url(self) -> str:
         """Base URL of REST inference, as a client on this machine reaches it."""
-        return f"http://{_reachable(self.host)}:{self.rest_port}"
+        return f"{self._scheme}://{_reachable(self.host)}:{self.rest_port}"
 
     @property
     def grpc_url(self) -> str:
         """Where gRPC inference answers, as clients of gRPC want it: host and port."""
         return f"{_reachable(self.host)}:{self.grpc_port}"
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether every port speaks TLS."""
+        return bool(self.tls_cert) or self.tls == "auto"
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.encrypted else "http"
 
     @property
     def loopback(self) -> bool:

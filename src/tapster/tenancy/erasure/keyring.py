@@ -1,0 +1,63 @@
+"""Tenants' data keys: in rows, wrapped; and as a data plane learns them from its plan."""
+
+import threading
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from tapster.contract.errors import TapsterError
+from tapster.core.db import Database
+from tapster.core.envelope import DataKey, Master, new_data_key
+from tapster.tenancy.erasure import store
+
+
+class StoredKeys:
+    """A Keyring over the table of data keys. Read each time: a destroyed key is gone at once."""
+
+    def __init__(self, db: Database, master: Master) -> None:
+        self._db = db
+        self._master = master
+        self._making = threading.Lock()
+
+    def current(self, tenant: str) -> DataKey:
+        """See Keyring; the tenant's first key is made at its first use."""
+        with self._making:
+            with self._db.read() as tx:
+                wrapped = store.wrapped_key(tx, tenant)
+            if not wrapped:
+                try:
+                    with self._db.write() as tx:
+                        wrapped = self._made(tx, tenant)
+                except IntegrityError:  # another control process was first
+                    with self._db.read() as tx:
+                        wrapped = store.wrapped_key(tx, tenant)
+        return self._master.unwrap(tenant, wrapped)
+
+    def find(self, tenant: str, identifier: str) -> DataKey:
+        """See Keyring."""
+        with self._db.read() as tx:
+            wrapped = store.wrapped_key(tx, tenant)
+        if not wrapped.startswith(f"{identifier}:"):
+            raise destroyed()
+        return self._master.unwrap(tenant, wrapped)
+
+    def check(self) -> None:
+        """Raise TapsterError(unavailable) if our master key is not the one that wraps the keys."""
+        with self._db.read() as tx:
+            found = store.any_key(tx)
+        if found is not None:
+            self._master.unwrap(*found)
+
+    def _made(self, tx: Connection, tenant: str) -> str:
+        if store.ending(tx, tenant):
+            raise destroyed()
+        wrapped = store.wrapped_key(tx, tenant)
+        if not wrapped:
+            wrapped = self._master.wrap(tenant, new_data_key())
+            store.add_key(tx, tenant, wrapped)
+        return wrapped
+
+
+def destroyed() -> TapsterError:
+    """What to say of content whose key is gone."""
+    return TapsterError("not_found", "the stored files of this object are gone")

@@ -1,0 +1,131 @@
+"""Tables of data keys and erasures, and all SQL over them; and over every row of a tenant."""
+
+import time
+from collections.abc import Collection
+from typing import Any, Final
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    Float,
+    String,
+    Table,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from tapster.core.db import metadata
+
+data_keys = Table(
+    "data_keys",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("wrapped", String(200), nullable=False),
+    Column("created", Float, nullable=False),
+)
+
+# `found` is what is destroyed, by kind, as far as it is known; `ended` is null while it goes on.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("began", Float, nullable=False),
+    Column("ended", Float),
+    Column("asked_by", String(64), nullable=False),
+    Column("found", JSON, nullable=False),
+    Column("receipt", JSON),
+)
+
+# What stays when a tenant goes: the erasures themselves, and the numbers of plans.
+_OURS: Final = frozenset({"erasures", "data_keys", "revisions", "tenants"})
+
+
+def wrapped_key(tx: Connection, tenant: str) -> str:
+    """A tenant's data key as the master key has wrapped it; "" if it has none."""
+    query = select(data_keys.c.wrapped).where(data_keys.c.tenant == tenant)
+    return str(tx.execute(query).scalar() or "")
+
+
+def any_key(tx: Connection) -> tuple[str, str] | None:
+    """Tenant and wrapped key of any tenant, to try a master key on; None when there is none."""
+    row = tx.execute(select(data_keys.c.tenant, data_keys.c.wrapped).limit(1)).first()
+    return None if row is None else (row[0], row[1])
+
+
+def add_key(tx: Connection, tenant: str, wrapped: str) -> None:
+    """Insert a tenant's key."""
+    tx.execute(insert(data_keys).values(tenant=tenant, wrapped=wrapped, created=time.time()))
+
+
+def destroy_key(tx: Connection, tenant: str) -> str:
+    """Delete a tenant's key; returns its id, "" if there was none."""
+    wrapped = wrapped_key(tx, tenant)
+    tx.execute(delete(data_keys).where(data_keys.c.tenant == tenant))
+    return wrapped.partition(":")[0]
+
+
+def begin(tx: Connection, tenant: str, identifier: str, asked_by: str) -> None:
+    """Insert an erasure."""
+    values = {"id": identifier, "tenant": tenant, "asked_by": asked_by, "began": time.time()}
+    tx.execute(insert(erasures).values(**values, found={}))
+
+
+def note(tx: Connection, tenant: str, identifier: str, found: dict[str, Any]) -> None:
+    """Write down what an erasure destroys."""
+    mine = (erasures.c.tenant == tenant) & (erasures.c.id == identifier)
+    tx.execute(update(erasures).where(mine).values(found=found))
+
+
+def end(
+    tx: Connection, tenant: str, identifier: str, ended: float, receipt: dict[str, Any]
+) -> None:
+    """Close an erasure."""
+    mine = (erasures.c.tenant == tenant) & (erasures.c.id == identifier)
+    tx.execute(update(erasures).where(mine).values(ended=ended, receipt=receipt))
+
+
+def ending(tx: Connection, tenant: str) -> Any:
+    """The erasure of a tenant that is under way, or None."""
+    mine = (erasures.c.tenant == tenant) & erasures.c.ended.is_(None)
+    return tx.execute(select(erasures).where(mine)).mappings().first()
+
+
+def unfinished(tx: Connection) -> list[Any]:
+    """Every erasure under way, of any tenant."""
+    return list(tx.execute(select(erasures).where(erasures.c.ended.is_(None))).mappings())
+
+
+def of_tenant(tx: Connection, tenant: str) -> list[Any]:
+    """A tenant's erasures, newest first; a name may be given again, and erased again."""
+    mine = erasures.c.tenant == tenant
+    return list(tx.execute(select(erasures).where(mine).order_by(erasures.c.began.desc())).mappings())
+
+
+def remove_rows(tx: Connection, tenant: str, kept: Collection[str]) -> dict[str, int]:
+    """Delete a tenant's rows from every table that has a tenant; returns the counts by table.
+
+    `kept` are tables whose rows stay. Rows that others point at go last.
+    """
+    counts = {}
+    for table in reversed(metadata.sorted_tables):
+        if "tenant" in table.c and table.name not in _OURS and table.name not in kept:
+            done = tx.execute(delete(table).where(table.c.tenant == tenant))
+            if done.rowcount:
+                counts[table.name] = int(done.rowcount)
+    return counts
+
+
+def left(tx: Connection, tenant: str, kept: Collection[str]) -> dict[str, int]:
+    """Rows of a tenant that are still there, by table."""
+    counts = {}
+    for table in metadata.sorted_tables:
+        if "tenant" in table.c and table.name not in _OURS and table.name not in kept:
+            query = select(func.count()).select_from(table).where(table.c.tenant == tenant)
+            if found := int(tx.execute(query).scalar_one()):
+                counts[table.name] = found
+    return counts
