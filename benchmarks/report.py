@@ -208,8 +208,11 @@ class Judge:
         for label, cell in sorted(self._planned):
             if label == OURS and cell.workers > 1:
                 goal = f"{cell}: {OF_ONE_WORKER} of one worker's requests a CPU-second"
-                one = (OURS, replace(cell, workers=1))
-                yield from self._compare(goal, cell, one, OF_ONE_WORKER, "cpu_us")
+                share = cell.connections // cell.workers
+                for connections in dict.fromkeys((cell.connections, share)):
+                    one = (OURS, replace(cell, workers=1, connections=connections))
+                    shown = f"{goal} with {connections} connections"
+                    yield from self._compare(shown, cell, one, OF_ONE_WORKER, "cpu_us")
 
 
 def spell_goals(verdicts: Sequence[Verdict]) -> str:
