@@ -1,8 +1,8 @@
 """Requests in, batches out: what one turn of the event loop parsed runs as one batch.
 
 Work is inline while it fits the turn's budget (rows times measured cost), else in a thread; ONNX
-Runtime gives the interpreter lock back. A batch that fails is run again request by request, so
-that only the culprit sees the error.
+Runtime gives the interpreter lock back. When not all that waits goes into one batch, tenants take
+turns.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from tapster.contract.errors import Code, TapsterError
-from tapster.contract.inference import Array
-from tapster.runtimes import LoadedModel, Stop
+from tapster.contract.errors import TapsterError
+from tapster.runtimes import LoadedModel
 from tapster.serving.costs import Budget, Cost
 from tapster.serving.expiry import Guard
-from tapster.serving.queues import Buckets, Line, Room
+from tapster.serving.queues import Queue, Room
+from tapster.serving.runs import Outcome, Run, Runner, too_late
 from tapster.serving.slots import CANCELLED, EXPIRED, QUEUE_FULL, UNAVAILABLE, Region
 from tapster.serving.threads import Threads
-from tapster.serving.work import Answer, Failure, Inputs, Work, gather, in_slices, packed_input
+from tapster.serving.work import Answer, Failure, Inputs, Work
 
 __all__ = ["Answer", "Batcher", "Failure", "Inputs", "Means", "Work"]
 
@@ -36,8 +36,7 @@ ASK_SECONDS: Final = 0.25
 LONGEST_WINDOW: Final = 0.01
 SHORTEST_WINDOW: Final = 0.001
 LONGEST_RETRY: Final = 60.0
-
-Outcome = bytes | Failure
+FULL: Final = "too many requests wait for this model"
 
 
 @dataclass(frozen=True)
@@ -48,21 +47,7 @@ class Means:
     region: Region
     threads: Threads
     guard: Guard
-
-
-class _Run:
-    """A batch in a thread. It ends at the latest of its requests' deadlines."""
-
-    __slots__ = ("batch", "began", "deadline", "ran", "rows", "stop", "writing")
-
-    def __init__(self, batch: list[Work], rows: int) -> None:
-        self.batch = batch
-        self.rows = rows
-        self.began = time.monotonic()
-        self.deadline = max([work.deadline for work in batch])
-        self.stop = Stop()
-        self.ran = 0  # nanoseconds in the thread, without those of `writing` answers
-        self.writing = 0
+    weight: Callable[[str], float] = lambda tenant: 1.0  # of a tenant, while several wait
 
 
 class Batcher:
@@ -85,16 +70,11 @@ class Batcher:
         self.wake: Callable[[], None] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._loaded: LoadedModel | None = loaded
-        self._outputs = [spec.name for spec in loaded.signature.outputs]
-        self._packed = packed_input(loaded.signature)
         variable = any(-1 in spec.shape[1:] for spec in loaded.signature.inputs)
-        # That is the queue, unless shapes queue apart.
-        self._line = None if variable and together else Line()
-        self._queue: Line | Buckets = Buckets() if self._line is None else self._line
-        self._rows = 0  # that wait
+        self._queue = Queue(means.weight, together=together, shaped=variable)
         self._together = together
-        # A request of more rows is run in slices: what a model makes of a row may be large.
-        self._slice = cost.most if together else sys.maxsize
+        self._mixes = together and not variable  # whatever waits may run together
+        self._runner = Runner(loaded.signature, cost.most if together else sys.maxsize)
         self._budget = means.budget
         self._region = means.region
         self._threads = means.threads
@@ -103,7 +83,7 @@ class Batcher:
         self._exiled_until = 0.0
         self._exile = EXILE
         self._scheduled = False
-        self._runs: list[_Run] = []
+        self._runs: list[Run] = []
         self._company = 0
         self._company_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -111,15 +91,14 @@ class Batcher:
         self._most = 1024
         self._concurrency = 1
         self._window: float | None = None
-        self.writing = 0  # as of a _Run, of the batch that runs inline
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return self._queue.count
 
     @property
     def busy(self) -> bool:
         """Whether anything waits or runs."""
-        return bool(self._queue or self._runs)
+        return bool(self._queue.count or self._runs)
 
     def configure(self, queue: int, concurrency: int, window: float | None) -> None:
         """How many requests may wait, how many batches run at once, how long company is awaited."""
@@ -130,15 +109,20 @@ class Batcher:
     def submit(self, work: Work) -> None:
         """Queue a request.
 
-        Raises TapsterError(unavailable) when the queue is full, and when so much waits that the
-        request would be late.
+        Raises TapsterError(unavailable) when the queue is full, unless a tenant that holds more of
+        it gives way, and when so much goes before the request that it would be late.
         """
-        if len(self._queue) >= self._most:
-            raise self._full(work, "too many requests wait for this model")
+        queue = self._queue
+        fullest = None
+        if queue.count >= self._most:
+            fullest = queue.fullest(work.tenant)
+            if fullest is None:
+                raise self._full(work, FULL)
         if self._runs:
             self._admit(work)
-        self._queue.append(work)
-        self._rows += work.rows
+        if fullest is not None:
+            self._oust(queue.oust(fullest))
+        queue.append(work)
         if not self._scheduled:
             self._schedule()
 
@@ -152,12 +136,11 @@ class Batcher:
         self._forget(gone)
         for work in late:
             self._region.count(work.place, EXPIRED)
-            self._rows -= work.rows
-            work.fail(_too_late())
+            work.fail(too_late())
         moments = [work.deadline for work in self._queue]
         for run in self._runs:
             moments += [now + ASK_SECONDS, *self._look_after(run, now)]
-        if not self._queue:
+        if not self._queue.count:
             self._settle()
         return min(moments, default=float("inf"))
 
@@ -178,7 +161,6 @@ class Batcher:
 
     def refuse(self, error: TapsterError) -> None:
         """Fail everything that waits: the model cannot be brought back."""
-        self._rows = 0
         for work in self._queue.drain():
             if not work.done:
                 self._region.count(work.place, UNAVAILABLE)
@@ -190,14 +172,15 @@ class Batcher:
     def _admit(self, work: Work) -> None:
         """Refuse a request that others would make late; one to an idle model is always tried."""
         now = time.monotonic()
-        wait = self._wait(now)
-        if now + wait + self.cost.duration(work.rows) > work.deadline:
+        left = work.deadline - now - self.cost.duration(work.rows)
+        if self._wait(now) > left and self._wait(now, self._queue.ahead(work.tenant)) > left:
             raise self._full(work, "so many requests wait for this model that it would be late")
         self._guard.attend(self, work.deadline)
 
-    def _wait(self, now: float) -> float:
-        """Seconds until a request that came now would run."""
-        ahead = self.cost.wait(self._rows, len(self._queue) if not self._together else 0)
+    def _wait(self, now: float, share: float = 1.0) -> float:
+        """Seconds until a request would run that came now, after such a share of what waits."""
+        rows, requests = share * self._queue.rows, share * self._queue.count
+        ahead = self.cost.wait(rows, requests if not self._together else 0)
         if len(self._runs) < self._concurrency:
             return ahead / self._concurrency
         first = min([run.began + self.cost.duration(run.rows) for run in self._runs])
@@ -213,16 +196,22 @@ class Batcher:
             retry_after=seconds,
         )
 
+    def _oust(self, work: Work) -> None:
+        """A request has given way to another tenant's."""
+        if work.done:
+            self._forget([work])
+        else:
+            work.fail(self._full(work, FULL))
+
     def _forget(self, gone: Sequence[Work]) -> None:
         for work in gone:
-            self._rows -= work.rows
             self._region.count(work.place, CANCELLED)
 
-    def _look_after(self, run: _Run, now: float) -> list[float]:
+    def _look_after(self, run: Run, now: float) -> list[float]:
         """Answer who has waited too long for a run; when the others will have."""
         for work in run.batch:
             if work.deadline + LATE <= now and not work.done:
-                work.fail(_too_late())
+                work.fail(too_late())
         moments = [work.deadline + LATE for work in run.batch if not work.done]
         if not moments and not run.stop.called:
             run.stop.call()
@@ -243,7 +232,7 @@ class Batcher:
             self._await_model()
             return
         inline = self._inline and not (self._exiled_until and self._exiled)
-        if (self._window or not inline) and self._queue and self._awaits_company():
+        if (self._window or not inline) and self._queue.count and self._awaits_company():
             return
         batch = self._take_all() if inline else self._take()
         if batch:
@@ -254,7 +243,7 @@ class Batcher:
                 self._run_inline(batch, rows, self._loaded)
             else:
                 self._hand_over(batch, rows, self._loaded)
-        if self._queue:
+        if self._queue.count:
             self._schedule()
         elif self._leaving is not None:
             self._settle()
@@ -264,7 +253,7 @@ class Batcher:
         return self._exiled_until > time.monotonic()
 
     def _await_model(self) -> None:
-        if self._queue:
+        if self._queue.count:
             self._guard.attend(self, min([work.deadline for work in self._queue]))
             self.wake()
         else:
@@ -277,7 +266,7 @@ class Batcher:
         if until <= now:
             return False
         tightest = min([work.deadline for work in self._queue])
-        until = min(until, tightest - 2 * self.cost.duration(self._rows))
+        until = min(until, tightest - 2 * self.cost.duration(self._queue.rows))
         if until <= now:
             return False
         if self._timer is None:
@@ -285,10 +274,10 @@ class Batcher:
         return True
 
     def _awaited_until(self) -> float:
-        if self._rows >= self.cost.worthwhile or not self._together:
+        if self._queue.rows >= self.cost.worthwhile or not self._together:
             return 0.0
         if self._window is None:
-            return self._company_until if len(self._queue) < self._company else 0.0
+            return self._company_until if self._queue.count < self._company else 0.0
         oldest = min([work.began for work in self._queue])
         return oldest / 1e9 + self._window
 
@@ -298,58 +287,61 @@ class Batcher:
         self._schedule()
 
     def _take_all(self) -> list[Work]:
-        """Everything that waits, if it can run together, without those whose caller is gone."""
-        queue = self._line
-        if queue is None or not self._together or self._rows > self.cost.most:
+        """Everything that waits, if it can run together, without those whose caller is gone.
+
+        Of what several tenants have waiting, no more than is worth a run, by turns.
+        """
+        queue, cost = self._queue, self.cost
+        most = cost.worthwhile if queue.contended else cost.most
+        if queue.rows > most or not self._mixes:
             return self._take()
-        batch = [work for work in queue if not work.done]
-        if len(batch) < len(queue):
-            self._forget([work for work in queue if work.done])
-        queue.clear()
-        self._rows = 0
+        everything = queue.drain()
+        batch = [work for work in everything if not work.done]
+        if len(batch) < len(everything):
+            self._forget([work for work in everything if work.done])
         return batch
 
     def _take(self) -> list[Work]:
         batch, gone = self._queue.take(Room(self.cost, self._together))
         self._forget(gone)
-        self._rows -= sum([work.rows for work in batch])
         return batch
 
     # -- runs
 
     def _run_inline(self, batch: list[Work], rows: int, loaded: LoadedModel) -> None:
-        self.writing = 0
+        runner = self._runner
+        runner.writing = 0
         self.used = began = time.monotonic_ns()
         cpu = time.thread_time()
-        outcomes = self._outcomes(loaded, batch, None)
+        outcomes = runner.outcomes(loaded, batch, None)
         spent = time.thread_time() - cpu
         took = time.monotonic_ns() - began
         self.cost.learn(rows, min(spent, took / 1e9))
         if spent > OVERRUN * self._budget.limit:
             self._exiled_until = time.monotonic() + self._exile
             self._exile = min(2 * self._exile, LONGEST_EXILE)
-        self._deliver(batch, outcomes, began, took - self.writing)
+        self._deliver(batch, outcomes, began, took - runner.writing)
 
     def _hand_over(self, batch: list[Work], rows: int, loaded: LoadedModel) -> None:
-        run = _Run(batch, rows)
+        run = Run(batch, rows)
         self._runs.append(run)
         self.used = time.monotonic_ns()
         first = min([work.deadline for work in batch])
         self._guard.attend(self, min(first, run.began + ASK_SECONDS))
         self._threads.start(partial(self._serve, run, loaded))
 
-    def _serve(self, run: _Run, loaded: LoadedModel) -> None:
+    def _serve(self, run: Run, loaded: LoadedModel) -> None:
         """In a thread."""
         began, cpu = time.monotonic_ns(), time.thread_time()
         try:
-            outcomes = self._outcomes(loaded, run.batch, run)
+            outcomes = self._runner.outcomes(loaded, run.batch, run)
         except BaseException as error:
             outcomes = [error] * len(run.batch)
         spent = time.thread_time() - cpu
         run.ran = time.monotonic_ns() - began - run.writing
         self._loop.call_soon_threadsafe(self._handed_back, run, outcomes, began, spent)
 
-    def _handed_back(self, run: _Run, outcomes: list[Outcome], began: int, spent: float) -> None:
+    def _handed_back(self, run: Run, outcomes: list[Outcome], began: int, spent: float) -> None:
         self._runs.remove(run)
         took = time.monotonic_ns() - began
         self.cost.learn(run.rows, spent)
@@ -358,45 +350,10 @@ class Batcher:
         self._company = len(run.batch)
         self._company_until = time.monotonic() + window if window >= SHORTEST_WINDOW else 0.0
         self._deliver(run.batch, outcomes, began, run.ran)
-        if self._queue:
+        if self._queue.count:
             self._schedule()
         else:
             self._settle()
-
-    def _outcomes(self, loaded: LoadedModel, batch: list[Work], run: _Run | None) -> list[Outcome]:
-        """A body or an error for each request of the batch."""
-        try:
-            return self._bodies(loaded, batch, run)
-        except Exception as error:
-            if len(batch) == 1 or (run is not None and _ended(error)):
-                return [error] * len(batch)
-        return [
-            one
-            for work in batch
-            for one in ([_too_late()] if run and work.done else self._outcomes(loaded, [work], run))
-        ]
-
-    def _bodies(self, loaded: LoadedModel, batch: list[Work], run: _Run | None) -> list[Outcome]:
-        rows = sum([work.rows for work in batch])
-        inputs = gather(batch, self._packed)
-        if rows > self._slice:
-            outputs = in_slices(partial(self._once, loaded, run=run), inputs, rows, self._slice)
-        else:
-            outputs = self._once(loaded, inputs, run)
-        answer = Answer(outputs, rows, len(batch))
-        ran = time.monotonic_ns()
-        bodies: list[Outcome] = []
-        start = 0
-        for work in batch:
-            bodies.append(work.render(answer, start))
-            start += work.rows
-        (run or self).writing += time.monotonic_ns() - ran
-        return bodies
-
-    def _once(self, loaded: LoadedModel, inputs: dict[str, Array], run: _Run | None) -> list[Array]:
-        if run is None:
-            return loaded.run(inputs, self._outputs)
-        return loaded.run(inputs, self._outputs, run.deadline, run.stop)
 
     def _deliver(self, batch: list[Work], outcomes: list[Outcome], began: int, ran: int) -> None:
         """Answer what still waits; what is served is counted before any of it is written."""
@@ -417,15 +374,3 @@ class Batcher:
         left, self._leaving = self._leaving, None
         loaded, self._loaded = self._loaded, None
         left(loaded)
-
-
-def _ended(error: Exception) -> bool:
-    """Whether a run was ended because of the time, so that there is none to try again."""
-    return isinstance(error, TapsterError) and error.code in _ENDED
-
-
-_ENDED: Final[frozenset[Code]] = frozenset({"deadline", "cancelled"})
-
-
-def _too_late() -> TapsterError:
-    return TapsterError("deadline", "the model did not answer in time")

@@ -88,7 +88,7 @@ class Cost:
         """How many rows a batch should have at most: beyond, each only waits for the others."""
         return max(1, min(self.most, math.ceil(ENOUGH * self.overhead / (self._row * self._pace))))
 
-    def wait(self, rows: int, batches: int = 0) -> float:
+    def wait(self, rows: float, batches: float = 0) -> float:
         """Seconds until `rows` have been run in so many batches, 0 for as many as are worth it."""
         batches = batches or math.ceil(rows / self.worthwhile)
         return batches * self.overhead + rows * self._row * self._pace
