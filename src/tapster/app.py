@@ -17,14 +17,17 @@ from sqlalchemy.exc import DBAPIError
 from tapster import api
 from tapster.contract.errors import TapsterError
 from tapster.core import plugins, settings
-from tapster.core.blobs import write_atomically
+from tapster.core.blobs import BlobStore, write_atomically
 from tapster.core.crypto import Signer
 from tapster.core.db import Database, Watch
+from tapster.core.envelope import master_of
 from tapster.core.parts import Parts
 from tapster.core.processes import die_with_parent
+from tapster.core.sealed import SealedBlobs
 from tapster.core.settings import Settings
 from tapster.core.telemetry import configure
 from tapster.core.uploads import Uploads
+from tapster.core.vault import Vault
 from tapster.datasets import routes as dataset_routes
 from tapster.datasets import service as datasets
 from tapster.deployments import routes as deployment_routes
@@ -38,6 +41,7 @@ from tapster.observed import Observed
 from tapster.registry import routes as registry_routes
 from tapster.registry import service as registry
 from tapster.tenancy import service as tenancy
+from tapster.tenancy.erasure import keyring
 from tapster.training import routes as training_routes
 from tapster.training import service as training
 
@@ -83,27 +87,40 @@ def open_parts(config: Settings) -> Parts:
     """Open the database (migrating it), the blobs and the keys; collect what crashes left."""
     config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     _check_database(config)
-    parts = Parts(
-        settings=config,
-        db=Database(config.database_url or f"sqlite:///{config.home / 'tapster.db'}"),
-        blobs=plugins.load("tapster.blob_stores", config.blob_store)(config.home / "blobs"),
-        signer=Signer.of(config.home / "signing.key"),
-        uploads=Uploads(config.home / "uploads"),
-    )
+    db = Database(config.database_url or f"sqlite:///{config.home / 'tapster.db'}")
     try:
-        parts.db.migrate()
+        db.migrate()
     except DBAPIError as error:
         raise TapsterError(
             "unavailable",
             f"the database cannot be opened: {error.orig}",
             hint="`tapster doctor` checks the installation",
         ) from None
+    parts = _parts(config, db)
     admin = tenancy.ensure_key_file(config.home / "admin.key")
     with parts.db.write() as tx:
         tenancy.ensure_admin(tx, admin)
     if parts.db.sqlite:
         _collect(parts)
     return parts
+
+
+def _parts(config: Settings, db: Database) -> Parts:
+    blobs: BlobStore = plugins.load("tapster.blob_stores", config.blob_store)(config.home / "blobs")
+    master, vault = master_of(config), Vault.of(config)
+    keys = keyring.opened(db, master)
+    if keys is not None and vault is not None:
+        vault.adopt()
+        blobs = SealedBlobs(blobs, keys, vault, config.home / "sealing")
+    return Parts(
+        settings=config,
+        db=db,
+        blobs=blobs,
+        signer=Signer.of(config.home / "signing.key"),
+        uploads=Uploads(config.home / "uploads", keys),
+        keys=keys,
+        vault=vault,
+    )
 
 
 def _check_database(config: Settings) -> None:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from tapster.core.blobs import BlobStore
 from tapster.core.crypto import Signer
 from tapster.core.db import Database
+from tapster.core.envelope import Keyring
 from tapster.core.settings import Settings
 from tapster.core.uploads import Uploads
+from tapster.core.vault import Vault
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,9 @@ class Parts:
     blobs: BlobStore
     signer: Signer
     uploads: Uploads
+    # Both None while nothing is encrypted.
+    keys: Keyring | None = None
+    vault: Vault | None = None
     # Held from storing a blob to the commit of its row, and from a row's deletion to its blob's:
     # else a deletion could take the blob that another row has just begun to name.
     storage: threading.Lock = field(default_factory=threading.Lock)

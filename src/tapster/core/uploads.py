@@ -1,11 +1,15 @@
-"""Files that a client sent and a job has not yet used, one folder an upload."""
+"""Files that a client sent and a job has not yet used, one folder an upload.
+
+With keys they are sealed as they arrive.
+"""
 
 import hashlib
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +18,7 @@ import anyio.to_thread
 from tapster.contract.errors import TapsterError
 from tapster.core.blobs import storage_error
 from tapster.core.crypto import new_id
+from tapster.core.envelope import DataKey, Keyring, Sealer, is_sealed, opened
 
 _NAME: Final = re.compile(r"[^\W_][\w .()+@=-]{0,199}")
 _ID: Final = re.compile(r"up_[0-9a-f]{16}")
@@ -24,8 +29,9 @@ _LONGEST: Final = 255  # bytes of a file name, on every file system we know
 class Uploads:
     """Uploads of every tenant, under one folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, keys: Keyring | None = None) -> None:
         self._root = root
+        self._keys = keys
 
     def create(self, tenant: str) -> str:
         """Open an upload; returns its id."""
@@ -64,13 +70,39 @@ class Uploads:
         arriving = self._root / ".arriving" / new_id("part")
         try:
             arriving.parent.mkdir(exist_ok=True)
-            received = await _receive(arriving, body)
+            key = None
+            if self._keys is not None:
+                key = await anyio.to_thread.run_sync(self._keys.current, tenant)
+            place = (tenant, _place(identifier), name)
+            received = await _receive(arriving, body, key, place)
             arriving.rename(path)  # a job never sees half of it
         except OSError as error:
             raise storage_error(error) from error
         finally:
             arriving.unlink(missing_ok=True)
         return received
+
+    def open(self, tenant: str, identifier: str, into: Path) -> Path:
+        """The upload's files in the clear: `into`, a new folder, or where they lie if they are.
+
+        Raises TapsterError(not_found, unprocessable, storage_full).
+        """
+        folder = self.check(tenant, identifier)
+        if self._keys is None:
+            return folder
+        find = partial(self._keys.find, tenant)
+        try:
+            into.mkdir(parents=True, mode=0o700)
+            for path in sorted(folder.iterdir()):
+                if not is_sealed(path):
+                    shutil.copyfile(path, into / path.name)
+                    continue
+                with path.open("rb") as source, (into / path.name).open("xb") as target:
+                    for piece in opened(source, find, tenant, _place(identifier), path.name):
+                        target.write(piece)
+        except OSError as error:
+            raise storage_error(error) from error
+        return into
 
     def remove(self, tenant: str, identifier: str) -> None:
         """Drop an upload and its files."""
@@ -92,14 +124,22 @@ class Uploads:
                     path.unlink()
 
 
-async def _receive(path: Path, body: AsyncIterator[bytes]) -> tuple[str, int]:
+def _place(identifier: str) -> str:
+    return f"uploads/{identifier}"
+
+
+async def _receive(
+    path: Path, body: AsyncIterator[bytes], key: DataKey | None, place: tuple[str, str, str]
+) -> tuple[str, int]:
     digest, size, waiting, held = hashlib.sha256(), 0, [], 0
     with path.open("wb") as file:
+        sealer = None if key is None else Sealer(file, key, *place)
+        take: Callable[[bytes], object] = file.write if sealer is None else sealer.feed
 
         def flush(pieces: list[bytes]) -> None:
             for piece in pieces:
                 digest.update(piece)
-                file.write(piece)
+                take(piece)
 
         async for chunk in body:
             waiting.append(chunk)
@@ -109,4 +149,6 @@ async def _receive(path: Path, body: AsyncIterator[bytes]) -> tuple[str, int]:
                 await anyio.to_thread.run_sync(flush, waiting)
                 waiting, held = [], 0
         flush(waiting)
+        if sealer is not None:
+            sealer.end()
     return digest.hexdigest(), size

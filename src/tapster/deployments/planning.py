@@ -7,6 +7,7 @@ from tapster.deployments import options, store
 from tapster.deployments.store import Row
 from tapster.registry import service as registry
 from tapster.tenancy import service as tenancy
+from tapster.tenancy.erasure import service as erasure
 
 
 def plan(tx: Connection, public_key: str) -> ServingPlan:
@@ -14,11 +15,13 @@ def plan(tx: Connection, public_key: str) -> ServingPlan:
     packages: dict[str, PackageRef] = {}
     endpoints = []
     signers = {public_key}
+    secrets = erasure.wrapped_keys(tx)
     for row in store.everywhere(tx):
         for held in row.sets:
             signers.update(registry.trusted(tx, row.tenant))
             for digest in sorted(held.digests):
-                packages[digest] = PackageRef(digest, f"{row.tenant}/packages/{digest}")
+                key = f"{row.tenant}/packages/{digest}"
+                packages[digest] = PackageRef(digest, key, secrets.get(row.tenant, ""))
         if row.serving is not None:
             endpoints.append(_endpoint(tx, row))
     return ServingPlan(

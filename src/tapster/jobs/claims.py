@@ -23,8 +23,10 @@ from tapster.core.blobs import storage_error
 from tapster.core.db import Watch
 from tapster.core.parts import Parts
 from tapster.core.telemetry import logger
+from tapster.core.vault import link
 from tapster.jobs import service, store
 from tapster.jobs.executors import Executor
+from tapster.jobs.logs import JobFolders
 from tapster.jobs.service import Handler
 
 LEASE: Final = 30.0
@@ -48,7 +50,8 @@ class ClaimLoop:
         self._executor = executor
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._running: set[asyncio.Task[None]] = set()
-        self._root = parts.settings.home / "jobs"
+        self._folders = JobFolders(parts)
+        self._root = self._folders.root
         self._memory = parts.settings.job_memory or int(psutil.virtual_memory().total * 0.8)
 
     async def run(self) -> None:
@@ -80,12 +83,18 @@ class ClaimLoop:
             await asyncio.gather(*self._running, return_exceptions=True)
 
     def _recover(self, starting: bool) -> None:
-        if starting and self._parts.db.sqlite:
+        sole_owner = starting and self._parts.db.sqlite
+        if sole_owner:
             for left in self._root.glob("*/[0-9]*"):  # of attempts that a kill ended
                 shutil.rmtree(left, ignore_errors=True)
         with self._parts.db.write() as tx:
-            lost = service.recover(tx, sole_owner=starting and self._parts.db.sqlite)
+            lost = service.recover(tx, sole_owner=sole_owner)
             uploads = service.uploads_in_use(tx)
+            owners = service.owners(tx, self._folders.left()) if sole_owner else {}
+        for job, tenant in owners.items():
+            self._folders.end(tenant, job)
+        if self._parts.vault is not None:
+            self._parts.vault.tidy()
         self._parts.uploads.sweep(uploads, _FORGOTTEN)
         if lost:
             log.warning("jobs recovered", count=lost)
@@ -115,6 +124,7 @@ class ClaimLoop:
             await asyncio.to_thread(self._fail, job, token, crash)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            await asyncio.to_thread(self._folders.end, job.tenant, job.id)
             await asyncio.to_thread(self._drop_upload, job)
 
     async def _attempt(self, job: Job, token: int, folder: Path) -> None:
@@ -135,9 +145,8 @@ class ClaimLoop:
     def _lay_out(self, handler: Handler, job: Job, folder: Path) -> None:
         with self._parts.db.read() as tx:
             order = handler.load(tx, job)
-        inputs = {label: self._parts.blobs.get(key) for label, key in order["blobs"].items()}
-        for label, upload in order.get("uploads", {}).items():
-            inputs[label] = self._parts.uploads.check(job.tenant, upload)
+        self._folders.begin(job.tenant, job.id)
+        inputs = self._inputs(job, order, folder / "inputs")
         limit = job.time_limit or self._parts.settings.job_time_limit
         task = {
             "run": handler.run,
@@ -150,6 +159,16 @@ class ClaimLoop:
             (folder / "task.json").write_text(json.dumps(task))
         except OSError as error:
             raise storage_error(error) from error
+
+    def _inputs(self, job: Job, order: dict[str, Any], folder: Path) -> dict[str, Path]:
+        """Folders with what a job reads; what had to be decrypted is in the job's own."""
+        inputs = {label: self._parts.blobs.get(key) for label, key in order["blobs"].items()}
+        if self._parts.vault is not None:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            inputs = {label: link(path, folder / label) for label, path in inputs.items()}
+        for label, upload in order.get("uploads", {}).items():
+            inputs[label] = self._parts.uploads.open(job.tenant, upload, folder / label)
+        return inputs
 
     async def _watch(
         self, job: Job, token: int, folder: Path, process: Any, started: float

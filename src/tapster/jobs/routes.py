@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from tapster.contract.control import FINISHED, Job, Principal
 from tapster.core.parts import Parts
 from tapster.jobs import service
+from tapster.jobs.logs import JobFolders
 from tapster.tenancy.access import need
 
 _Reader = Annotated[Principal, Depends(need("jobs:read"))]
@@ -82,8 +83,7 @@ def routes(parts: Parts) -> APIRouter:
 
 
 async def _log_lines(parts: Parts, tenant: str, job: str, follow: bool) -> AsyncIterator[bytes]:
-    path = parts.settings.home / "jobs" / job / "log"
-    offset = 0
+    folders, offset = JobFolders(parts), 0
 
     def look() -> Job:
         with parts.db.read() as tx:
@@ -91,12 +91,9 @@ async def _log_lines(parts: Parts, tenant: str, job: str, follow: bool) -> Async
 
     while True:
         ended = (await asyncio.to_thread(look)).status in FINISHED
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(offset)
-                while piece := file.read(1 << 16):
-                    offset += len(piece)
-                    yield piece
+        for piece in folders.read(tenant, job, offset):
+            offset += len(piece)
+            yield piece
         if ended or not follow:
             return
         await asyncio.sleep(_POLL)

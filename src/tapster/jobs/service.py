@@ -177,6 +177,11 @@ def uploads_in_use(tx: Connection) -> set[str]:
     return {str(job.spec["upload"]) for job in store.unfinished(tx) if job.spec.get("upload")}
 
 
+def owners(tx: Connection, identifiers: list[str]) -> dict[str, str]:
+    """Tenants by job."""
+    return store.owners(tx, identifiers)
+
+
 def _check_storable(spec: dict[str, Any], priority: int) -> None:
     if abs(priority) > _PRIORITY:
         raise TapsterError(

@@ -199,6 +199,12 @@ def unfinished(tx: Connection) -> list[Job]:
     return [Job(**row) for row in tx.execute(query).mappings()]
 
 
+def owners(tx: Connection, identifiers: list[str]) -> dict[str, str]:
+    """The tenants of jobs, of any tenant: whose folders these are is not in their names."""
+    query = select(jobs.c.id, jobs.c.tenant).where(jobs.c.id.in_(identifiers))
+    return {identifier: tenant for identifier, tenant in tx.execute(query)}
+
+
 def any_claimable(tx: Connection) -> bool:
     """Whether any tenant has a job that may be claimed now."""
     query = select(jobs.c.id).where(jobs.c.status == "queued", jobs.c.run_after <= time.time())

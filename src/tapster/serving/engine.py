@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from tapster.contract.errors import TapsterError
@@ -39,7 +40,8 @@ class Engine:
     """The models and endpoints of one worker. Every method runs on the event loop.
 
     `changed` is called when a plan is in force and when a model's state changes, `stuck` when a
-    model holds a thread for ever.
+    model holds a thread for ever. Runtimes keep their files in `kept`, in the home unless it is
+    given.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Engine:
         *,
         changed: Callable[[], None],
         stuck: Callable[[], None],
+        kept: Path | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._slots = slots
@@ -59,6 +62,7 @@ class Engine:
         self._gate = gate
         self._blobs = blobs
         self._settings = settings
+        self._shelf = kept or settings.home / SHELF
         self._changed = changed
         self._stuck = stuck
         self._guard = Guard(loop, self._overdue)
@@ -169,7 +173,7 @@ class Engine:
         self.generation += 1
         self._retire()
         digests = {package.digest for package in plan.packages}
-        self._loader.submit(partial(shelf.sweep, self._settings.home / SHELF, digests))
+        self._loader.submit(partial(shelf.sweep, self._shelf, digests))
 
     def settled(self) -> bool:
         """Whether a plan is in force and nothing is being loaded."""
@@ -184,7 +188,7 @@ class Engine:
         opening = Opening(
             self._blobs,
             signers,
-            self._settings.home / SHELF,
+            self._shelf,
             self._settings.run_threads,
             max([options.memory for options in asked], default=0),
         )

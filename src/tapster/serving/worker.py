@@ -26,9 +26,11 @@ from uvicorn.server import Server
 
 from tapster.contract.plan import WorkerState
 from tapster.core import plugins, telemetry
+from tapster.core.blobs import BlobStore
 from tapster.core.processes import die_with_parent
 from tapster.core.settings import Settings, load
-from tapster.serving import agent, planfile, tracing, watcher
+from tapster.core.vault import Vault
+from tapster.serving import agent, datakeys, planfile, tracing, watcher
 from tapster.serving.engine import Engine
 from tapster.serving.gate import Gate
 from tapster.serving.isolation import close_all
@@ -92,20 +94,25 @@ class _Server(Server):
 class Worker:
     """One worker's parts and its clock."""
 
-    def __init__(self, index: int, settings: Settings, slots: Slots) -> None:
+    def __init__(self, index: int, settings: Settings, slots: Slots, vault: Vault | None) -> None:
         self._index = index
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._folder = settings.home / "run"
         self._region = slots.region(index)
         self._region.start(os.getpid())
+        stored: BlobStore = plugins.load("tapster.blob_stores", settings.blob_store)(
+            settings.home / "blobs"
+        )
+        blobs, self._keys = datakeys.reading(settings, stored, vault)
         gate = Gate(settings.no_auth)
         engine = Engine(
             slots,
             self._region,
             gate,
-            plugins.load("tapster.blob_stores", settings.blob_store)(settings.home / "blobs"),
+            blobs,
             settings,
+            kept=vault.folder("shelf") if vault else None,
             changed=self._changed,
             stuck=self._stuck,
         )
@@ -200,6 +207,7 @@ class Worker:
             plan = planfile.load(self._folder, key)
             if plan is not None:
                 self._stamp = stamp
+                self._keys.learn(plan.packages)
                 self._engine.apply(plan)
             elif self._refused != (stamp, key):
                 self._refused = (stamp, key)
@@ -246,7 +254,10 @@ class Worker:
 
 async def _serve(options: argparse.Namespace, settings: Settings, slots: Slots) -> None:
     grpc = None if options.grpc_fd < 0 else _inherited(options.grpc_fd)
-    await Worker(options.index, settings, slots).run(_inherited(options.fd), grpc)
+    vault = Vault.of(settings)
+    if vault is not None:
+        vault.adopt()
+    await Worker(options.index, settings, slots, vault).run(_inherited(options.fd), grpc)
 
 
 def _inherited(number: int) -> socket.socket:

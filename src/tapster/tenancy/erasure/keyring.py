@@ -41,13 +41,6 @@ class StoredKeys:
             raise destroyed()
         return self._master.unwrap(tenant, wrapped)
 
-    def check(self) -> None:
-        """Raise TapsterError(unavailable) if our master key is not the one that wraps the keys."""
-        with self._db.read() as tx:
-            found = store.any_key(tx)
-        if found is not None:
-            self._master.unwrap(*found)
-
     def _made(self, tx: Connection, tenant: str) -> str:
         if store.ending(tx, tenant):
             raise destroyed()
@@ -56,6 +49,29 @@ class StoredKeys:
             wrapped = self._master.wrap(tenant, new_data_key())
             store.add_key(tx, tenant, wrapped)
         return wrapped
+
+
+def opened(db: Database, master: Master | None) -> StoredKeys | None:
+    """The keyring of an installation; None if it does not encrypt.
+
+    Raises TapsterError(unavailable) when it has sealed content that this master key, or none,
+    would not open: else new content would lie there in the clear, or under another key.
+    """
+    with db.read() as tx:
+        found = store.any_key(tx)
+    if found is not None and master is None:
+        raise TapsterError(
+            "unavailable",
+            "this home holds sealed content, and no master key is set",
+            hint="set TAPSTER_MASTER_KEY_FILE, TAPSTER_MASTER_KEY or TAPSTER_MASTER_KEY_COMMAND"
+            " as before",
+            field="master_key_file",
+        )
+    if master is None:
+        return None
+    if found is not None:
+        master.unwrap(*found)
+    return StoredKeys(db, master)
 
 
 def destroyed() -> TapsterError:

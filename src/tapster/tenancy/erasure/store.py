@@ -51,6 +51,12 @@ def wrapped_key(tx: Connection, tenant: str) -> str:
     return str(tx.execute(query).scalar() or "")
 
 
+def all_keys(tx: Connection) -> dict[str, str]:
+    """Every wrapped key by tenant, of any tenant: for the plan."""
+    rows = tx.execute(select(data_keys.c.tenant, data_keys.c.wrapped))
+    return {tenant: wrapped for tenant, wrapped in rows}
+
+
 def any_key(tx: Connection) -> tuple[str, str] | None:
     """Tenant and wrapped key of any tenant, to try a master key on; None when there is none."""
     row = tx.execute(select(data_keys.c.tenant, data_keys.c.wrapped).limit(1)).first()
