@@ -12,7 +12,7 @@ LATENCY_SECONDS: Final = (
 )  # fmt: skip
 
 
-class KeyGrant(msgspec.Struct, frozen=True):
+class KeyGrant(msgspec.Struct, frozen=True, omit_defaults=True):
     """An API key as the data plane knows it: the SHA-256 (hex) of the key, never the key.
 
     `endpoints` are the names that the key is for, as its holder calls them; empty for all.
@@ -26,7 +26,7 @@ class KeyGrant(msgspec.Struct, frozen=True):
     endpoints: tuple[str, ...] = ()
 
 
-class LimitGrant(msgspec.Struct, frozen=True):
+class LimitGrant(msgspec.Struct, frozen=True, omit_defaults=True):
     """A limit of a tenant: `amount` units (see `usage.UNITS`) of `metric` a `period`.
 
     `endpoint` and `key` (ids) narrow it to what is asked of that endpoint, or with that key. Of a
@@ -42,7 +42,7 @@ class LimitGrant(msgspec.Struct, frozen=True):
     burst: int = 0
 
 
-class TenantGrant(msgspec.Struct, frozen=True):
+class TenantGrant(msgspec.Struct, frozen=True, omit_defaults=True):
     """A tenant that is not as all others are: its weight when many wait, whether it is suspended,
     and its limits.
     """
@@ -70,7 +70,7 @@ class Price(msgspec.Struct, frozen=True):
 class PackageRef(msgspec.Struct, frozen=True):
     """A package to hold in memory: its digest and the blob key it lies under.
 
-    `secret` is its tenant's data key as the master key has wrapped it, "" where nothing is encrypted.
+    `secret` is its tenant's data key as the master key has wrapped it, "" if nothing is encrypted.
     """
 
     digest: str

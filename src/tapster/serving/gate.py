@@ -2,11 +2,12 @@
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from tapster.contract.control import DEFAULT_TENANT
-from tapster.contract.plan import KeyGrant
+from tapster.contract.plan import KeyGrant, PlanDelta, ServingPlan, TenantGrant
+from tapster.contract.snapshots import Snapshot, pack, unpack
 
 PREDICT: Final = "predict"
 METRICS: Final = "metrics:read"
@@ -28,17 +29,26 @@ _ENOUGH: Final[dict[str, frozenset[str]]] = {
 class Pass:
     """A grant worked out once: what its holder may do, until when (seconds since 1970).
 
-    What `METRICS` shows is of the whole installation, every tenant's names and requests among it,
-    so only keys of the tenant that runs the installation have that right.
+    `standing` is how its tenant stands; when that or the grant changes, the pass has `ended` and
+    another one is made. A tenant that is suspended may nothing. What `METRICS` shows is of the
+    whole installation, every tenant's names and requests among it, so only keys of the tenant that
+    runs the installation have that right.
     """
 
-    __slots__ = ("_rights", "expires", "key", "series", "tenant")
+    __slots__ = (
+        "_rights", "ended", "endpoints", "expires", "grant", "key", "series", "standing", "tenant",
+    )  # fmt: skip
 
-    def __init__(self, grant: KeyGrant) -> None:
-        held = frozenset(grant.rights)
+    def __init__(self, grant: KeyGrant, standing: TenantGrant) -> None:
+        held = frozenset(() if standing.suspended else grant.rights)
+        self.grant = grant
+        self.standing = standing
+        self.ended = False
         self.key = grant.id
         self.tenant = grant.tenant
         self.expires = grant.expires
+        # The names that the key is for, as its holder calls them; empty for all.
+        self.endpoints = frozenset(grant.endpoints)
         self._rights = frozenset(
             right
             for right, enough in _ENOUGH.items()
@@ -51,25 +61,66 @@ class Pass:
         """Whether `PREDICT`, `METRICS` or `MANAGE` is held."""
         return right in self._rights
 
+    def names(self, endpoint: str) -> bool:
+        """Whether the key is for what its holder calls so."""
+        return not self.endpoints or endpoint in self.endpoints
+
 
 class Gate:
-    """The keys of the plan in force. `generation` grows when they change, to empty caches."""
+    """The keys of the plan in force.
+
+    A pass that was found before holds until it has `ended` or `generation` grows, which it does
+    with whole plans only: a change of one key is felt by nobody else.
+    """
 
     def __init__(self, no_auth: bool) -> None:
         self.generation = 0
-        self._everybody = Pass(_ANYBODY) if no_auth else None
-        self._passes: dict[str, Pass] = {}
-        self._grants: dict[str, KeyGrant] = {}
+        # Made at first use, by the key's SHA-256; those of an earlier snapshot, to be looked at.
+        self._passes: dict[bytes, Pass] = {}
+        self._former: dict[bytes, Pass] = {}
+        self._of_tenant: dict[str, set[bytes]] = {}
+        self._digests: dict[str, bytes] = {}
+        self._snapshot: Snapshot = unpack(pack(ServingPlan(number=-1)))
+        self._news = _News()
+        self._cut: frozenset[str] = frozenset()
+        self._everybody = Pass(_ANYBODY, TenantGrant(DEFAULT_TENANT)) if no_auth else None
 
-    def apply(self, keys: Iterable[KeyGrant]) -> None:
-        """Make these the only keys; a grant that has not changed keeps its pass."""
-        grants = {grant.digest: grant for grant in keys}
-        self._passes = {
-            digest: self._passes[digest] if self._grants.get(digest) == grant else Pass(grant)
-            for digest, grant in grants.items()
-        }
-        self._grants = grants
+    def apply(self, keys: Iterable[KeyGrant], tenants: Iterable[TenantGrant] = ()) -> None:
+        """Make these the only keys."""
+        self.renew(unpack(pack(ServingPlan(number=-1), keys, tenants)))
+
+    def renew(self, snapshot: Snapshot) -> None:
+        """Make the snapshot's keys the only ones. What has not changed keeps its pass."""
+        self._snapshot = snapshot
+        self._news = _News()
+        self._former, self._passes = self._passes, {}
+        self._of_tenant, self._digests = {}, {}
+        self._renew_everybody()
         self.generation += 1
+
+    def change(self, delta: PlanDelta) -> None:
+        """Take what a delta says of keys and tenants."""
+        for key in delta.gone_keys:
+            self._replace(key, None)
+        for grant in delta.keys:
+            self._replace(grant.id, grant)
+        for tenant in delta.gone_tenants:
+            self._restand(tenant, None)
+        for standing in delta.tenants:
+            self._restand(standing.tenant, standing)
+
+    def cut(self, keys: Collection[str]) -> None:
+        """Let nobody in by the keys with these ids, whatever plans say."""
+        self._cut = frozenset(keys)
+        for key in keys:
+            self._end(self._digests.get(key))
+
+    def standing(self, tenant: str) -> TenantGrant:
+        """How a tenant stands."""
+        found = self._news.tenants.get(tenant)
+        if found is None and tenant not in self._news.tenants:
+            found = self._snapshot.tenant(tenant)
+        return found or TenantGrant(tenant)
 
     def admit(self, header: bytes) -> Pass | None:
         """The pass of an `Authorization` header's value; None for everything not valid now.
@@ -81,7 +132,75 @@ class Gate:
         scheme, _, key = header.partition(b" ")
         if scheme.lower() != b"bearer" or len(header) > MAX_KEY:
             return None
-        found = self._passes.get(hashlib.sha256(key.strip(b" ")).hexdigest())
+        digest = hashlib.sha256(key.strip(b" ")).digest()
+        found = self._passes.get(digest) or self._made(digest)
         if found is not None and found.expires is not None and found.expires <= time.time():
             return None
         return found
+
+    def _made(self, digest: bytes) -> Pass | None:
+        grant = self._news.keys.get(digest)
+        if grant is None:
+            grant = self._snapshot.key(digest)
+            if grant is not None and grant.id in self._news.changed:
+                return None
+        if grant is None or grant.id in self._cut:
+            return None
+        standing = self.standing(grant.tenant)
+        found = self._former.pop(digest, None)
+        if found is None or (found.grant, found.standing) != (grant, standing):
+            found = Pass(grant, standing)
+        self._passes[digest] = found
+        self._digests[grant.id] = digest
+        self._of_tenant.setdefault(grant.tenant, set()).add(digest)
+        return found
+
+    def _end(self, digest: bytes | None) -> None:
+        found = None if digest is None else self._passes.pop(digest, None)
+        if found is not None and digest is not None:
+            found.ended = True
+            self._digests.pop(found.key, None)
+            self._of_tenant[found.tenant].discard(digest)
+
+    def _replace(self, key: str, grant: KeyGrant | None) -> None:
+        self._news.replace(key, grant)
+        held = self._digests.get(key)
+        if held is not None and self._passes[held].grant != grant:
+            self._end(held)
+        if grant is not None:
+            same = self._passes.get(bytes.fromhex(grant.digest))
+            if same is not None and same.key != key:
+                self._end(self._digests.get(same.key))
+
+    def _restand(self, tenant: str, standing: TenantGrant | None) -> None:
+        before = self.standing(tenant)
+        self._news.tenants[tenant] = standing
+        if self.standing(tenant) != before:
+            for digest in list(self._of_tenant.get(tenant, ())):
+                self._end(digest)
+            self._renew_everybody()
+
+    def _renew_everybody(self) -> None:
+        """Without keys, everybody stands as the tenant that runs the installation does."""
+        standing = self.standing(DEFAULT_TENANT)
+        if self._everybody is not None and self._everybody.standing != standing:
+            self._everybody.ended = True
+            self._everybody = Pass(_ANYBODY, standing)
+
+
+class _News:
+    """What deltas have said since the snapshot: keys by digest, and those that are others or gone
+    by id; tenants, None for those that are as all others are."""
+
+    def __init__(self) -> None:
+        self.keys: dict[bytes, KeyGrant] = {}
+        self.changed: dict[str, bytes] = {}
+        self.tenants: dict[str, TenantGrant | None] = {}
+
+    def replace(self, key: str, grant: KeyGrant | None) -> None:
+        """Take a key's new grant, None for none."""
+        self.keys.pop(self.changed.get(key, b""), None)
+        digest = b"" if grant is None else bytes.fromhex(grant.digest)
+        self.changed[key] = digest
+        if grant is not None:
+            self.keys[digest] = grant
