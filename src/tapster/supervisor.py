@@ -23,8 +23,10 @@ from typing import Final
 from tapster.contract.errors import TapsterError
 from tapster.core import telemetry
 from tapster.core.blobs import storage_error, write_atomically
+from tapster.core.envelope import master_of
 from tapster.core.processes import die_with_parent
 from tapster.core.settings import Settings
+from tapster.core.vault import Vault
 from tapster.serving import slots
 
 log = telemetry.logger(__name__)
@@ -109,14 +111,42 @@ def run(config: Settings, announce: Callable[[Settings], None] | None = None) ->
     telemetry.configure(config.log_level, config.log_format, "supervisor")
     _open_home(config)
     lock = _lock(config.home)
+    vault: Vault | None = None
     try:
+        vault, config = _with_keys(config)
         control, config = _bind(config, "port")
         rest, config = _bind(config, "rest_port")
         grpc, config = _bind(config, "grpc_port")
         return _Supervisor(config, control, (rest, grpc), lock).run(announce)
     finally:
         (config.home / "run.json").unlink(missing_ok=True)
+        if vault is not None:
+            vault.clear()
         os.close(lock)
+
+
+def _with_keys(config: Settings) -> tuple[Vault | None, Settings]:
+    """The vault, emptied of what was left in it, and settings by which children get the master key.
+
+    It is asked for once, and handed down as a file in memory that they inherit: no variable and
+    no command line holds it, and children start when its source is away.
+    """
+    vault, master = Vault.of(config), master_of(config)
+    if vault is None or master is None:
+        return None, config
+    vault.clear()
+    vault.open()
+    descriptor = os.memfd_create("master-key")
+    os.write(descriptor, master.spelled)
+    os.set_inheritable(descriptor, True)
+    path = f"/proc/self/fd/{descriptor}"
+    return vault, replace(config, master_key="", master_key_command="", master_key_file=path)
+
+
+def _inherited(config: Settings) -> tuple[int, ...]:
+    """Descriptors that every child needs besides its own."""
+    word = config.master_key_file.removeprefix("/proc/self/fd/")
+    return (int(word),) if word.isdecimal() else ()
 
 
 class _Supervisor:
@@ -135,7 +165,7 @@ class _Supervisor:
         self._slots = slots.Slots(run_folder / "slots")
         me = str(os.getpid())
         self._stand_in = _StandIn(control)
-        self._plan = run_folder / "plan.json"
+        self._plan = run_folder / "plan.sealed"
         self._control = Child(
             "control",
             ["-m", "tapster.app", str(control.fileno()), me],
@@ -190,7 +220,7 @@ class _Supervisor:
             environment.pop("TAPSTER_DATABASE_URL", None)
         child.process = subprocess.Popen(
             [sys.executable, *child.command],
-            pass_fds=child.fds,
+            pass_fds=(*child.fds, *_inherited(self._config)),
             env=environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
