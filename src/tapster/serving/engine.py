@@ -67,7 +67,7 @@ class Engine:
         self._stuck = stuck
         self._guard = Guard(loop, self._overdue)
         budget = Budget(loop, settings.inline_budget)
-        self._means = Means(budget, region, Threads("model"), self._guard)
+        self._means = Means(budget, region, Threads("model"), self._guard, gate.weight)
         self._cache = Cache(settings.cache_memory, region)
         self._loader = Loader(loop)
         self._residency = Residency(self._loader, settings.resident_memory, changed)

@@ -122,6 +122,10 @@ class Gate:
             found = self._snapshot.tenant(tenant)
         return found or TenantGrant(tenant)
 
+    def weight(self, tenant: str) -> float:
+        """How much a tenant is served while others wait, in shares of one that is as all are."""
+        return self.standing(tenant).weight
+
     def admit(self, header: bytes) -> Pass | None:
         """The pass of an `Authorization` header's value; None for everything not valid now.
 
