@@ -29,6 +29,7 @@ class need:  # noqa: N801 - read as a verb: Depends(need("datasets:read"))
     def __call__(self, request: Request) -> Principal:
         parts: Parts = request.app.state.parts
         who = _local(request) if parts.settings.no_auth else _identify(request, parts)
+        request.state.principal = who  # the record tells of refusals too
         if not who.may(self.right):
             raise TapsterError("forbidden", f"this key does not hold the right {self.right}")
         request.state.tenant = who.tenant
