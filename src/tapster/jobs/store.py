@@ -5,7 +5,7 @@ Every later write names the token, so a worker that lost its lease changes nothi
 """
 
 import time
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -18,6 +18,8 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
+    case,
+    func,
     insert,
     select,
     update,
@@ -56,6 +58,9 @@ jobs = Table(
     Index("ix_jobs_claim", "status", "priority", "created"),
     Index("ix_jobs_tenant_created", "tenant", "created"),
 )
+
+# How far back (seconds) it matters whose job was started last.
+_REMEMBERED: Final = 24 * 3600.0
 
 _SHOWN = [
     column
@@ -102,16 +107,15 @@ def listing(tx: Connection, tenant: str, status: str, limit: int) -> list[Job]:
 
 
 def claim(tx: Connection, owner: str, lease: float) -> tuple[Job, int] | None:
-    """Take the next job of any tenant: highest priority first, then oldest. With its token."""
+    """Take the next job, with its token: of the tenant whose turn it is, the most urgent.
+
+    A tenant's turn comes before that of any tenant with more jobs running, and of those with as
+    many, before whoever had its turn later. Within a tenant higher priorities go first, then older
+    jobs: a tenant's priorities are nobody else's business.
+    """
     now = time.time()
-    query = (
-        select(jobs.c.id, jobs.c.lease_token, jobs.c.attempt, jobs.c.tenant)
-        .where(jobs.c.status == "queued", jobs.c.run_after <= now)
-        .order_by(jobs.c.priority.desc(), jobs.c.created, jobs.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    row = tx.execute(query).first()
+    found = (_next(tx, tenant, now) for tenant in _in_turn(tx, now))
+    row = next((row for row in found if row is not None), None)
     if row is None:
         return None
     token = row.lease_token + 1
@@ -133,6 +137,38 @@ def claim(tx: Connection, owner: str, lease: float) -> tuple[Job, int] | None:
     job = get(tx, row.tenant, row.id)
     assert job is not None
     return job, token
+
+
+def _in_turn(tx: Connection, now: float) -> list[str]:
+    """All tenants with a job that may be claimed, those first whose turn it is."""
+    query = select(jobs.c.tenant).where(jobs.c.status == "queued", jobs.c.run_after <= now)
+    waiting = sorted(tx.execute(query.distinct()).scalars())
+    if len(waiting) < 2:
+        return waiting
+    recent = (
+        select(
+            jobs.c.tenant,
+            func.sum(case((jobs.c.status == "running", 1), else_=0)).label("running"),
+            func.coalesce(func.max(jobs.c.started), 0.0).label("last"),
+        )
+        .where(jobs.c.tenant.in_(waiting))
+        .where((jobs.c.created > now - _REMEMBERED) | (jobs.c.status == "running"))
+        .group_by(jobs.c.tenant)
+    )
+    turns = {row.tenant: (row.running, row.last) for row in tx.execute(recent)}
+    return sorted(waiting, key=lambda tenant: (turns.get(tenant, (0, 0.0)), tenant))
+
+
+def _next(tx: Connection, tenant: str, now: float) -> Any:
+    """The tenant's job to run next, unless somebody else is taking it."""
+    query = (
+        select(jobs.c.id, jobs.c.lease_token, jobs.c.attempt, jobs.c.tenant)
+        .where(jobs.c.tenant == tenant, jobs.c.status == "queued", jobs.c.run_after <= now)
+        .order_by(jobs.c.priority.desc(), jobs.c.created, jobs.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return tx.execute(query).first()
 
 
 def write(tx: Connection, job: Job, token: int, **values: Any) -> bool:
@@ -209,3 +245,11 @@ def any_claimable(tx: Connection) -> bool:
     """Whether any tenant has a job that may be claimed now."""
     query = select(jobs.c.id).where(jobs.c.status == "queued", jobs.c.run_after <= time.time())
     return tx.execute(query.limit(1)).first() is not None
+
+
+def count_unfinished(tx: Connection, tenant: str) -> int:
+    """How many of a tenant's jobs are queued or running."""
+    query = select(func.count()).where(
+        jobs.c.tenant == tenant, jobs.c.status.in_(["queued", "running"])
+    )
+    return int(tx.execute(query).scalar_one())
