@@ -83,6 +83,7 @@ class Gate:
         self._snapshot: Snapshot = unpack(pack(ServingPlan(number=-1)))
         self._news = _News()
         self._cut: frozenset[str] = frozenset()
+        self._weights: dict[str, float] = {}
         self._everybody = Pass(_ANYBODY, TenantGrant(DEFAULT_TENANT)) if no_auth else None
 
     def apply(self, keys: Iterable[KeyGrant], tenants: Iterable[TenantGrant] = ()) -> None:
@@ -93,6 +94,7 @@ class Gate:
         """Make the snapshot's keys the only ones. What has not changed keeps its pass."""
         self._snapshot = snapshot
         self._news = _News()
+        self._weights = {}
         self._former, self._passes = self._passes, {}
         self._of_tenant, self._digests = {}, {}
         self._renew_everybody()
@@ -124,7 +126,10 @@ class Gate:
 
     def weight(self, tenant: str) -> float:
         """How much a tenant is served while others wait, in shares of one that is as all are."""
-        return self.standing(tenant).weight
+        weight = self._weights.get(tenant)
+        if weight is None:
+            weight = self._weights[tenant] = self.standing(tenant).weight
+        return weight
 
     def admit(self, header: bytes) -> Pass | None:
         """The pass of an `Authorization` header's value; None for everything not valid now.
@@ -179,6 +184,7 @@ class Gate:
     def _restand(self, tenant: str, standing: TenantGrant | None) -> None:
         before = self.standing(tenant)
         self._news.tenants[tenant] = standing
+        self._weights.pop(tenant, None)
         if self.standing(tenant) != before:
             for digest in list(self._of_tenant.get(tenant, ())):
                 self._end(digest)

@@ -2,7 +2,8 @@
 
 It keeps uvicorn's connection bookkeeping, flow control and request cycle, and adds what a server
 on an open port needs: deadlines for headers and bodies, one order for pipelined answers, a budget
-of parsing a turn, one of memory for all connections, and refusals that reach the client.
+of parsing a turn, one of memory for all connections, and refusals that reach the client. While
+tenants compete, one that is over its share is held back (see `shares`).
 """
 
 import asyncio
@@ -23,7 +24,9 @@ from tapster.serving.rest.calls import Turn, crowded
 from tapster.serving.rest.service import Service
 from tapster.serving.slots import UNAVAILABLE
 
+# Bytes that are parsed in one go; of requests in line while others wait, fewer.
 SLICE: Final = 64 * 1024
+SMALL_SLICE: Final = 4 * 1024
 MAX_LINE: Final = 128
 LINGER_SECONDS: Final = 1.0
 DAWDLING_SECONDS: Final = 0.5
@@ -72,6 +75,8 @@ class Connection(HttpToolsProtocol, ABC):
         self._line: deque[Turn] = deque()
         self._rest: bytes | memoryview = b""
         self._feeding = False
+        self._share = service.shares.strangers
+        self._halted = 0.0  # since when what has come waits for its tenant's turn; 0 if it does not
         self._deaf = False  # whatever else arrives is dropped
         self._finishing = False  # close once every answer is given
         self._stalled = (0, NEVER)
@@ -141,6 +146,7 @@ class Connection(HttpToolsProtocol, ABC):
     def check(self, now: float) -> None:
         """Close a connection whose client has taken too long; called a few times a second."""
         left = self.account()
+        self._excuse(now)
         if self._left and self._line and left == 0:
             self._probe()
         if self._stuck(now, left):
@@ -192,7 +198,7 @@ class Connection(HttpToolsProtocol, ABC):
         return passed > DAWDLING_SECONDS and self._partial < due / 2
 
     def _close_idle(self) -> None:
-        if not self._line and not self._message and not self.transport.is_closing():
+        if not (self._line or self._message or self._halted or self.transport.is_closing()):
             self.transport.close()
 
     # -- bytes in
@@ -203,28 +209,84 @@ class Connection(HttpToolsProtocol, ABC):
             return
         if self._rest or self._asked:
             self._rest = bytes(self._rest) + data
-        elif len(data) > SLICE:
+            self.flow.pause_reading()
+        elif len(data) > self._slice():
             self._rest = memoryview(data)
-            self._feed_rest()
+            self._feed_slice()
         else:
             self._feed(data)
             if len(self._line) >= self._longest:
                 self.flow.pause_reading()
 
+    def _slice(self) -> int:
+        """How many bytes are parsed in one go."""
+        return SMALL_SLICE if self._share.tight and not self._in_body else SLICE
+
     def _feed_rest(self) -> None:
         """Parse one slice a turn of the loop, so that no client has the loop to itself."""
         self._feeding = False
+        share = self._share
+        if self._halted:
+            return
+        if self._rest and share.spent >= share.most and self._service.shares.over(share):
+            self._halt()
+        else:
+            share.spent += 1
+            self._feed_slice()
+
+    def _feed_slice(self) -> None:
         if self._deaf or self.parser is None:
             self._rest = b""
             return
-        piece, self._rest = self._rest[:SLICE], self._rest[SLICE:]
+        size = self._slice()
+        piece, self._rest = self._rest[:size], self._rest[size:]
         self._feed(piece)
         self.flow.pause_reading()
         self._read_on()
 
+    def _overdraws(self, data: bytes) -> bool:
+        """Whether what has come must wait until its tenant's share comes round; asked once the
+        share is spent."""
+        if self._rest or self._asked or self._deaf or not self._service.shares.over(self._share):
+            return False
+        self._rest = data
+        self._halt()
+        return True
+
+    def _halt(self) -> None:
+        self._halted = self.loop.time()
+        self._service.shares.hold(self._share, self)
+
+    def read_on(self) -> None:
+        """See shares.Reader."""
+        self._excuse(self.loop.time())
+        self._halted = 0.0
+        data, self._rest = self._rest, b""
+        if self._deaf or self.parser is None:
+            return
+        if isinstance(data, memoryview):
+            self._rest = data
+            self._share.spent += 1
+            self._feed_slice()
+        else:
+            self.data_received(data)
+            self._read_on()
+
+    def _excuse(self, now: float) -> None:
+        """A client that we keep waiting is not a slow one."""
+        if self._halted:
+            passed, self._halted = now - self._halted, now
+            self.deadline += passed
+            self._since += passed
+
     def _read_on(self) -> None:
         """Go on reading, unless the client must first read or wait for its answers."""
-        if self.flow.write_paused or self._asked or len(self._line) >= self._longest:
+        if (
+            self.flow.write_paused
+            or self._asked
+            or self._halted
+            or len(self._line) >= self._longest
+        ):
             return
         if not self._rest:
             self.flow.resume_reading()

@@ -22,6 +22,7 @@ from tapster.serving.rest.routes import Route
 from tapster.serving.rest.sampled import operation
 from tapster.serving.rest.seen import Seen
 from tapster.serving.rest.service import Service, wire_of
+from tapster.serving.shares import BYTES_BITS
 
 # With these, the same head may want another answer, or never comes again, or has no length.
 _VARYING: Final = frozenset({b"expect", b"transfer-encoding", b"x-request-id", b"traceparent"})
@@ -44,6 +45,10 @@ class InferenceProtocol(Reception):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol. A whole request with a head seen before goes past the parser."""
+        share = self._share
+        if share.spent >= share.most and self._overdraws(data):
+            return
+        share.spent += 1 + (len(data) >> BYTES_BITS)
         service = self._service
         if self._message or self._rest or self._deaf or self._finishing or service.draining:
             super().data_received(data)
@@ -66,6 +71,8 @@ class InferenceProtocol(Reception):
             call.asked = seen.asked
         call.series = seen.series
         call.tenant = seen.tenant
+        if seen.tenant != share.tenant:
+            self._share = service.shares.of(seen.tenant)
         line = self._line
         line.append(call)
         target = seen.target or seen.endpoint.target("", "")

@@ -175,6 +175,7 @@ class Reception(Connection):
         if self._upgrade:
             return
         self._message = False
+        self._share.spent += 1
         self.deadline = NEVER
         if not self._keep_alive:
             self._deaf = True
@@ -259,6 +260,8 @@ class Reception(Connection):
         ):
             known = gate.admit(header)
             self._known, self._authorization, self._generation = known, header, gate.generation
+        if known is not None and known.tenant != self._share.tenant:
+            self._share = self._service.shares.of(known.tenant)
         return known
 
     # -- refusals

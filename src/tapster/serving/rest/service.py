@@ -17,6 +17,7 @@ from tapster.serving.rest.routes import Route, Routes
 from tapster.serving.rest.seen import SeenHeads
 from tapster.serving.rest.tf_examples import Classify, Regress
 from tapster.serving.rest.wires import Wire
+from tapster.serving.shares import Shares
 from tapster.serving.slots import UNAVAILABLE, Region, Slots
 from tapster.serving.tracing import Tracer
 
@@ -37,12 +38,14 @@ class Service:
     seen: SeenHeads = field(default_factory=SeenHeads)
     reader: Reader = field(init=False)
     memory: Memory = field(init=False)
+    shares: Shares = field(init=False)
     draining: bool = False
     tracer: Tracer | None = None
 
     def __post_init__(self) -> None:
         self.reader = Reader(self.settings.max_body, self.current)
         self.memory = Memory(self.settings.body_memory)
+        self.shares = Shares(self.gate.weight)
 
     @property
     def ready(self) -> bool:
