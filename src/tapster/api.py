@@ -21,6 +21,8 @@ from tapster.core.blobs import storage_error
 from tapster.core.parts import Parts
 from tapster.core.telemetry import logger
 from tapster.tenancy.access import need
+from tapster.tenancy.audit.middleware import Recorded
+from tapster.tenancy.audit.record import Record
 
 log = logger(__name__)
 
@@ -62,8 +64,16 @@ class ReceivedFile:
     size: int
 
 
-def build(parts: Parts, routers: Sequence[APIRouter], background: Sequence[Background]) -> FastAPI:
-    """The application; `background` runs beside it and is cancelled when it stops."""
+def build(
+    parts: Parts,
+    routers: Sequence[APIRouter],
+    background: Sequence[Background],
+    record: Record,
+) -> FastAPI:
+    """The application; `background` runs beside it and is cancelled when it stops.
+
+    `record` hears of every request, and is closed last.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -74,6 +84,7 @@ def build(parts: Parts, routers: Sequence[APIRouter], background: Sequence[Backg
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+        await asyncio.to_thread(record.close)
 
     app = FastAPI(
         title="Tapster control API",
@@ -85,6 +96,7 @@ def build(parts: Parts, routers: Sequence[APIRouter], background: Sequence[Backg
         max_body_size=parts.settings.max_body,
         responses={"default": {"model": ErrorBody, "description": "Refused, and why"}},
     )
+    app.add_middleware(Recorded, record=record)
     app.state.parts = parts
     app.state.rights = {}
     for router in (*routers, _uploads(parts), _server(parts)):

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from sqlalchemy.exc import DBAPIError
 
 from tapster import api
+from tapster.contract.control import DEFAULT_TENANT
 from tapster.contract.errors import TapsterError
 from tapster.core import plugins, settings
 from tapster.core.blobs import BlobStore, write_atomically
@@ -41,6 +42,10 @@ from tapster.observed import Observed
 from tapster.registry import routes as registry_routes
 from tapster.registry import service as registry
 from tapster.tenancy import service as tenancy
+from tapster.tenancy.audit import routes as audit_routes
+from tapster.tenancy.audit.acts import acting
+from tapster.tenancy.audit.heads import Heads
+from tapster.tenancy.audit.record import Record
 from tapster.tenancy.erasure import keyring
 from tapster.training import routes as training_routes
 from tapster.training import service as training
@@ -57,6 +62,8 @@ _SETTLE: Final = 0.05
 def build(config: Settings) -> FastAPI:
     """The control application over an installation's home, which is made if it is new."""
     parts = open_parts(config)
+    record = parts.db.witness
+    assert isinstance(record, Record)
     reports = Reports()
     agent_key = tenancy.ensure_key_file(config.home / "agent.key")
     executor = plugins.load("tapster.executors", config.executor)()
@@ -78,8 +85,10 @@ def build(config: Settings) -> FastAPI:
             deployment_routes.routes(parts, reports),
             deployment_routes.agent_routes(parts, agent_key, reports),
             job_routes.routes(parts),
+            audit_routes.routes(parts, record.heads),
         ],
-        [ClaimLoop(parts, HANDLERS, executor).run, settle],
+        [ClaimLoop(parts, HANDLERS, executor).run, settle, record.run],
+        record,
     )
 
 
@@ -96,13 +105,22 @@ def open_parts(config: Settings) -> Parts:
             f"the database cannot be opened: {error.orig}",
             hint="`tapster doctor` checks the installation",
         ) from None
+    db.witness = _record(config, db)
     parts = _parts(config, db)
     admin = tenancy.ensure_key_file(config.home / "admin.key")
-    with parts.db.write() as tx:
+    with acting(DEFAULT_TENANT, "keys.admin", "key=key_admin"), parts.db.write() as tx:
         tenancy.ensure_admin(tx, admin)
     if parts.db.sqlite:
         _collect(parts)
     return parts
+
+
+def _record(config: Settings, db: Database) -> Record:
+    """The record of who does what, and where its heads are kept."""
+    folders = [config.home / "audit"]
+    if config.audit_heads:
+        folders.append(Path(config.audit_heads).expanduser().absolute())
+    return Record(db, Heads(Signer.of(config.home / "audit.key"), folders))
 
 
 def _parts(config: Settings, db: Database) -> Parts:
@@ -169,7 +187,7 @@ def _settle(parts: Parts, reports: Reports, since: float) -> None:
     with parts.db.read() as tx:
         if not deployments.unsettled(tx, reports):
             return
-    with parts.db.write() as tx:
+    with acting(DEFAULT_TENANT, "deployments.settle"), parts.db.write() as tx:
         deployments.settle(tx, reports, parts.settings.workers, since)
 
 
@@ -187,6 +205,8 @@ def main(descriptor: int, parent: int) -> int:
             access_log=False,
             timeout_keep_alive=int(config.keep_alive),
             timeout_graceful_shutdown=2,
+            proxy_headers=bool(config.trusted_proxies),
+            forwarded_allow_ips=config.trusted_proxies,
             server_header=False,
         )
     )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event, make_url
 from sqlalchemy.exc import OperationalError
@@ -21,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tapster.contract.errors import TapsterError
 from tapster.core.blobs import in_transaction
+from tapster.core.changes import OPTION, Changes, Witness, watch
 
 PATIENT: Final = 5.0
 HASTY: Final = 0.1
@@ -42,24 +43,40 @@ class Database:
         self.sqlite = url.startswith("sqlite")
         self.engine = self._sqlite() if self.sqlite else _postgresql(url)
         self.writes = 0
+        self.witness: Witness | None = None
+        event.listen(self.engine, "before_execute", watch)
         self._writer = threading.Lock()
         self._patience = PATIENT
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that may write; commits at the end, rolls back on any exception."""
-        if self.sqlite:
-            if not self._writer.acquire(timeout=2 * self._patience):
-                raise _busy()
-            try:
-                with self._begin("BEGIN IMMEDIATE") as connection:
-                    yield connection
-                self.writes += 1
-            finally:
-                self._writer.release()
-        else:
-            with self._begin("") as connection:
+        """A transaction that may write; commits at the end, rolls back on any exception.
+
+        The witness sees what it changed before it commits, and is told when it has.
+        """
+        witness = self.witness
+        changes = witness.opened() if witness else None
+        with self._writing(changes) as connection:
+            yield connection
+            if witness and changes:
+                witness.closing(connection, changes)
+        if witness and changes:
+            witness.committed(changes)
+
+    @contextmanager
+    def _writing(self, changes: Changes | None) -> Iterator[Connection]:
+        if not self.sqlite:
+            with self._begin("", changes) as connection:
                 yield connection
+            return
+        if not self._writer.acquire(timeout=2 * self._patience):
+            raise _busy()
+        try:
+            with self._begin("BEGIN IMMEDIATE", changes) as connection:
+                yield connection
+            self.writes += 1
+        finally:
+            self._writer.release()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -68,11 +85,12 @@ class Database:
             yield connection
 
     @contextmanager
-    def _begin(self, statement: str) -> Iterator[Connection]:
+    def _begin(self, statement: str, changes: Changes | None = None) -> Iterator[Connection]:
         token = in_transaction.set(True)
         try:
             with self.engine.connect() as plain:
-                connection = plain.execution_options(tapster_begin=statement)
+                options: dict[str, Any] = {"tapster_begin": statement, OPTION: changes}
+                connection = plain.execution_options(**options)
                 with connection.begin():
                     yield connection
         except PoolTimeoutError:

@@ -68,6 +68,10 @@ class Settings:
     otel_sample: float = _setting(
         0.01, "share of requests traced when their caller does not say", share=True
     )
+    audit_heads: str = _setting("", "second folder that heads of the audit record are kept in")
+    trusted_proxies: str = _setting(
+        "", "addresses of proxies whose X-Forwarded-For is believed, commas between"
+    )
     master_key_file: str = _setting("", "file of the master key: switches encryption at rest on")
     master_key: str = _setting("", "the master key itself, in hex or base64", secret=True)
     master_key_command: str = _setting("", "command that prints the master key")

@@ -19,6 +19,7 @@ from tapster.deployments.judgement import Rules, Verdict
 from tapster.deployments.sets import Held, ServingSet
 from tapster.deployments.store import Rollout, Row
 from tapster.tenancy import service as tenancy
+from tapster.tenancy.audit.acts import remark
 
 STEPS: Final = (5.0, 25.0, 50.0, 100.0)
 MOST_STEPS: Final = 20
@@ -101,6 +102,8 @@ def go_back(tx: Connection, row: Row, rollout: Rollout, state: str, reason: str)
         hint=f"{rollout.stable.main.ref} serves on",
     )
     failed = state == "rolled back"
+    told = {"canary": rollout.canary.ref, "weight": percent, "reason": reason}
+    remark(tx, row.tenant, "deployments.rollback", f"endpoint={row.name}", after=told)
     store.change(
         tx,
         row,

@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from tapster.jobs import service, store
 from tapster.jobs.executors import Executor
 from tapster.jobs.logs import JobFolders
 from tapster.jobs.service import Handler
+from tapster.tenancy.audit.acts import acting
 
 LEASE: Final = 30.0
 _RENEW: Final = 5.0
@@ -218,13 +219,17 @@ class ClaimLoop:
         self._beat(job, token, {})
         with self._parts.storage:
             result = handler.publish(self._parts, job, result, out)
-            with self._parts.db.write() as tx:
+            with self._ending(job), self._parts.db.write() as tx:
                 if not service.succeed(tx, job, token, handler.apply(tx, job, result)):
                     raise LostLeaseError
 
     def _fail(self, job: Job, token: int, error: TapsterError) -> None:
-        with self._parts.db.write() as tx:
+        with self._ending(job), self._parts.db.write() as tx:
             service.fail(tx, job, token, error)
+
+    def _ending(self, job: Job) -> AbstractContextManager[object]:
+        """What ends a job is recorded: nobody asks for it at that moment."""
+        return acting(job.tenant, f"jobs.end {job.kind}", f"job={job.id}")
 
     def _release(self, job: Job, token: int) -> None:
         with self._parts.db.write() as tx:

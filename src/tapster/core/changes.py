@@ -1,0 +1,189 @@
+"""What a transaction changes, seen at the statements it executes: rows before and after.
+
+A `Witness` of a `Database` decides which transactions are looked at and is told of them before
+they commit, inside them, so that what it writes stands or falls with the change. A transaction
+that nobody looks at costs nothing but the question.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Connection, Delete, Insert, Table, Update, select
+
+OPTION: Final = "tapster_changes"
+HIDDEN: Final = "(hidden)"
+MOST_ROWS: Final = 20
+
+# Names of columns, and of tables, whose texts are nobody's to see again.
+_SECRET: Final = re.compile(
+    r"(^|_)(passwords?|passphrase|secrets?|tokens?|credentials?|salt|wrapped|sealed|nonce|hash"
+    r"|private_key|data_keys?)(_|$)",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class Row:
+    """A row that is added (`before` is None), changed, or removed (`after` is None).
+
+    Of a change only the row's identity and what is new of it; `tenant` as the row names it.
+    """
+
+    table: str
+    tenant: str
+    identity: dict[str, Any]
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+@dataclass
+class Changes:
+    """A transaction's rows, as far as they are `wanted`, and what services remark about them.
+
+    `more` counts rows beyond the first twenty. `context` is the witness's own.
+    """
+
+    wanted: bool = False
+    context: Any = None
+    rows: list[Row] = field(default_factory=list)
+    remarks: list[Any] = field(default_factory=list)
+    more: int = 0
+
+    def add(self, row: Row) -> None:
+        """Note a row, or that there are more."""
+        if len(self.rows) < MOST_ROWS:
+            self.rows.append(row)
+        else:
+            self.more += 1
+
+
+class Witness(Protocol):
+    """Who is told of writing transactions."""
+
+    def opened(self) -> Changes:
+        """One begins: what is to be noted of it."""
+        ...
+
+    def closing(self, tx: Connection, changes: Changes) -> None:
+        """It is about to commit."""
+        ...
+
+    def committed(self, changes: Changes) -> None:
+        """It has."""
+        ...
+
+
+def changes_of(tx: Connection) -> Changes | None:
+    """What is noted of a transaction; None if it has no witness."""
+    found: Changes | None = tx.get_execution_options().get(OPTION)
+    return found
+
+
+def watch(
+    connection: Connection,
+    clause: Any,
+    multiparams: Any,
+    params: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> None:
+    """SQLAlchemy's `before_execute`: note the rows that a statement is about to change."""
+    changes = changes_of(connection)
+    if changes is None or not changes.wanted or not isinstance(clause, Insert | Update | Delete):
+        return
+    table = clause.table
+    if not isinstance(table, Table) or table.info.get("unwitnessed"):
+        return
+    given = [_values(table, clause, each) for each in (multiparams or [params or {}])]
+    if isinstance(clause, Insert):
+        for values in [*_rows_given(clause), *given]:
+            if values:
+                changes.add(_row(table, values, None, _visible(table, values)))
+    elif not _passing(table, given):
+        for held in _held(connection, table, clause, given[0], params):
+            old = _visible(table, held)
+            new = isinstance(clause, Update)
+            after = _visible(table, {**held, **given[0]}) if new else None
+            changes.add(_row(table, held, old, after))
+
+
+def _held(
+    connection: Connection,
+    table: Table,
+    clause: Update | Delete,
+    given: dict[str, Any],
+    params: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """The rows that an update or a deletion is about, as they are; of an update what it names."""
+    names = _identity(table) | set(given) if isinstance(clause, Update) else set(table.c.keys())
+    query = select(*(column for column in table.c if column.name in names))
+    if clause.whereclause is not None:
+        query = query.where(clause.whereclause)
+    found = connection.execute(query.limit(MOST_ROWS + 1), dict(params or {}))
+    return [dict(row) for row in found.mappings()]
+
+
+def _row(
+    table: Table,
+    values: dict[str, Any],
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+) -> Row:
+    identity = {name: values[name] for name in values if name in _identity(table)}
+    tenant = values.get("tenant")
+    identity.pop("tenant", None)
+    shown = _visible(table, identity)
+    return Row(table.name, tenant if isinstance(tenant, str) else "", shown, before, after)
+
+
+def _identity(table: Table) -> set[str]:
+    """The columns that tell a row from others."""
+    keys = {column.name for column in table.primary_key}
+    return keys | ({"tenant", "id", "name"} & set(table.c.keys()))
+
+
+def _passing(table: Table, given: list[dict[str, Any]]) -> bool:
+    """Whether an update only says when something was last seen: that is no change of it."""
+    passing: frozenset[str] = table.info.get("passing", frozenset())
+    return bool(given[0]) and all(name in passing for values in given for name in values)
+
+
+def _values(table: Table, clause: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Column to value, as a statement and its parameters give them."""
+    fixed = getattr(clause, "_values", None) or {}
+    found = {getattr(column, "name", str(column)): _value(v) for column, v in fixed.items()}
+    return {**found, **{name: params[name] for name in params if name in table.c}}
+
+
+def _rows_given(clause: Insert) -> list[dict[str, Any]]:
+    """The rows of `insert(table).values([...])`."""
+    return [
+        {getattr(column, "name", str(column)): _value(value) for column, value in row.items()}
+        for rows in getattr(clause, "_multi_values", ())
+        for row in rows
+        if isinstance(row, dict)
+    ]
+
+
+def _value(given: Any) -> Any:
+    """What a bound parameter holds; an expression is not known here."""
+    return getattr(given, "value", "(computed)")
+
+
+def _visible(table: Table, values: dict[str, Any]) -> dict[str, Any]:
+    """Values without secrets, and without bytes."""
+    everything = _SECRET.search(table.name) is not None
+    keys = {column.name for column in table.primary_key}
+    shown = {}
+    for name, value in values.items():
+        column = table.c.get(name)
+        secret = column is not None and column.info.get("secret")
+        secret = secret or _SECRET.search(name) or (everything and name not in keys | {"tenant"})
+        if secret and not isinstance(value, int | float | None):
+            shown[name] = HIDDEN
+        elif isinstance(value, bytes | memoryview):
+            shown[name] = f"({len(value)} bytes)"
+        else:
+            shown[name] = value
+    return shown
