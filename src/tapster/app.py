@@ -7,6 +7,7 @@ import asyncio
 import socket
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +48,8 @@ from tapster.tenancy.audit.acts import acting
 from tapster.tenancy.audit.heads import Heads
 from tapster.tenancy.audit.record import Record
 from tapster.tenancy.erasure import keyring
+from tapster.tenancy.ledger import routes as ledger_routes
+from tapster.tenancy.ledger import service as ledger
 from tapster.training import routes as training_routes
 from tapster.training import service as training
 
@@ -57,6 +60,7 @@ HANDLERS: Final[dict[str, Handler]] = {
 }
 
 _SETTLE: Final = 0.05
+_SAMPLE: Final = 60.0
 
 
 def build(config: Settings) -> FastAPI:
@@ -76,6 +80,11 @@ def build(config: Settings) -> FastAPI:
                 await asyncio.to_thread(_settle, parts, reports, since)
             await asyncio.sleep(_SETTLE)
 
+    async def show_back() -> None:
+        while True:
+            await asyncio.to_thread(_sample_storage, parts)
+            await asyncio.sleep(_SAMPLE)
+
     return api.build(
         parts,
         [
@@ -85,9 +94,10 @@ def build(config: Settings) -> FastAPI:
             deployment_routes.routes(parts, reports),
             deployment_routes.agent_routes(parts, agent_key, reports),
             job_routes.routes(parts),
+            *ledger_routes.routes(parts, deployments.show),
             audit_routes.routes(parts, record.heads),
         ],
-        [ClaimLoop(parts, HANDLERS, executor).run, settle, record.run],
+        [ClaimLoop(parts, HANDLERS, executor).run, settle, show_back, record.run],
         record,
     )
 
@@ -189,6 +199,17 @@ def _settle(parts: Parts, reports: Reports, since: float) -> None:
             return
     with acting(DEFAULT_TENANT, "deployments.settle"), parts.db.write() as tx:
         deployments.settle(tx, reports, parts.settings.workers, since)
+
+
+def _sample_storage(parts: Parts) -> None:
+    """Once an hour, put what every tenant stores on its showback."""
+    with parts.db.read() as tx:
+        if not ledger.sample_due(tx):
+            return
+        sizes = Counter(datasets.stored(tx))
+        sizes.update(registry.stored(tx))
+    with parts.db.write() as tx:
+        ledger.sample_storage(tx, sizes)
 
 
 def main(descriptor: int, parent: int) -> int:

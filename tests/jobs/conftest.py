@@ -103,8 +103,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Parts]:
     monkeypatch.setenv("PYTHONPATH", str(HERE))
     settings = load({}, home=tmp_path)
     db = Database(f"sqlite:///{tmp_path / 'tapster.db'}")
-    with db.write() as tx:
-        store.jobs.create(tx)
+    db.migrate()
     yield Parts(
         settings=settings,
         db=db,

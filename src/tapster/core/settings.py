@@ -60,6 +60,7 @@ class Settings:
     model_instances: int = _setting(1, "processes of such a model in each worker")
     python_models: bool = _setting(False, "run models that are Python code; they can do anything")
     skops_trusted: str = _setting("", "types that skops files may hold, besides its own list")
+    currency: str = _setting("EUR", "name of the one currency of prices and bills")
     log_level: str = _setting("info", "debug, info, warning or error", _LEVELS)
     log_format: str = _setting("auto", "json, text, or auto: text on a terminal", _FORMATS)
     access_log: float = _setting(0.0, "share of requests that get a log line", share=True)

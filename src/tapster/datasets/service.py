@@ -168,6 +168,11 @@ def blob_keys(tx: Connection) -> set[str]:
     }
 
 
+def stored(tx: Connection) -> dict[str, int]:
+    """Bytes of datasets by tenant, of every tenant that has any."""
+    return store.stored(tx)
+
+
 def check_name(name: str) -> None:
     """Raise TapsterError(invalid) unless a dataset or split may be called so."""
     if not _NAME.fullmatch(name):

@@ -2,12 +2,13 @@
 
 from sqlalchemy import Connection
 
-from tapster.contract.plan import EndpointPlan, PackageRef, ServingPlan, Variant
+from tapster.contract.plan import EndpointPlan, PackageRef, Price, ServingPlan, Variant
 from tapster.deployments import options, store
 from tapster.deployments.store import Row
 from tapster.registry import service as registry
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.erasure import service as erasure
+from tapster.tenancy.ledger import service as ledger
 
 
 def plan(tx: Connection, public_key: str) -> ServingPlan:
@@ -15,6 +16,7 @@ def plan(tx: Connection, public_key: str) -> ServingPlan:
     packages: dict[str, PackageRef] = {}
     endpoints = []
     signers = {public_key}
+    prices = ledger.planned(tx)
     secrets = erasure.wrapped_keys(tx)
     for row in store.everywhere(tx):
         for held in row.sets:
@@ -23,7 +25,7 @@ def plan(tx: Connection, public_key: str) -> ServingPlan:
                 key = f"{row.tenant}/packages/{digest}"
                 packages[digest] = PackageRef(digest, key, secrets.get(row.tenant, ""))
         if row.serving is not None:
-            endpoints.append(_endpoint(tx, row))
+            endpoints.append(_endpoint(tx, row, prices.get((row.tenant, row.name), ())))
     return ServingPlan(
         number=tenancy.revision(tx),
         endpoints=tuple(endpoints),
@@ -33,7 +35,7 @@ def plan(tx: Connection, public_key: str) -> ServingPlan:
     )
 
 
-def _endpoint(tx: Connection, row: Row) -> EndpointPlan:
+def _endpoint(tx: Connection, row: Row, prices: tuple[Price, ...]) -> EndpointPlan:
     serving = row.serving
     assert serving is not None
     canary = row.rolling.canary.ref if row.rolling else ""
@@ -57,4 +59,5 @@ def _endpoint(tx: Connection, row: Row) -> EndpointPlan:
         kind=serving.kind,
         options=options.made(row.options or {}),
         version=serving.number,
+        prices=prices,
     )

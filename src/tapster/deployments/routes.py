@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from tapster.contract.control import Endpoint, Principal
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import UsageBatch
+from tapster.contract.usage import UsageReport
 from tapster.core.db import Watch
 from tapster.core.parts import Parts
 from tapster.deployments import rollouts, service
@@ -18,6 +19,7 @@ from tapster.deployments.judgement import Rules
 from tapster.deployments.reports import Reports
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.access import agent_only, need
+from tapster.tenancy.ledger import service as ledger
 
 _Reader = Annotated[Principal, Depends(need("endpoints:read"))]
 _Writer = Annotated[Principal, Depends(need("endpoints:write"))]
@@ -216,14 +218,22 @@ def agent_routes(parts: Parts, agent_key: str, reports: Reports) -> APIRouter:
             await asyncio.sleep(_POLL)
         return Response(await asyncio.to_thread(plan), media_type="application/json")
 
+    def count(report: UsageReport) -> tuple[str, ...]:
+        with parts.db.read() as tx:
+            if not ledger.news(tx, report):
+                return ()
+        with parts.db.write() as tx:
+            return ledger.take(tx, report).taken
+
     @router.post("/report")
-    async def report(request: Request) -> dict[str, str]:
-        """What became of the plan, and how much was used."""
+    async def report(request: Request) -> dict[str, Any]:
+        """What became of the plan, and how much was used; answers which segments are counted."""
         try:
             batch = msgspec.json.decode(await request.body(), type=UsageBatch)
         except msgspec.MsgspecError as error:
             raise TapsterError("invalid", f"not a usage batch: {error}") from None
         reports.put(batch)
-        return {"status": "ok"}
+        taken = await asyncio.to_thread(count, batch.ledger) if batch.ledger else ()
+        return {"status": "ok", "taken": list(taken)}
 
     return router

@@ -14,6 +14,7 @@ from tapster.contract.errors import Code, TapsterError
 from tapster.core.crypto import new_id
 from tapster.core.parts import Parts
 from tapster.jobs import store
+from tapster.tenancy.ledger import service as ledger
 
 MAX_ATTEMPTS: Final = 3
 _PRIORITY: Final = 1_000_000
@@ -101,8 +102,8 @@ def cancel(tx: Connection, tenant: str, identifier: str) -> Job:
 
 
 def succeed(tx: Connection, job: Job, token: int, result: dict[str, Any]) -> bool:
-    """Finish a job well, if the lease is still ours."""
-    return store.write(
+    """Finish a job well, if the lease is still ours; its time goes to the ledger."""
+    done = store.write(
         tx,
         job,
         token,
@@ -114,6 +115,9 @@ def succeed(tx: Connection, job: Job, token: int, result: dict[str, Any]) -> boo
         message="",
         finished=time.time(),
     )
+    if done:
+        ledger.trained(tx, job)
+    return done
 
 
 def fail(tx: Connection, job: Job, token: int, error: TapsterError) -> bool:
@@ -198,7 +202,7 @@ def _check_storable(spec: dict[str, Any], priority: int) -> None:
 
 
 def _finish(tx: Connection, job: Job, token: int, status: str, error: TapsterError) -> bool:
-    return store.write(
+    done = store.write(
         tx,
         job,
         token,
@@ -208,3 +212,6 @@ def _finish(tx: Connection, job: Job, token: int, status: str, error: TapsterErr
         message=error.message[:1000],
         finished=time.time(),
     )
+    if done and error.code not in _PASSING:  # what failed by our fault is on nobody's account
+        ledger.trained(tx, job)
+    return done

@@ -270,6 +270,11 @@ def blob_keys(tx: Connection) -> set[str]:
     return {packages.key_of(tenant, digest) for tenant, digest in store.packages(tx)}
 
 
+def stored(tx: Connection) -> dict[str, int]:
+    """Bytes of packages by tenant, of every tenant that has any."""
+    return store.stored(tx)
+
+
 def trusted(tx: Connection, tenant: str) -> set[str]:
     """Public keys whose packages may be served: those trusted now, and those that were when
 

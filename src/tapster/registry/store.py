@@ -262,6 +262,14 @@ def packages(tx: Connection) -> set[tuple[str, str]]:
     return {(row.tenant, row.digest) for row in tx.execute(query)}
 
 
+def stored(tx: Connection) -> dict[str, int]:
+    """Bytes of all tenants' packages, by tenant; of those with several names once."""
+    each = select(versions.c.tenant, versions.c.digest, func.max(versions.c.bytes).label("bytes"))
+    once = each.group_by(versions.c.tenant, versions.c.digest).subquery()
+    query = select(once.c.tenant, func.sum(once.c.bytes)).group_by(once.c.tenant)
+    return {tenant: int(size) for tenant, size in tx.execute(query)}
+
+
 def _fetch(tx: Connection, tenant: str, query: Select[Any]) -> list[ModelVersion]:
     rows = [dict(row) for row in tx.execute(query).mappings()]
     known = {model: aliases(tx, tenant, model) for model in {row["model"] for row in rows}}

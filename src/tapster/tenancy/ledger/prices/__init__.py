@@ -1,0 +1,1 @@
+"""What calls, job time and storage cost, and since when. Old prices are kept: lines name them."""
