@@ -138,7 +138,6 @@ def _parts(config: Settings, db: Database) -> Parts:
     master, vault = master_of(config), Vault.of(config)
     keys = keyring.opened(db, master)
     if keys is not None and vault is not None:
-        vault.adopt()
         blobs = SealedBlobs(blobs, keys, vault, config.home / "sealing")
     return Parts(
         settings=config,
@@ -219,6 +218,9 @@ def main(descriptor: int, parent: int) -> int:
     die_with_parent(parent)
     config = settings.load()
     configure(config.log_level, config.log_format, "control")
+    vault = Vault.of(config)
+    if vault is not None:
+        vault.adopt()
     server = uvicorn.Server(
         uvicorn.Config(
             Observed(build(config), config),

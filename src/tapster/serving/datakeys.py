@@ -22,6 +22,10 @@ class PlanKeys:
         """Take the keys that come with packages; those that came before are forgotten."""
         self._wrapped = {p.key.partition("/")[0]: p.secret for p in packages if p.secret}
 
+    def add(self, packages: Iterable[PackageRef]) -> None:
+        """Take the keys that come with more packages."""
+        self._wrapped |= {p.key.partition("/")[0]: p.secret for p in packages if p.secret}
+
     def current(self, tenant: str) -> DataKey:
         """See Keyring; a data plane stores nothing under such keys."""
         raise TapsterError("unsupported", "a data plane seals nothing")

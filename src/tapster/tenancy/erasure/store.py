@@ -54,7 +54,7 @@ def wrapped_key(tx: Connection, tenant: str) -> str:
 def all_keys(tx: Connection) -> dict[str, str]:
     """Every wrapped key by tenant, of any tenant: for the plan."""
     rows = tx.execute(select(data_keys.c.tenant, data_keys.c.wrapped))
-    return {tenant: wrapped for tenant, wrapped in rows}
+    return {row.tenant: row.wrapped for row in rows}
 
 
 def any_key(tx: Connection) -> tuple[str, str] | None:
@@ -109,7 +109,9 @@ def unfinished(tx: Connection) -> list[Any]:
 def of_tenant(tx: Connection, tenant: str) -> list[Any]:
     """A tenant's erasures, newest first; a name may be given again, and erased again."""
     mine = erasures.c.tenant == tenant
-    return list(tx.execute(select(erasures).where(mine).order_by(erasures.c.began.desc())).mappings())
+    return list(
+        tx.execute(select(erasures).where(mine).order_by(erasures.c.began.desc())).mappings()
+    )
 
 
 def remove_rows(tx: Connection, tenant: str, kept: Collection[str]) -> dict[str, int]:
