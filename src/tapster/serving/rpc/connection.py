@@ -2,7 +2,8 @@
 
 A connection without streams is closed after the keep-alive time, and one whose peer is silent is
 asked whether it lives. Both ends are told before they are done: a peer that knows which streams
-were not looked at sends them again elsewhere, and nothing is lost.
+were not looked at sends them again elsewhere, and nothing is lost. While tenants compete, one that
+is over its share is held back (see `shares`).
 """
 
 import math
@@ -16,6 +17,7 @@ from tapster.serving.rest.connection import SLOWEST
 from tapster.serving.rpc import frames
 from tapster.serving.rpc.frames import HEAD_BYTES, MAX_WINDOW, PING, WINDOW, PeerError
 from tapster.serving.rpc.receiving import MAX_STREAMS, PATIENCE, SHARED_WINDOW, Receiving
+from tapster.serving.shares import BYTES_BITS, Shares
 
 LINGER_SECONDS: Final = 1.0
 NEVER: Final = math.inf
@@ -26,8 +28,10 @@ _ASKING: Final = b"alive?  "
 class Connection(Receiving):
     """What a connection does whatever its streams carry."""
 
-    def __init__(self, settings: Settings, connections: "set[Any]") -> None:
-        super().__init__(settings.max_headers, settings.receive_timeout)
+    def __init__(self, settings: Settings, connections: "set[Any]", shares: Shares) -> None:
+        super().__init__(settings.max_headers, settings.receive_timeout, shares.strangers)
+        self._shares = shares
+        self._halted = 0.0  # since when what has come waits for its tenant's turn; 0 if it does not
         self._settings = settings
         self._connections = connections
         self._rest = b""
@@ -96,6 +100,7 @@ class Connection(Receiving):
 
     def check(self, now: float) -> None:
         """End what takes too long; called a few times a second."""
+        self._excuse(now)
         if self._stuck(now):
             self.abort()
             return
@@ -177,7 +182,15 @@ class Connection(Receiving):
             return
         self._heard = self._loop.time()
         self._asked = False
-        self._process(self._rest + data if self._rest else data)
+        share = self._share
+        if self._halted:  # TLS may have had this already
+            self._rest += data
+        elif share.spent >= share.most and self._shares.over(share):
+            self._rest += data
+            self._halt()
+        else:
+            share.spent += 1 + (len(data) >> BYTES_BITS)
+            self._process(self._rest + data if self._rest else data)
 
     def _process(self, data: bytes) -> None:
         try:
@@ -200,8 +213,39 @@ class Connection(Receiving):
 
     def _go_on(self) -> None:
         """Parse what the turn before had no time for."""
-        if self._deaf:
+        share = self._share
+        if self._deaf or self._halted:
             return
+        if share.spent >= share.most and self._shares.over(share):
+            self._halt()
+        else:
+            share.spent += 1
+            self._process_rest()
+
+    def _halt(self) -> None:
+        """Let what has come wait until the tenant's share comes round."""
+        self._transport.pause_reading()
+        self._halted = self._loop.time()
+        self._shares.hold(self._share, self)
+
+    def read_on(self) -> None:
+        """See shares.Reader."""
+        self._excuse(self._loop.time())
+        self._halted = 0.0
+        if not self._deaf:
+            self._share.spent += 1
+            self._process_rest()
+
+    def _excuse(self, now: float) -> None:
+        """A peer that we keep waiting is not a slow one."""
+        if self._halted:
+            passed, self._halted = now - self._halted, now
+            self._heard += passed
+            self._overdue += passed
+            for stream in self._streams.values():
+                stream.excuse(passed)
+
+    def _process_rest(self) -> None:
         self._process(self._rest)
         if not self._deaf and not self._paused and not self._whole():
             self._transport.resume_reading()

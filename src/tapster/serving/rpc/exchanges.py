@@ -107,6 +107,11 @@ class Exchange(Stream):
         self.call: Any = None
         self.session: Session | None = None
 
+    def excuse(self, passed: float) -> None:
+        """See Stream."""
+        super().excuse(passed)
+        self.deadline += passed
+
     def granted(self) -> None:
         """See Waiter."""
         self.owner.widened(self)

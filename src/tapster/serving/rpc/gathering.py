@@ -17,6 +17,7 @@ from tapster.serving.rpc.calls import reported
 from tapster.serving.rpc.connection import NEVER, Connection
 from tapster.serving.rpc.exchanges import PREFIX, Exchange
 from tapster.serving.rpc.frames import WINDOW
+from tapster.serving.shares import Shares
 
 # Bytes of a message that carries no tensors: it is parsed on the event loop, for strangers too.
 SMALL_MESSAGE: Final = 1 << 15
@@ -25,8 +26,10 @@ SMALL_MESSAGE: Final = 1 << 15
 class Gathering(Connection):
     """A connection whose streams carry messages; what they ask for is the subclass's business."""
 
-    def __init__(self, settings: Settings, memory: Memory, connections: set[Any]) -> None:
-        super().__init__(settings, connections)
+    def __init__(
+        self, settings: Settings, memory: Memory, connections: set[Any], shares: Shares
+    ) -> None:
+        super().__init__(settings, connections, shares)
         self._memory = memory
         self._limit = settings.max_body
 

@@ -41,7 +41,7 @@ class GrpcProtocol(Gathering):
 
     def __init__(self, port: Port) -> None:
         service = port.service
-        super().__init__(service.settings, service.memory, port.connections)
+        super().__init__(service.settings, service.memory, port.connections, service.shares)
         self.service = service
         self._port = port
         self._region = service.region
@@ -60,6 +60,7 @@ class GrpcProtocol(Gathering):
         head = self._head(block)
         exchange = Exchange(self, number, head, ended)
         self._streams[number] = exchange
+        self._share.spent += 1
         method = self._port.methods.get(head.path)
         if head.status:
             self._region.refused()
@@ -121,6 +122,8 @@ class GrpcProtocol(Gathering):
         ):
             known = gate.admit(header)
             self._known, self._authorization, self._generation = known, header, gate.generation
+        if known is not None and known.tenant != self._share.tenant:
+            self._share = self.service.shares.of(known.tenant)
         return known
 
     # -- what was called before
@@ -138,7 +141,11 @@ class GrpcProtocol(Gathering):
         if not self._takes(number, repeats.data):
             return 0
         exchange = Exchange(self, number, repeat.head, True)
-        exchange.holder, exchange.method = repeat.holder, repeat.method
+        holder = exchange.holder = repeat.holder
+        exchange.method = repeat.method
+        if holder.tenant != self._share.tenant:
+            self._share = service.shares.of(holder.tenant)
+        self._share.spent += 1
         self._streams[number] = exchange
         call = exchange.call = Call(self, OPEN, self._region, exchange)
         target = call.target = repeat.target

@@ -28,9 +28,12 @@ from tapster.serving.rpc.frames import (
 )
 from tapster.serving.rpc.hpack import Decoder
 from tapster.serving.rpc.streams import MAX_OUT_FRAME, Sending
+from tapster.serving.shares import QUOTA, Share
 
 MAX_STREAMS: Final = 256
+# Frames that are taken in one go; while others wait, fewer.
 FRAMES_A_TURN: Final = 1024
+FRAMES_SHARED: Final = 2 * QUOTA
 # Headers that are longer than usual count as a frame for so many bytes: decoding them takes long.
 USUAL_BLOCK: Final = 1024
 BLOCK_BYTES_A_FRAME: Final = 32
@@ -44,8 +47,9 @@ PATIENCE: Final = 4000
 class Receiving(Sending):
     """The half of a connection that takes frames in."""
 
-    def __init__(self, max_headers: int, patience: float) -> None:
+    def __init__(self, max_headers: int, patience: float, share: Share) -> None:
         super().__init__(patience)
+        self._share = share
         self._max_headers = max_headers
         self._last = 0  # the newest stream
         self._final = MAX_WINDOW  # the last stream that is served
@@ -61,7 +65,7 @@ class Receiving(Sending):
     def _read(self, data: bytes, at: int) -> int:
         """Take frames; returns where the first one begins that was not taken."""
         end = len(data)
-        left = FRAMES_A_TURN
+        left = FRAMES_SHARED if self._share.tight else FRAMES_A_TURN
         headed = -1  # where the frame of headers begins that was just taken
         while left > 0:
             if end - at < HEAD_BYTES:

@@ -43,6 +43,10 @@ class Stream:
         self.owed = 0
         self.due = 0.0
 
+    def excuse(self, passed: float) -> None:
+        """We have not read for so many seconds: its time limits are so much later."""
+        self.due += passed
+
 
 class Sending(asyncio.Protocol, ABC):
     """The half of a connection that sends. Whoever takes its frames in is the subclass.
