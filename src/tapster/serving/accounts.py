@@ -1,0 +1,122 @@
+"""At whose expense a request is counted: one account for each key and version that it calls."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec.structs import replace
+
+from tapster.contract.errors import TapsterError
+from tapster.contract.plan import LimitGrant, Price
+from tapster.serving.endpoints import Endpoint, Target
+from tapster.serving.gate import Pass
+from tapster.serving.journal import Journal, Label, Record
+from tapster.serving.limits import Limiter, Meters
+
+FREE: Final = Price()
+
+
+class Account:
+    """What a key's requests to one version cost: where they are counted, which limits hold.
+
+    `meters` is None when none do, and requests need no leave. A request with limits is counted by
+    its `Hold` instead.
+    """
+
+    __slots__ = ("_journal", "_label", "_prices", "_record", "_standing", "meters", "price")
+
+    def __init__(self, journal: Journal, label: Label) -> None:
+        self._journal = journal
+        self._label = label
+        self._record: Record | None = None
+        self._standing: object = None
+        self._prices: object = None
+        self.meters: Meters | None = None
+        self.price = FREE
+
+    def served(self, requests: int, rows: int, compute: int, cached: int = 0) -> None:
+        """See Bill."""
+        record = self._record
+        if record is None or record.segment.rolled:
+            record = self.opened()
+        record.served(requests, rows, compute, cached)
+
+    def failed(self) -> None:
+        """See Bill."""
+        self.opened().failed()
+
+    def opened(self) -> Record:
+        """Where it is counted today. Raises TapsterError(unavailable) when there is no room.
+
+        What was let in yesterday, and finds no room today, is counted yesterday.
+        """
+        record = self._record
+        if record is not None and not record.segment.rolled:
+            return record
+        try:
+            self._record = self._journal.record(self._label)
+        except TapsterError:
+            if record is None or record.segment.sealed:
+                raise
+            return record
+        return self._record
+
+    def agree(self, holder: Pass, prices: tuple[Price, ...], limiter: Limiter) -> None:
+        """Take over the limits and prices that hold now."""
+        if holder.standing is self._standing and prices is self._prices:
+            return
+        self._standing, self._prices = holder.standing, prices
+        self.price = _price(prices, holder.tenant)
+        self.meters = limiter.meters(_chosen(holder.standing.limits, self._label), self.price)
+        budgets = self.meters.budgets if self.meters is not None else ()
+        spent = tuple((limit.id, limit.metric) for limit in budgets)
+        if spent != self._label.budgets:
+            self._label, self._record = replace(self._label, budgets=spent), None
+
+
+class Accounts:
+    """The accounts of one worker."""
+
+    def __init__(self, journal: Journal, limiter: Limiter) -> None:
+        self.journal = journal
+        self.limiter = limiter
+
+    def find(self, holder: Pass, target: Target) -> Account:
+        """The account of a key's requests to a version.
+
+        Raises TapsterError(unavailable) when there is no room to count them.
+        """
+        account = holder.accounts.get(target.key)
+        if account is None:
+            model, version = target.variant.model, target.version
+            account = self._add(holder, target.endpoint, target.key, model, version)
+        account.agree(holder, target.endpoint.plan.prices, self.limiter)
+        account.opened()
+        return account
+
+    def unserved(self, holder: Pass, endpoint: Endpoint) -> Account:
+        """The account of requests to an endpoint that find nothing there."""
+        key = (endpoint.plan.id, "", "")
+        return holder.accounts.get(key) or self._add(holder, endpoint, key, "", "")
+
+    def _add(
+        self, holder: Pass, endpoint: Endpoint, key: tuple[str, str, str], model: str, version: str
+    ) -> Account:
+        plan = endpoint.plan
+        label = Label(holder.tenant, holder.key, plan.tenant, plan.id, plan.name, model, version)
+        account = holder.accounts[key] = Account(self.journal, label)
+        return account
+
+
+def _chosen(limits: Iterable[LimitGrant], label: Label) -> list[LimitGrant]:
+    """The limits of a tenant that hold for an account."""
+    return [
+        limit
+        for limit in limits
+        if limit.endpoint in {"", label.endpoint} and limit.key in {"", label.key}
+    ]
+
+
+def _price(prices: tuple[Price, ...], tenant: str) -> Price:
+    """What a tenant pays at most: its own price, else everybody's."""
+    known = {price.tenant: price for price in prices}
+    return known.get(tenant) or known.get("") or FREE
