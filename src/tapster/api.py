@@ -5,7 +5,9 @@ import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from math import ceil
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -20,9 +22,10 @@ from tapster.contract.errors import HTTP_STATUS, Code, TapsterError
 from tapster.core.blobs import storage_error
 from tapster.core.parts import Parts
 from tapster.core.telemetry import logger
-from tapster.tenancy.access import need
+from tapster.tenancy.access import Uses, everybody, need
 from tapster.tenancy.audit.middleware import Recorded
 from tapster.tenancy.audit.record import Record
+from tapster.tenancy.rights import ANY
 
 log = logger(__name__)
 
@@ -77,7 +80,8 @@ def build(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_forever(work)) for work in background]
+        using = partial(app.state.uses.run, parts.db)
+        tasks = [asyncio.create_task(_forever(work)) for work in (*background, using)]
         yield
         for task in tasks:
             task.cancel()
@@ -98,6 +102,7 @@ def build(
     )
     app.add_middleware(Recorded, record=record)
     app.state.parts = parts
+    app.state.uses = Uses()
     app.state.rights = {}
     for router in (*routers, _uploads(parts), _server(parts)):
         _include(app, router, "" if router.prefix == "/internal" else PREFIX)
@@ -132,7 +137,7 @@ async def _forever(work: Background) -> None:
 def _public() -> APIRouter:
     router = APIRouter(tags=["server"])
 
-    @router.get("/health")
+    @router.get("/health", dependencies=[Depends(everybody)])
     def health() -> dict[str, str]:
         """Whether the control plane answers. Needs no key."""
         return {"status": "ok"}
@@ -151,7 +156,7 @@ def _server(parts: Parts) -> APIRouter:
     router = APIRouter(tags=["server"])
 
     @router.get("/info")
-    def info(who: Annotated[Principal, Depends(need("server:read"))]) -> dict[str, str]:
+    def info(who: Annotated[Principal, Depends(need(ANY))]) -> dict[str, str]:
         """The server's version, where inference answers, and which tenant the key belongs to."""
         return {
             "version": version("tapster"),
@@ -205,7 +210,8 @@ def _uploads(parts: Parts) -> APIRouter:
 
 def _render_errors(app: FastAPI) -> None:
     def answer(error: TapsterError) -> JSONResponse:
-        headers = {"Retry-After": "1"} if error.code in {"unavailable", "exhausted"} else None
+        waiting = error.code in {"unavailable", "exhausted"}
+        headers = {"Retry-After": str(max(1, ceil(error.retry_after)))} if waiting else None
         return JSONResponse(
             {"error": error.as_dict()}, status_code=HTTP_STATUS[error.code], headers=headers
         )

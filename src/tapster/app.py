@@ -42,6 +42,7 @@ from tapster.jobs.service import Handler
 from tapster.observed import Observed
 from tapster.registry import routes as registry_routes
 from tapster.registry import service as registry
+from tapster.tenancy import routes as tenancy_routes
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.audit import routes as audit_routes
 from tapster.tenancy.audit.acts import acting
@@ -94,6 +95,7 @@ def build(config: Settings) -> FastAPI:
             deployment_routes.routes(parts, reports),
             deployment_routes.agent_routes(parts, agent_key, reports),
             job_routes.routes(parts),
+            *tenancy_routes.routes(parts),
             *ledger_routes.routes(parts, deployments.show),
             audit_routes.routes(parts, record.heads),
         ],

@@ -9,16 +9,16 @@ from sqlalchemy import Connection, update
 
 from tapster.core.crypto import new_key
 from tapster.core.db import Database
-from tapster.tenancy import service, store
+from tapster.tenancy import service
+from tapster.tenancy.keys import store
 
 
 @pytest.fixture
 def tx(tmp_path: Path) -> Iterator[Connection]:
     """A transaction over an empty database."""
     db = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    db.migrate()
     with db.write() as tx:
-        for table in (store.tenants, store.keys, store.revisions):
-            table.create(tx)
         yield tx
     db.close()
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 DEFAULT_TENANT: Final = "default"
+# Rights over the whole installation: they count only in the tenant that runs it.
+INSTALLATION: Final = frozenset({"metrics:read", "tenants:read", "tenants:write"})
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 FINISHED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -32,6 +34,8 @@ class Principal:
 
     def may(self, right: str) -> bool:
         """Whether the right is held; `area:*` holds every verb of an area."""
+        if right in INSTALLATION and self.tenant != DEFAULT_TENANT:
+            return False
         area = right.partition(":")[0]
         return bool(self.rights & {"*", right, f"{area}:*"})
 
@@ -142,3 +146,86 @@ class Endpoint:
     options: dict[str, Any] = field(default_factory=dict)
     rollout: dict[str, Any] | None = None
     traffic: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Somebody with data, models, keys and bills of its own. `status`: active or suspended."""
+
+    name: str
+    title: str
+    status: str
+    created: float
+
+
+@dataclass(frozen=True)
+class Role:
+    """A set of rights with a name; `custom` if a tenant made it."""
+
+    name: str
+    rights: list[str]
+    description: str
+    custom: bool
+
+
+@dataclass(frozen=True)
+class Member:
+    """A person in a tenant. `status`: active or suspended; `password`: whether there is one.
+
+    `tenants` are those that a member of the installation's tenant may act for, `*` for all.
+    """
+
+    id: str
+    tenant: str
+    name: str
+    role: str
+    tenants: list[str]
+    status: str
+    password: bool
+    created: float
+    last_seen: float | None
+
+
+@dataclass(frozen=True)
+class Session:
+    """A member signed in: `how` (password or oidc), from which address, until when.
+
+    `token` is shown once, to who signs in.
+    """
+
+    id: str
+    tenant: str
+    member: str
+    name: str
+    how: str
+    address: str
+    created: float
+    expires: float
+    last_used: float | None = None
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class Key:
+    """An API key without its secret: `prefix` is how that begins, and `key` all of it, shown once.
+
+    It has the rights of `role`, if it has one, else `rights`. `endpoints` are the only names that
+    it is for, empty for all; `tenants` those that it may act for, `*` for all. `status`: active,
+    expired or revoked. Until `overlap` its former secret is valid too.
+    """
+
+    id: str
+    tenant: str
+    name: str
+    prefix: str
+    role: str
+    rights: list[str]
+    endpoints: list[str]
+    tenants: list[str]
+    status: str
+    made_by: str
+    created: float
+    expires: float | None
+    last_used: float | None
+    overlap: float | None = None
+    key: str = ""

@@ -8,11 +8,12 @@ from typing import Final
 from tapster.core.blobs import write_atomically
 
 KEY_PREFIX: Final = "tap_"
+SESSION_PREFIX: Final = "tas_"
 
 
-def new_key() -> str:
-    """An API key: 256 random bits, recognisable by its prefix."""
-    return KEY_PREFIX + secrets.token_urlsafe(32)
+def new_key(prefix: str = KEY_PREFIX) -> str:
+    """An API key, or another secret: 256 random bits, recognisable by its prefix."""
+    return prefix + secrets.token_urlsafe(32)
 
 
 def key_digest(key: str) -> str:

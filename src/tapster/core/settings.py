@@ -73,6 +73,11 @@ class Settings:
     trusted_proxies: str = _setting(
         "", "addresses of proxies whose X-Forwarded-For is believed, commas between"
     )
+    session_seconds: float = _setting(12 * 3600.0, "seconds that a member stays signed in")
+    oidc_issuer: str = _setting("", "issuer of the OpenID provider that members sign in with")
+    oidc_client_id: str = _setting("", "what that provider calls this installation")
+    oidc_secret_file: str = _setting("", "file of its secret there; none for a public client")
+    oidc_claim: str = _setting("email", "claim that a member is told by at the first sign-in")
     master_key_file: str = _setting("", "file of the master key: switches encryption at rest on")
     master_key: str = _setting("", "the master key itself, in hex or base64", secret=True)
     master_key_command: str = _setting("", "command that prints the master key")

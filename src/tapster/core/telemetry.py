@@ -35,7 +35,7 @@ _UNSAFE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
 _SECRETS: Final = (
-    (re.compile(r"tap_[\w-]{6,}"), "tap_***"),
+    (re.compile(r"(ta[ps]_)[\w-]{6,}"), r"\1***"),
     (re.compile(r"(?i)\b(bearer|basic)(\s+)[^\s\"',;]+"), r"\1\2***"),
     (re.compile(r"(://[^\s/:@]*:)\S+@"), r"\1***@"),
 )

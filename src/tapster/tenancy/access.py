@@ -1,42 +1,111 @@
 """The guard of every control route: which right it needs, and who is asking."""
 
+import asyncio
 import hmac
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from sqlalchemy import Connection
 
 from tapster.contract.control import DEFAULT_TENANT, Principal
 from tapster.contract.errors import TapsterError
+from tapster.core.db import Database
 from tapster.core.parts import Parts
 from tapster.tenancy import service
+from tapster.tenancy.rights import ANY, RIGHTS
+from tapster.tenancy.tenants.service import missing, proper
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-_ANYBODY = Principal(DEFAULT_TENANT, "", frozenset({"*"}))
+ACT_FOR: Final = "x-tapster-tenant"
+_COARSE: Final = 60.0
+_DELAY: Final = 1.0
+_REMEMBERED: Final = 100_000
+_ANYBODY = Principal(DEFAULT_TENANT, "", frozenset({"*"}), tenants=frozenset({"*"}))
 
 
 class need:  # noqa: N801 - read as a verb: Depends(need("datasets:read"))
-    """A FastAPI dependency: the caller as a Principal, if it holds `right`.
+    """A FastAPI dependency: the caller as a Principal, if it holds `right`; `any` is none at all.
 
-    Raises TapsterError(unauthenticated) without a valid key, TapsterError(forbidden) without the
-    right. Routes are walked by a test that reads `right` back.
+    Raises TapsterError(unauthenticated) without a valid key or session, TapsterError(forbidden)
+    without the right, TapsterError(not_found) for a tenant in `X-Tapster-Tenant` that is not there
+    or not the caller's to act for. Routes are walked by a test that reads `right` back.
     """
 
     def __init__(self, right: str) -> None:
+        assert right in RIGHTS or right == ANY, f"{right} is not in the table of rights"
         self.right = right
 
     def __call__(self, request: Request) -> Principal:
         parts: Parts = request.app.state.parts
-        who = _local(request) if parts.settings.no_auth else _identify(request, parts)
-        request.state.principal = who  # the record tells of refusals too
-        if not who.may(self.right):
-            raise TapsterError("forbidden", f"this key does not hold the right {self.right}")
+        who = _local(request, parts) if parts.settings.no_auth else _identify(request, parts)
         request.state.tenant = who.tenant
+        request.state.principal = who
+        if self.right != ANY:
+            self._check(request, who)
         return who
 
+    def _check(self, request: Request, who: Principal) -> None:
+        if not who.may(self.right):
+            raise TapsterError("forbidden", f"this key does not hold the right {self.right}")
+        if who.endpoints and request.path_params.get("endpoint") not in who.endpoints:
+            raise TapsterError("forbidden", "this key is for some endpoints, and nothing else")
 
-def _local(request: Request) -> Principal:
+
+class Uses:
+    """When keys and sessions were last used, until it is written down: once a minute each."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._news: dict[str, float] = {}
+        self._written: dict[str, float] = {}
+
+    def note(self, identifier: str) -> None:
+        """A key or session is used now."""
+        now = time.time()
+        with self._lock:
+            if now - self._written.get(identifier, 0.0) >= _COARSE:
+                self._news[identifier] = now
+
+    def take(self) -> dict[str, float]:
+        """What is to be written down now: times by id."""
+        with self._lock:
+            news, self._news = self._news, {}
+            if len(self._written) > _REMEMBERED:
+                self._written.clear()
+            self._written.update(news)
+            return news
+
+    async def run(self, db: Database) -> None:
+        """Write it down, within a second, until cancelled."""
+        while True:
+            await asyncio.sleep(_DELAY)
+            if times := self.take():
+                await asyncio.to_thread(self._write, db, times)
+
+    @staticmethod
+    def _write(db: Database, times: dict[str, float]) -> None:
+        with db.write() as tx:
+            service.used(tx, times)
+
+
+def everybody() -> None:
+    """A dependency of the routes that need no key."""
+
+
+everybody.right = "none"  # type: ignore[attr-defined]
+
+
+def address_of(request: Request) -> str:
+    """The address that a request came from, as the connection says; headers are not believed."""
+    return request.client.host if request.client else ""
+
+
+def _local(request: Request, parts: Parts) -> Principal:
     """Anybody on this machine, but no web page of elsewhere, whatever its name resolves to."""
     origin = request.headers.get("origin")
     for url in ("//" + request.headers.get("host", ""), origin or "//localhost"):
@@ -46,7 +115,8 @@ def _local(request: Request) -> Principal:
                 "without keys, only pages and programs of this machine are served",
                 hint="use http://127.0.0.1, or start without --no-auth",
             )
-    return _ANYBODY
+    with parts.db.read() as tx:
+        return _acting(request, tx, _ANYBODY)
 
 
 def _host(url: str) -> str | None:
@@ -70,13 +140,25 @@ def agent_only(key: str) -> Callable[[Request], None]:
 def _identify(request: Request, parts: Parts) -> Principal:
     with parts.db.read() as tx:
         who = service.authenticate(tx, _bearer(request))
-    if who is None:
-        raise TapsterError(
-            "unauthenticated",
-            "a valid API key is needed",
-            hint="send `Authorization: Bearer <key>`; the first key is in TAPSTER_HOME/admin.key",
-        )
-    return who
+        if who is not None:
+            request.app.state.uses.note(who.key_id)
+            return _acting(request, tx, who)
+    raise TapsterError(
+        "unauthenticated",
+        "a valid API key is needed",
+        hint="send `Authorization: Bearer <key>`; the first key is in TAPSTER_HOME/admin.key",
+    )
+
+
+def _acting(request: Request, tx: Connection, who: Principal) -> Principal:
+    """The caller, in the tenant that the request is about: another than its own if it says so."""
+    asked = request.headers.get(ACT_FOR)
+    if asked is None or asked == who.tenant:
+        return who
+    if not proper(asked):
+        raise missing(asked)
+    service.acting_for(tx, who, asked)
+    return replace(who, tenant=asked, home=who.tenant, tenants=frozenset())
 
 
 def _bearer(request: Request) -> str:

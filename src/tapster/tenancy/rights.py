@@ -46,8 +46,6 @@ RIGHTS: Final[dict[str, str]] = {
     "usage:read": "see what was used",
 }
 
-# Rights over the whole installation: they count only in the tenant that runs it.
-INSTALLATION: Final = frozenset({"metrics:read", "tenants:read", "tenants:write"})
 
 _OWNERS_ONLY: Final = frozenset({"prices:write", "privacy:write", "tenants:write"})
 _READ: Final = frozenset(right for right in RIGHTS if right.endswith(":read"))

@@ -1,21 +1,25 @@
-"""Tenants and keys: bootstrap, authentication, revisions."""
+"""Who is asking, what the data plane must know of keys, and verbs that touch several rooms."""
 
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection
 
-from tapster.contract.control import DEFAULT_TENANT, Principal
+from tapster.contract.control import DEFAULT_TENANT, Member, Principal, Role, Session, Tenant
+from tapster.contract.errors import TapsterError
 from tapster.contract.plan import KeyGrant
 from tapster.core.blobs import write_atomically
-from tapster.core.crypto import KEY_PREFIX, key_digest, new_key
-from tapster.core.telemetry import logger
-from tapster.tenancy import store
+from tapster.core.crypto import SESSION_PREFIX, new_key
+from tapster.tenancy.keys import service as keys
+from tapster.tenancy.members import service as members
+from tapster.tenancy.revisions import revise, revision
+from tapster.tenancy.roles import service as roles
+from tapster.tenancy.sessions import service as sessions
+from tapster.tenancy.tenants import service as tenants
 
-log = logger(__name__)
+__all__ = ["authenticate", "ensure_admin", "ensure_key_file", "grants", "revise", "revision"]
 
-MAX_KEY: Final = 256
 ADMIN_KEY: Final = "key_admin"
 
 
@@ -28,44 +32,118 @@ def ensure_key_file(path: Path) -> str:
 
 def ensure_admin(tx: Connection, key: str) -> None:
     """Make the default tenant and let `key` administer it, instead of any former admin key."""
-    store.add_tenant(tx, DEFAULT_TENANT)
-    if store.find_key(tx, key_digest(key)) is None:
-        store.remove_key(tx, DEFAULT_TENANT, ADMIN_KEY)
-        store.add_key(tx, DEFAULT_TENANT, ADMIN_KEY, key_digest(key), ["*"])
-        revise(tx, DEFAULT_TENANT, "admin key")
+    tenants.ensure(tx, DEFAULT_TENANT)
+    keys.administer(tx, ADMIN_KEY, key)
 
 
-def authenticate(tx: Connection, key: str) -> Principal | None:
-    """Whose key this is, or None when it is malformed, unknown or expired."""
-    if not key.startswith(KEY_PREFIX) or len(key) > MAX_KEY or not key.isascii():
-        return None
-    row = store.find_key(tx, key_digest(key))
-    if row is None or (row["expires"] is not None and row["expires"] <= time.time()):
-        return None
-    return Principal(row["tenant"], row["id"], frozenset(row["rights"]))
+def authenticate(tx: Connection, secret: str) -> Principal | None:
+    """Whose key or session this is; None for everything that is not valid now."""
+    if secret.startswith(SESSION_PREFIX):
+        return sessions.authenticate(tx, secret)
+    return keys.authenticate(tx, secret)
 
 
-def grants(tx: Connection) -> tuple[KeyGrant, ...]:
-    """Every key as the data plane must know it."""
-    return tuple(
-        KeyGrant(row["id"], row["digest"], row["tenant"], tuple(row["rights"]), row["expires"])
-        for row in store.all_keys(tx)
-    )
+def grants(tx: Connection, only: Sequence[str] = ()) -> tuple[KeyGrant, ...]:
+    """Every key and session as the data plane must know it; `only` those with these ids.
 
-
-def revise(tx: Connection, tenant: str, what: str, *, kind: str = "", ref: str = "") -> int:
-    """Record, in the transaction of the change itself, that the plan has changed.
-
-    `kind` and `ref` say what is another one now, or gone, so that data planes need not be told all
-    there is: `key` and its id; `tenant` or `limits` and the tenant; `endpoint` and its id or name,
-    "" for all of the tenant (their prices too); `model` and its name (aliases). Without a kind,
-    everything is sent.
+    Two have the same id while a key that was rotated is valid in both its forms.
     """
-    number = store.revise(tx, tenant, what, kind, ref)
-    log.info("the plan changes", tenant=tenant, plan=number, what=what)
-    return number
+    return (*keys.grants(tx, only), *sessions.grants(tx, only))
 
 
-def revision(tx: Connection) -> int:
-    """The number of the newest change."""
-    return store.revision(tx)
+def used(tx: Connection, times: dict[str, float]) -> None:
+    """Remember when keys and sessions (ids) were last used (seconds since 1970)."""
+    keys.used(tx, {each: at for each, at in times.items() if each.startswith("key_")})
+    sessions.used(tx, {each: at for each, at in times.items() if each.startswith("ses_")})
+
+
+def acting_for(tx: Connection, who: Principal, tenant: str) -> None:
+    """Raise TapsterError(not_found) unless the caller may act for another tenant that there is."""
+    may = who.tenant == DEFAULT_TENANT and bool(who.tenants & {tenant, "*"})
+    if not may:
+        raise tenants.missing(tenant)
+    tenants.show(tx, tenant)
+
+
+def suspend_tenant(tx: Connection, name: str) -> Tenant:
+    """Turn a tenant's keys and members away, and end its sessions."""
+    found = tenants.suspend(tx, name)
+    for member in members.listing(tx, name):
+        sessions.end_all(tx, name, member.id)
+    return found
+
+
+def sign_in(
+    tx: Connection, tenant: str, member: str, *, how: str, address: str, seconds: float
+) -> Session:
+    """A session of `seconds` for a member (id).
+
+    Raises TapsterError(unauthenticated) if they are gone by now.
+    """
+    row = members.by_id(tx, tenant, member)
+    if row is None or not tenants.active(tx, tenant):
+        raise TapsterError("unauthenticated", "this member cannot sign in")
+    return sessions.start(tx, row, how, address, seconds)
+
+
+def change_member(
+    tx: Connection,
+    who: Principal,
+    name: str,
+    role: str | None = None,
+    reach: Sequence[str] | None = None,
+) -> Member:
+    """Give a member another role or reach, in the sessions they have too."""
+    found = members.change(tx, who, name, role=role, reach=reach)
+    sessions.member_changed(tx, who.tenant, found.id)
+    return found
+
+
+def suspend_member(tx: Connection, who: Principal, name: str) -> Member:
+    """Keep a member out, and end their sessions."""
+    found = members.set_status(tx, who, name, "suspended")
+    sessions.end_all(tx, who.tenant, found.id)
+    return found
+
+
+def remove_member(tx: Connection, who: Principal, name: str) -> Member:
+    """Forget a member, and end their sessions; keys that they made stay."""
+    found = members.remove(tx, who, name)
+    sessions.end_all(tx, who.tenant, found.id)
+    return found
+
+
+def set_password(tx: Connection, who: Principal, name: str, stored: str) -> Member:
+    """Give a member another password (its hash), and end their sessions."""
+    row = members.theirs(tx, who, name)
+    members.set_password(tx, who.tenant, row["id"], stored)
+    sessions.end_all(tx, who.tenant, row["id"])
+    return members.show(tx, who.tenant, row["id"])
+
+
+def set_own_password(tx: Connection, who: Principal, stored: str) -> None:
+    """Give the caller another password (its hash), and end their other sessions."""
+    members.set_password(tx, who.tenant, who.member, stored)
+    sessions.end_all(tx, who.tenant, who.member, but=who.key_id)
+
+
+def put_role(
+    tx: Connection, who: Principal, name: str, rights: Sequence[str], description: str
+) -> Role:
+    """Make a role, or change it for every member and key that has it."""
+    found = roles.put(tx, who, name, rights, description)
+    keys.role_changed(tx, who.tenant, name)
+    sessions.role_changed(tx, who.tenant, name)
+    return found
+
+
+def remove_role(tx: Connection, who: Principal, name: str) -> None:
+    """Delete a role. Raises TapsterError(conflict) while a member or a key has it."""
+    roles.show(tx, who.tenant, name)
+    if members.has_role(tx, who.tenant, name) or keys.has_role(tx, who.tenant, name):
+        raise TapsterError(
+            "conflict",
+            f"the role {name} is in use",
+            hint="give its members another, and revoke its keys, first",
+        )
+    roles.remove(tx, who.tenant, name)

@@ -1,11 +1,10 @@
-"""Tables of tenants, keys and revisions, and all SQL over them."""
+"""The table of revisions, and all SQL over it."""
 
 import secrets
 import time
 from typing import Any, Final
 
 from sqlalchemy import (
-    JSON,
     Column,
     Connection,
     Float,
@@ -23,24 +22,6 @@ from tapster.core.db import metadata
 # The lock of whoever adds a revision, held until its transaction ends.
 _REVISING: Final = 0x7A957E12
 
-tenants = Table(
-    "tenants",
-    metadata,
-    Column("tenant", String(64), primary_key=True),
-    Column("created", Float, nullable=False),
-)
-
-keys = Table(
-    "keys",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("tenant", String(64), nullable=False, index=True),
-    Column("digest", String(64), nullable=False, unique=True),
-    Column("rights", JSON, nullable=False),
-    Column("expires", Float),
-    Column("created", Float, nullable=False),
-)
-
 # One line a change that the data plane must hear of; its number is the plan's number. `mark` is
 # random: two histories that have the same number have another mark there.
 revisions = Table(
@@ -55,38 +36,6 @@ revisions = Table(
     Column("mark", String(16), nullable=False, server_default=""),
     sqlite_autoincrement=True,
 )
-
-
-def add_tenant(tx: Connection, tenant: str) -> bool:
-    """Insert a tenant; False if it is there already."""
-    if tx.execute(select(tenants.c.tenant).where(tenants.c.tenant == tenant)).first():
-        return False
-    tx.execute(insert(tenants).values(tenant=tenant, created=time.time()))
-    return True
-
-
-def add_key(tx: Connection, tenant: str, identifier: str, digest: str, rights: list[str]) -> None:
-    """Insert a key."""
-    tx.execute(
-        insert(keys).values(
-            id=identifier, tenant=tenant, digest=digest, rights=rights, created=time.time()
-        )
-    )
-
-
-def remove_key(tx: Connection, tenant: str, identifier: str) -> None:
-    """Delete a key, if it is there."""
-    tx.execute(delete(keys).where(keys.c.tenant == tenant, keys.c.id == identifier))
-
-
-def find_key(tx: Connection, digest: str) -> Any:
-    """The key with this digest, of whichever tenant: the digest is what names the tenant."""
-    return tx.execute(select(keys).where(keys.c.digest == digest)).mappings().first()
-
-
-def all_keys(tx: Connection) -> list[Any]:
-    """Keys of all tenants, for the plan."""
-    return list(tx.execute(select(keys).order_by(keys.c.id)).mappings())
 
 
 def revise(tx: Connection, tenant: str, what: str, kind: str, ref: str) -> int:
@@ -110,3 +59,20 @@ def revise(tx: Connection, tenant: str, what: str, kind: str, ref: str) -> int:
 def revision(tx: Connection) -> int:
     """The newest revision's number, over all tenants; 0 before the first."""
     return int(tx.execute(select(func.coalesce(func.max(revisions.c.number), 0))).scalar_one())
+
+
+def mark(tx: Connection, number: int) -> str:
+    """The mark of a revision, of whichever tenant; "" for one that is not there or has none."""
+    query = select(revisions.c.mark).where(revisions.c.number == number)
+    return str(tx.execute(query).scalar_one_or_none() or "")
+
+
+def history(tx: Connection, after: int, most: int) -> list[Any]:
+    """The revisions of all tenants beyond a number, oldest first, at most so many."""
+    query = select(revisions).where(revisions.c.number > after).order_by(revisions.c.number)
+    return list(tx.execute(query.limit(most)).mappings())
+
+
+def forget(tx: Connection, until: int) -> None:
+    """Delete the revisions of all tenants up to a number."""
+    tx.execute(delete(revisions).where(revisions.c.number <= until))

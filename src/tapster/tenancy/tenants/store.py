@@ -1,0 +1,54 @@
+"""The table of tenants, and all SQL over it."""
+
+import time
+from typing import Any
+
+from sqlalchemy import Column, Connection, Float, String, Table, insert, select, update
+
+from tapster.contract.control import Tenant
+from tapster.core.db import metadata
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("title", String(200), nullable=False, server_default=""),
+    Column("status", String(16), nullable=False, server_default="active"),
+    Column("created", Float, nullable=False),
+)
+
+
+def add(tx: Connection, tenant: str, title: str = "") -> bool:
+    """Insert a tenant; False if it is there already."""
+    if tx.execute(select(tenants.c.tenant).where(tenants.c.tenant == tenant)).first():
+        return False
+    tx.execute(insert(tenants).values(tenant=tenant, title=title, created=time.time()))
+    return True
+
+
+def get(tx: Connection, tenant: str) -> Tenant | None:
+    """One tenant."""
+    row = tx.execute(select(tenants).where(tenants.c.tenant == tenant)).mappings().first()
+    return None if row is None else _tenant(row)
+
+
+def listing(tx: Connection) -> list[Tenant]:
+    """All tenants, by name."""
+    return [
+        _tenant(row) for row in tx.execute(select(tenants).order_by(tenants.c.tenant)).mappings()
+    ]
+
+
+def set_status(tx: Connection, tenant: str, status: str) -> None:
+    """Change a tenant's status."""
+    tx.execute(update(tenants).where(tenants.c.tenant == tenant).values(status=status))
+
+
+def suspended(tx: Connection) -> set[str]:
+    """All tenants that are suspended."""
+    query = select(tenants.c.tenant).where(tenants.c.status == "suspended")
+    return set(tx.execute(query).scalars())
+
+
+def _tenant(row: Any) -> Tenant:
+    return Tenant(row["tenant"], row["title"], row["status"], row["created"])
