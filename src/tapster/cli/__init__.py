@@ -14,7 +14,17 @@ from tapster.contract.errors import TapsterError
 
 def build() -> typer.Typer:
     """The tree of commands."""
-    from tapster.cli import data, deploying, endpoints, installation, jobs, models, training, trust
+    from tapster.cli import (
+        audit,
+        data,
+        deploying,
+        endpoints,
+        installation,
+        jobs,
+        models,
+        training,
+        trust,
+    )
 
     app = typer.Typer(
         name="tapster",
@@ -33,6 +43,7 @@ def build() -> typer.Typer:
     app.add_typer(jobs.app, name="jobs")
     jobs.add_to(app)
     app.add_typer(trust.app, name="trust")
+    app.add_typer(audit.app, name="audit")
     return app
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tapster.client.audit import AuditVerbs
 from tapster.client.calling import Answer
 from tapster.client.endpoints import EndpointVerbs
 from tapster.client.folders import model_files
@@ -60,7 +61,7 @@ def connect(
         raise
 
 
-class Client(EndpointVerbs):
+class Client(EndpointVerbs, AuditVerbs):
     """One method a verb. Use as a context manager, or call `close`.
 
     References are NAME or NAME@VERSION; for models also NAME:ALIAS.
