@@ -7,7 +7,6 @@ runs, and a sealed copy takes its place in the home when it stops.
 import shutil
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from tapster.core.blobs import write_atomically

@@ -238,7 +238,7 @@ def unfinished(tx: Connection) -> list[Job]:
 def owners(tx: Connection, identifiers: list[str]) -> dict[str, str]:
     """The tenants of jobs, of any tenant: whose folders these are is not in their names."""
     query = select(jobs.c.id, jobs.c.tenant).where(jobs.c.id.in_(identifiers))
-    return {identifier: tenant for identifier, tenant in tx.execute(query)}
+    return {row.id: row.tenant for row in tx.execute(query)}
 
 
 def any_claimable(tx: Connection) -> bool:
