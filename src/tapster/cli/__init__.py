@@ -20,8 +20,10 @@ def build() -> typer.Typer:
         deploying,
         endpoints,
         installation,
+        invoices,
         jobs,
         models,
+        prices,
         training,
         trust,
     )
@@ -43,6 +45,9 @@ def build() -> typer.Typer:
     app.add_typer(jobs.app, name="jobs")
     jobs.add_to(app)
     app.add_typer(trust.app, name="trust")
+    invoices.add_to(app)
+    app.add_typer(prices.app, name="prices")
+    app.add_typer(invoices.app, name="invoices")
     app.add_typer(audit.app, name="audit")
     return app
 

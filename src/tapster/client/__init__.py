@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from tapster.client.audit import AuditVerbs
+from tapster.client.bills import BillVerbs
 from tapster.client.calling import Answer
 from tapster.client.endpoints import EndpointVerbs
 from tapster.client.folders import model_files
@@ -61,7 +62,7 @@ def connect(
         raise
 
 
-class Client(EndpointVerbs, AuditVerbs):
+class Client(EndpointVerbs, AuditVerbs, BillVerbs):
     """One method a verb. Use as a context manager, or call `close`.
 
     References are NAME or NAME@VERSION; for models also NAME:ALIAS.

@@ -138,9 +138,14 @@ def test_an_idle_machine_writes_nothing(sqlite: Database) -> None:
 
 def test_a_crash_before_the_commit_leaves_nothing(db: Database) -> None:
     what = report(count(requests=3), sealed=True)
-    with pytest.raises(KeyboardInterrupt), db.write() as tx:
-        service.take(tx, what, NOON)
-        raise KeyboardInterrupt
+
+    def crash() -> None:
+        with db.write() as tx:
+            service.take(tx, what, NOON)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        crash()
     assert (_sum(db, "requests"), _lines(db)) == (0, 0)
     assert _take(db, what) == ("seg",)
     assert _sum(db, "requests") == 3
