@@ -14,11 +14,12 @@ from sqlalchemy import Connection, Delete, Insert, Table, Update, select
 
 OPTION: Final = "tapster_changes"
 HIDDEN: Final = "(hidden)"
+_PASSING: Final = frozenset({"last_used", "last_seen"})
 MOST_ROWS: Final = 20
 
 # Names of columns, and of tables, whose texts are nobody's to see again.
 _SECRET: Final = re.compile(
-    r"(^|_)(passwords?|passphrase|secrets?|tokens?|credentials?|salt|wrapped|sealed|nonce|hash"
+    r"(^|_)(passwords?|passphrase|secrets?|tokens?|credentials?|salt|wrapped|nonce|verifier|hash"
     r"|private_key|data_keys?)(_|$)",
     re.IGNORECASE,
 )
@@ -100,7 +101,7 @@ def watch(
         for values in [*_rows_given(clause), *given]:
             if values:
                 changes.add(_row(table, values, None, _visible(table, values)))
-    elif not _passing(table, given):
+    elif not _passing(given):
         for held in _held(connection, table, clause, given[0], params):
             old = _visible(table, held)
             new = isinstance(clause, Update)
@@ -143,10 +144,9 @@ def _identity(table: Table) -> set[str]:
     return keys | ({"tenant", "id", "name"} & set(table.c.keys()))
 
 
-def _passing(table: Table, given: list[dict[str, Any]]) -> bool:
+def _passing(given: list[dict[str, Any]]) -> bool:
     """Whether an update only says when something was last seen: that is no change of it."""
-    passing: frozenset[str] = table.info.get("passing", frozenset())
-    return bool(given[0]) and all(name in passing for values in given for name in values)
+    return bool(given[0]) and all(name in _PASSING for values in given for name in values)
 
 
 def _values(table: Table, clause: Any, params: Mapping[str, Any]) -> dict[str, Any]:

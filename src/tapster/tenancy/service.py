@@ -11,6 +11,7 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.plan import KeyGrant
 from tapster.core.blobs import write_atomically
 from tapster.core.crypto import SESSION_PREFIX, new_key
+from tapster.tenancy.audit.acts import about
 from tapster.tenancy.keys import service as keys
 from tapster.tenancy.members import service as members
 from tapster.tenancy.revisions import revise, revision
@@ -83,6 +84,7 @@ def sign_in(
     row = members.by_id(tx, tenant, member)
     if row is None or not tenants.active(tx, tenant):
         raise TapsterError("unauthenticated", "this member cannot sign in")
+    about(f"member={member}", tenant, member)
     return sessions.start(tx, row, how, address, seconds)
 
 

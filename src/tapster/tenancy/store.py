@@ -35,6 +35,7 @@ revisions = Table(
     Column("ref", String(100), nullable=False, server_default=""),
     Column("mark", String(16), nullable=False, server_default=""),
     sqlite_autoincrement=True,
+    info={"unwitnessed": True},
 )
 
 

@@ -30,6 +30,7 @@ class Act:
     object: str = ""
     lines: int = 0
     about: str = ""
+    known: str = ""
 
     @property
     def who(self) -> str:
@@ -37,7 +38,7 @@ class Act:
         if self.scope is None:
             return SYSTEM
         found = self._principal
-        return ANONYMOUS if found is None else found.member or found.key_id or ANONYMOUS
+        return (found.member or found.key_id if found else self.known) or ANONYMOUS
 
     @property
     def whose(self) -> str:
@@ -160,8 +161,11 @@ def remark(
         changes.remarks.append(Remark(tenant, verb, target, before, after, alone))
 
 
-def about(target: str) -> None:
-    """Say what the current request is about, when its path does not name it."""
+def about(target: str, tenant: str = "", who: str = "") -> None:
+    """Say what the current request is about when its path does not name it: `member=mem_1f`.
+
+    Of a caller without a key also whose matter it is (`tenant`), and, once proven, `who` it is.
+    """
     act = current.get()
     if act is not None:
-        act.about = target
+        act.about, act.tenant, act.known = target, tenant or act.tenant, who or act.known

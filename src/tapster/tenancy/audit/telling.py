@@ -25,7 +25,7 @@ _NAMES: Final = re.compile(
 )
 _URL: Final = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)(\S+)")
 _VALUES: Final = re.compile(
-    r"tap_[A-Za-z0-9_-]{8,}"
+    r"ta[ps]_[A-Za-z0-9_-]{16,}"
     r"|-----BEGIN .*"
     r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_.-]+"  # tokens of RFC 7519
     r"|\$argon2[a-z]*\$\S+"

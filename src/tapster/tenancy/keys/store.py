@@ -27,7 +27,7 @@ keys = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     Column("tenant", String(64), nullable=False, index=True),
-    Column("digest", String(64), nullable=False, unique=True),
+    Column("digest", String(64), nullable=False, unique=True, info={"secret": True}),
     Column("rights", JSON, nullable=False),
     Column("expires", Float),
     Column("created", Float, nullable=False),
@@ -39,7 +39,7 @@ keys = Table(
     Column("tenants", _LIST),
     Column("last_used", Float),
     Column("revoked", Float),
-    Column("old_digest", String(64), unique=True, index=True),
+    Column("old_digest", String(64), unique=True, index=True, info={"secret": True}),
     Column("old_expires", Float),
 )
 

@@ -12,6 +12,7 @@ from tapster.core.crypto import key_digest
 from tapster.core.parts import Parts
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.access import address_of, everybody, need
+from tapster.tenancy.audit.acts import about
 from tapster.tenancy.members import service as members
 from tapster.tenancy.rights import ANY
 from tapster.tenancy.sessions import oidc, passwords, patience, service
@@ -97,6 +98,8 @@ def _entering(parts: Parts) -> APIRouter:
         with parts.db.write() as tx:
             patience.attempt(tx, body.tenant, body.member, address)
             row = members.signing_in(tx, body.tenant, body.member)
+        if row is not None:
+            about(f"member={row['id']}", row["tenant"])
         if not passwords.matches(row and row["password"], body.password):
             raise _stranger()
         with parts.db.write() as tx:

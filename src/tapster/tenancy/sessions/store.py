@@ -25,7 +25,7 @@ sessions = Table(
     Column("id", String(32), primary_key=True),
     Column("tenant", String(64), nullable=False),
     Column("member", String(32), nullable=False),
-    Column("digest", String(64), nullable=False, unique=True),
+    Column("digest", String(64), nullable=False, unique=True, info={"secret": True}),
     Column("how", String(16), nullable=False),
     Column("address", String(64), nullable=False),
     Column("created", Float, nullable=False),
@@ -42,6 +42,7 @@ attempts = Table(
     Column("who", String(300), primary_key=True),
     Column("level", Float, nullable=False),
     Column("at", Float, nullable=False),
+    info={"unwitnessed": True},
 )
 
 sign_ins = Table(
@@ -54,6 +55,7 @@ sign_ins = Table(
     Column("verifier", String(128), nullable=False),
     Column("redirect", String(500), nullable=False),
     Column("expires", Float, nullable=False),
+    info={"unwitnessed": True},
 )
 
 
