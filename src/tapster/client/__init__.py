@@ -13,6 +13,7 @@ from tapster.client.bills import BillVerbs
 from tapster.client.calling import Answer
 from tapster.client.endpoints import EndpointVerbs
 from tapster.client.folders import model_files
+from tapster.client.limits import LimitVerbs
 from tapster.client.local import LocalServer, settled
 from tapster.client.transport import (
     Address,
@@ -62,7 +63,7 @@ def connect(
         raise
 
 
-class Client(EndpointVerbs, AuditVerbs, BillVerbs):
+class Client(EndpointVerbs, LimitVerbs, AuditVerbs, BillVerbs):
     """One method a verb. Use as a context manager, or call `close`.
 
     References are NAME or NAME@VERSION; for models also NAME:ALIAS.

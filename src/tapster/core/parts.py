@@ -1,8 +1,12 @@
 """What the composition root hands to every slice."""
 
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from sqlalchemy import Connection
+
+from tapster.contract.usage import Metric
 from tapster.core.blobs import BlobStore
 from tapster.core.crypto import Signer
 from tapster.core.db import Database
@@ -24,6 +28,8 @@ class Parts:
     # Both None while nothing is encrypted.
     keys: Keyring | None = None
     vault: Vault | None = None
+    # What a tenant uses now of what has a limit: (tx, tenant) -> units.
+    measures: Mapping[Metric, Callable[[Connection, str], int]] = field(default_factory=dict)
     # Held from storing a blob to the commit of its row, and from a row's deletion to its blob's:
     # else a deletion could take the blob that another row has just begun to name.
     storage: threading.Lock = field(default_factory=threading.Lock)
