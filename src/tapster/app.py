@@ -23,11 +23,13 @@ from tapster.core.blobs import BlobStore, write_atomically
 from tapster.core.crypto import Signer
 from tapster.core.db import Database, Watch
 from tapster.core.envelope import master_of
+from tapster.core.listening import CertifiedProtocol, TlsServer
 from tapster.core.parts import Parts
 from tapster.core.processes import die_with_parent
 from tapster.core.sealed import SealedBlobs
 from tapster.core.settings import Settings
 from tapster.core.telemetry import configure
+from tapster.core.tls import HTTP, Certificate
 from tapster.core.uploads import Uploads
 from tapster.core.vault import Vault
 from tapster.datasets import routes as dataset_routes
@@ -223,7 +225,9 @@ def main(descriptor: int, parent: int) -> int:
     vault = Vault.of(config)
     if vault is not None:
         vault.adopt()
-    server = uvicorn.Server(
+    certificate = Certificate(config) if config.encrypted else None
+    factory = certificate and (lambda *_: certificate.context(HTTP, clients=True))
+    server = TlsServer(
         uvicorn.Config(
             Observed(build(config), config),
             log_config=None,
@@ -233,7 +237,10 @@ def main(descriptor: int, parent: int) -> int:
             proxy_headers=bool(config.trusted_proxies),
             forwarded_allow_ips=config.trusted_proxies,
             server_header=False,
-        )
+            http=CertifiedProtocol if certificate else "auto",
+            ssl_context_factory=factory,
+        ),
+        certificate,
     )
     server.run(sockets=[socket.socket(fileno=descriptor)])
     return 0

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from tapster.contract.errors import TapsterError
-from tapster.core import telemetry
+from tapster.core import telemetry, tls
 from tapster.core.blobs import storage_error, write_atomically
 from tapster.core.envelope import master_of
 from tapster.core.processes import die_with_parent
@@ -43,6 +44,10 @@ _ABSENT: Final = (
     b'{"error":{"code":"unavailable","message":"the control plane is not running",'
     b'"hint":"it is started again and again; the log says why it ends","field":""}}'
 )
+_HEAD: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(_ABSENT)
+)
 
 
 @dataclass
@@ -63,22 +68,33 @@ class Child:
 class _StandIn:
     """Answers 503 to whoever asks for the control plane while there is none."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, certificate: tls.Certificate | None) -> None:
         self._listener = listener
+        self._tls = certificate and certificate.context(tls.HTTP)
         self._lingering: list[tuple[float, socket.socket]] = []
 
     def answer(self) -> None:
         """Refuse everybody who has come."""
-        head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
-        length = b"Retry-After: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(_ABSENT)
         with suppress(OSError):
             while True:
                 caller, _ = self._listener.accept()
+                if self._tls is not None:
+                    threading.Thread(target=self._tell, args=(caller,), daemon=True).start()
+                    continue
                 caller.setblocking(False)
                 self._lingering.append((time.monotonic() + _LINGER, caller))
                 with suppress(OSError):
-                    caller.sendall(head + length + _ABSENT)
+                    caller.sendall(_HEAD + _ABSENT)
                     caller.shutdown(socket.SHUT_WR)
+
+    def _tell(self, caller: socket.socket) -> None:
+        """Refuse a caller who speaks TLS."""
+        assert self._tls is not None
+        caller.settimeout(_LINGER)
+        with suppress(OSError), self._tls.wrap_socket(caller, server_side=True) as line:
+            line.recv(65536)
+            line.sendall(_HEAD + _ABSENT)
+            line.unwrap()
 
     def let_go(self) -> None:
         """Close the connections of those who have closed theirs, or had a moment to read.
@@ -113,7 +129,7 @@ def run(config: Settings, announce: Callable[[Settings], None] | None = None) ->
     lock = _lock(config.home)
     vault: Vault | None = None
     try:
-        vault, config = _with_keys(config)
+        vault, config = _with_keys(tls.prepared(config))
         control, config = _bind(config, "port")
         rest, config = _bind(config, "rest_port")
         grpc, config = _bind(config, "grpc_port")
@@ -164,7 +180,7 @@ class _Supervisor:
         run_folder.mkdir(exist_ok=True)
         self._slots = slots.Slots(run_folder / "slots")
         me = str(os.getpid())
-        self._stand_in = _StandIn(control)
+        self._stand_in = _StandIn(control, tls.Certificate(config) if config.encrypted else None)
         self._plan = run_folder / "plan.sealed"
         self._control = Child(
             "control",
@@ -172,6 +188,8 @@ class _Supervisor:
             (control.fileno(), lock),
         )
         self._workers = [self._worker(index, inference, me) for index in range(config.workers)]
+        here = () if config.control_url else (self._control,)
+        self._children = [*here, *self._workers]
 
     def _worker(self, index: int, inference: tuple[socket.socket, socket.socket], me: str) -> Child:
         rest, grpc = (listener.fileno() for listener in inference)
@@ -189,7 +207,9 @@ class _Supervisor:
     def run(self, announce: Callable[[Settings], None] | None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        children = [self._control, *self._workers]
+        children = self._children
+        if self._config.encrypted:
+            signal.signal(signal.SIGHUP, self._renew)
         try:
             for child in children:
                 self._start(child)
@@ -199,7 +219,7 @@ class _Supervisor:
             while not self._stopping:
                 for child in children:
                     self._look_after(child)
-                if self._control.process is None:
+                if self._control.process is None:  # nor is there one if control is elsewhere
                     self._stand_in.answer()
                 self._stand_in.let_go()
                 time.sleep(_POLL)
@@ -213,6 +233,12 @@ class _Supervisor:
 
     def _stop(self, *_: object) -> None:
         self._stopping += 1
+
+    def _renew(self, *_: object) -> None:
+        """Have every child read its certificate again."""
+        for child in self._children:
+            if child.process is not None:
+                child.process.send_signal(signal.SIGHUP)
 
     def _start(self, child: Child) -> None:
         environment = {**os.environ, **self._config.environment()}
@@ -279,10 +305,12 @@ class _Supervisor:
     def _write_run_file(self) -> None:
         content = {
             "pid": os.getpid(),
-            "url": self._config.url,
+            "url": self._config.control_url or self._config.url,
             "rest_url": self._config.rest_url,
             "grpc_url": self._config.grpc_url,
             "grpc_port": self._config.grpc_port,
+            # Whoever may read this file can trust that very certificate.
+            "certificate": self._config.tls_cert,
         }
         write_atomically(self._config.home / "run.json", json.dumps(content).encode())
 

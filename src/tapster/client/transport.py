@@ -21,11 +21,15 @@ _CODE_OF: Final[dict[int, Code]] = {status: code for code, status in HTTP_STATUS
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is. `rest_url` is empty when only the server itself knows it."""
+    """Where a server is. `rest_url` is empty when only the server itself knows it.
+
+    `certificate` is the file of the one that it shows, of a server on this machine.
+    """
 
     url: str
     key: str
     rest_url: str = ""
+    certificate: str = ""
 
 
 def home_folder(home: str | Path | None = None) -> Path:
@@ -50,7 +54,9 @@ def locate(url: str | None, key: str | None, home: Path) -> Address | None:
         )
     if not key and parts.hostname in LOOPBACK:
         key = _admin_key(home)
-    return Address(url.rstrip("/"), key)
+    url, running = url.rstrip("/"), read_run(home)
+    known = running if running is not None and running["url"] == url else {}
+    return Address(url, key, certificate=known.get("certificate", ""))
 
 
 def on_home(home: Path, key: str = "") -> Address | None:
@@ -58,7 +64,12 @@ def on_home(home: Path, key: str = "") -> Address | None:
     running = read_run(home)
     if running is None:
         return None
-    return Address(running["url"], key or _admin_key(home), running.get("rest_url", ""))
+    return Address(
+        running["url"],
+        key or _admin_key(home),
+        running.get("rest_url", ""),
+        running.get("certificate", ""),
+    )
 
 
 def read_run(home: Path) -> dict[str, Any] | None:
@@ -92,6 +103,22 @@ def spell(part: str) -> str:
     return quote(part, safe="@:")
 
 
+def _trust(address: Address) -> Any:
+    """What a server's certificate is checked against.
+
+    Of a server on this machine, the certificate that it shows; else `$TAPSTER_TLS_CA`, else the
+    system's authorities.
+    """
+    if not address.url.startswith("https:"):
+        return True
+    from tapster.core import tls
+
+    if address.certificate:
+        return tls.trusting_only(address.certificate)
+    authorities = os.environ.get("TAPSTER_TLS_CA", "")
+    return tls.trusting(authorities) if authorities else True
+
+
 class Transport:
     """One connection pool. Raises TapsterError for everything that is not an answer."""
 
@@ -104,6 +131,7 @@ class Transport:
             headers=headers,
             timeout=httpx.Timeout(60.0, connect=5.0),
             trust_env=urlsplit(address.url).hostname not in LOOPBACK,
+            verify=_trust(address),
         )
 
     def close(self) -> None:
@@ -169,7 +197,13 @@ class Transport:
         server = "{0.scheme}://{0.netloc}".format(urlsplit(url))
         try:
             yield
-        except (httpx.ConnectError, httpx.ConnectTimeout):
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise TapsterError(
+                    "unavailable",
+                    f"the certificate of the server at {server} is not trusted",
+                    hint="set TAPSTER_TLS_CA to the file of its authority's certificate",
+                ) from None
             raise no_server(server) from None
         except httpx.TimeoutException:
             raise TapsterError(

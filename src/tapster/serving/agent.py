@@ -13,7 +13,6 @@ import threading
 import time
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,7 +20,7 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.plan import ServingPlan, Usage, UsageBatch, VariantTotals, WorkerState
 from tapster.core.blobs import write_atomically
 from tapster.core.settings import Settings
-from tapster.serving import planfile
+from tapster.serving import controlling, planfile
 from tapster.serving import slots as layout
 from tapster.serving.slots import PID, WORKERS, Slots
 
@@ -168,10 +167,7 @@ class Agent:
         return tuple(found)
 
     def _ask(self, method: str, path: str, body: bytes, timeout: float) -> tuple[int, bytes]:
-        where = urlsplit(self._settings.url)
-        connection = http.client.HTTPConnection(
-            where.hostname or "127.0.0.1", where.port, timeout=timeout
-        )
+        connection = controlling.connect(self._settings, timeout)
         key = planfile.read_key(self._settings.home).decode("latin-1")
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         try:

@@ -22,13 +22,14 @@ from typing import Any, Final
 
 import uvloop
 from uvicorn.config import Config
-from uvicorn.server import Server
 
 from tapster.contract.plan import WorkerState
 from tapster.core import plugins, telemetry
 from tapster.core.blobs import BlobStore
+from tapster.core.listening import TlsServer
 from tapster.core.processes import die_with_parent
 from tapster.core.settings import Settings, load
+from tapster.core.tls import HTTP, HTTP2, Certificate
 from tapster.core.vault import Vault
 from tapster.serving import agent, datakeys, planfile, tracing, watcher
 from tapster.serving.engine import Engine
@@ -63,11 +64,17 @@ SWITCH_SECONDS: Final = 0.001
 UNSENT: Final = 128 * 1024
 
 
-class _Server(Server):
+class _Server(TlsServer):
     """uvicorn's server, told about readiness, and ending with exit code 0."""
 
-    def __init__(self, config: Config, service: Service, grpc: GrpcServer) -> None:
-        super().__init__(config)
+    def __init__(
+        self,
+        config: Config,
+        service: Service,
+        grpc: GrpcServer,
+        certificate: Certificate | None,
+    ) -> None:
+        super().__init__(config, certificate)
         self._service = service
         self._grpc = grpc
 
@@ -129,6 +136,7 @@ class Worker:
         self._published: WorkerState | None = None
         self._told: WorkerState | None = None
         self._publishing = False
+        certificate = Certificate(settings) if settings.encrypted else None
         config = Config(
             Application(self.service),
             http=partial(InferenceProtocol, self.service),  # type: ignore[arg-type]
@@ -142,9 +150,10 @@ class Worker:
             server_header=False,
             backlog=2048,
             timeout_graceful_shutdown=settings.stop_grace,  # type: ignore[arg-type]
+            ssl_context_factory=certificate and (lambda *_: certificate.context(HTTP)),
         )
-        self._grpc = GrpcServer(self.service)
-        self._server = _Server(config, self.service, self._grpc)
+        self._grpc = GrpcServer(self.service, certificate and certificate.context(HTTP2))
+        self._server = _Server(config, self.service, self._grpc, certificate)
 
     async def run(self, listener: socket.socket, grpc: socket.socket | None) -> None:
         """Serve until a signal. Connections wait in the socket while the saved plan loads."""

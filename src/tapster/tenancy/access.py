@@ -130,6 +130,10 @@ def agent_only(key: str) -> Callable[[Request], None]:
     """A dependency that lets the data plane's agent in, by its own credential, and nobody else."""
 
     def check(request: Request) -> None:
+        parts: Parts = request.app.state.parts
+        shown = request.scope.get("extensions", {}).get("tls", {}).get("client_cert_name")
+        if parts.settings.tls_client_ca and not shown:
+            raise TapsterError("unauthenticated", "this route asks for a client certificate")
         if not hmac.compare_digest(_bearer(request).encode(), key.encode()):
             raise TapsterError("unauthenticated", "this route is the data plane's")
 

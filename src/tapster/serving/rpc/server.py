@@ -2,10 +2,12 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from tapster.core.listening import HANDSHAKE_SECONDS
 from tapster.serving.rest.service import Service
 from tapster.serving.rpc.port import Port
 from tapster.serving.rpc.protocol import GrpcProtocol
@@ -18,7 +20,8 @@ _LOOK: Final = 0.05
 class GrpcServer:
     """Every method runs on the event loop."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._port = Port(service, all_methods())
         self._server: asyncio.Server | None = None
 
@@ -26,7 +29,10 @@ class GrpcServer:
         """Take connections from a socket that listens."""
         loop = asyncio.get_running_loop()
         make = partial(GrpcProtocol, self._port)
-        self._server = await loop.create_server(make, sock=listener, backlog=BACKLOG)
+        deadline = HANDSHAKE_SECONDS if self._tls is not None else None
+        self._server = await loop.create_server(
+            make, sock=listener, backlog=BACKLOG, ssl=self._tls, ssl_handshake_timeout=deadline
+        )
 
     def beat(self, now: float, prompt: bool) -> tuple[int, int]:
         """End what takes too long, unless it was the loop that did; called a few times a second.
