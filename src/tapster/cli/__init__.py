@@ -19,11 +19,15 @@ def build() -> typer.Typer:
         data,
         deploying,
         endpoints,
+        entering,
         installation,
         invoices,
         jobs,
+        keys,
+        members,
         models,
         prices,
+        tenants,
         training,
         trust,
     )
@@ -45,6 +49,11 @@ def build() -> typer.Typer:
     app.add_typer(jobs.app, name="jobs")
     jobs.add_to(app)
     app.add_typer(trust.app, name="trust")
+    app.add_typer(tenants.app, name="tenants")
+    app.add_typer(members.app, name="members")
+    app.add_typer(members.roles, name="roles")
+    app.add_typer(keys.app, name="keys")
+    entering.add_to(app)
     invoices.add_to(app)
     app.add_typer(prices.app, name="prices")
     app.add_typer(invoices.app, name="invoices")

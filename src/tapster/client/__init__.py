@@ -12,9 +12,12 @@ from tapster.client.audit import AuditVerbs
 from tapster.client.bills import BillVerbs
 from tapster.client.calling import Answer
 from tapster.client.endpoints import EndpointVerbs
+from tapster.client.entering import EnteringVerbs
 from tapster.client.folders import model_files
+from tapster.client.keys import KeyVerbs
 from tapster.client.limits import LimitVerbs
 from tapster.client.local import LocalServer, settled
+from tapster.client.people import PeopleVerbs
 from tapster.client.transport import (
     Address,
     home_folder,
@@ -63,7 +66,9 @@ def connect(
         raise
 
 
-class Client(EndpointVerbs, LimitVerbs, AuditVerbs, BillVerbs):
+class Client(
+    EndpointVerbs, LimitVerbs, AuditVerbs, BillVerbs, PeopleVerbs, KeyVerbs, EnteringVerbs
+):
     """One method a verb. Use as a context manager, or call `close`.
 
     References are NAME or NAME@VERSION; for models also NAME:ALIAS.

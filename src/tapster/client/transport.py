@@ -5,11 +5,12 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
+from tapster.client import remembered
 from tapster.contract.errors import HTTP_STATUS, Code, TapsterError
 
 T = TypeVar("T")
@@ -40,8 +41,8 @@ def home_folder(home: str | Path | None = None) -> Path:
 def locate(url: str | None, key: str | None, home: Path) -> Address | None:
     """The server that was named, or that runs on `home`; None when there is neither.
 
-    A name is `url`, else `$TAPSTER_URL`; the key is `key`, else `$TAPSTER_KEY`, else the home's
-    admin key, which is never sent to another machine.
+    A name is `url`, else `$TAPSTER_URL`; the key is `key`, else `$TAPSTER_KEY`, else the session of
+    `tapster login` there, else the home's admin key, which is never sent to another machine.
     """
     url = url or os.environ.get("TAPSTER_URL") or ""
     key = key or os.environ.get("TAPSTER_KEY") or ""
@@ -52,24 +53,23 @@ def locate(url: str | None, key: str | None, home: Path) -> Address | None:
         raise TapsterError(
             "invalid", f"{url!r} is not a server's URL", hint="it looks like http://127.0.0.1:8000"
         )
+    url = url.rstrip("/")
+    key = key or remembered.token(home, url)
     if not key and parts.hostname in LOOPBACK:
         key = _admin_key(home)
-    url, running = url.rstrip("/"), read_run(home)
+    running = read_run(home)
     known = running if running is not None and running["url"] == url else {}
     return Address(url, key, certificate=known.get("certificate", ""))
 
 
 def on_home(home: Path, key: str = "") -> Address | None:
-    """The server that runs on `home`, with its admin key unless `key` is given; None if none."""
+    """The server that runs on `home`; None if none. See `locate` for the key, if none is given."""
     running = read_run(home)
     if running is None:
         return None
-    return Address(
-        running["url"],
-        key or _admin_key(home),
-        running.get("rest_url", ""),
-        running.get("certificate", ""),
-    )
+    key = key or remembered.token(home, running["url"]) or _admin_key(home)
+    certificate = running.get("certificate", "")
+    return Address(running["url"], key, running.get("rest_url", ""), certificate)
 
 
 def read_run(home: Path) -> dict[str, Any] | None:
@@ -138,6 +138,13 @@ class Transport:
         """Close the connections."""
         self._http.close()
 
+    def authorize(self, key: str) -> None:
+        """Ask with another key or token from now on; "" for none."""
+        self.address = replace(self.address, key=key)
+        self._http.headers.pop("Authorization", None)
+        if key:
+            self._http.headers["Authorization"] = f"Bearer {key}"
+
     def call(
         self,
         kind: type[T],
@@ -149,20 +156,26 @@ class Transport:
         content: Iterable[bytes] | bytes | None = None,
         timeout: float | None = None,
         at: str = "",
+        tenant: str = "",
     ) -> T:
         """Ask, and decode the answer into `kind`. `path` is below /api/v1 unless `at` is given.
 
+        With `tenant`, in the place of that one, for which the key may act.
         Raises TapsterError as the server gave it, or (unavailable) when none answers.
         """
         import msgspec
 
         url = at + path if at else f"{self.address.url}/api/v1{path}"
-        extra: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
+        headers = {"X-Tapster-Tenant": tenant} if tenant else {}
+        extra: dict[str, Any] = {"params": params, "headers": headers}
+        extra |= {} if timeout is None else {"timeout": timeout}
         if content is None and body is not None:
             content = encode(body)
-            extra["headers"] = {"Content-Type": "application/json"}
+            headers["Content-Type"] = "application/json"
         with self._errors(url):
-            response = self._http.request(method, url, params=params, content=content, **extra)
+            response = self._http.request(
+                method, url, params=params, content=content, headers=headers, **extra
+            )
         if response.status_code >= 300:
             raise failure(response.status_code, response.content)
         try:
