@@ -113,9 +113,8 @@ def details_digest(salt: str, text: str) -> str:
 
 
 def line_hash(line: AuditLine) -> str:
-    """SHA-256 (hex) of the hash before and the line's canonical form, a JSON array in ASCII."""
-    parts = [
-        FORMAT,
+    """A line's hash as it has to be."""
+    parts = (
         line.number,
         micros(line.at),
         line.tenant,
@@ -126,9 +125,14 @@ def line_hash(line: AuditLine) -> str:
         line.count,
         line.details,
         line.own_previous,
-    ]
-    text = json.dumps(parts, separators=(",", ":"))
-    return hashlib.sha256(bytes.fromhex(line.previous) + text.encode()).hexdigest()
+    )
+    return chained(line.previous, parts)
+
+
+def chained(previous: str, parts: Iterable[Any]) -> str:
+    """SHA-256 (hex) of the hash before and a line's canonical form: a JSON array in ASCII."""
+    text = json.dumps([FORMAT, *parts], separators=(",", ":"))
+    return hashlib.sha256(bytes.fromhex(previous) + text.encode()).hexdigest()
 
 
 def head_message(head: Head) -> bytes:

@@ -8,9 +8,10 @@ that nobody looks at costs nothing but the question.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Connection, Delete, Insert, Table, Update, select
+from sqlalchemy import Connection, Delete, Insert, Select, Table, Update, select
 
 OPTION: Final = "tapster_changes"
 HIDDEN: Final = "(hidden)"
@@ -117,12 +118,18 @@ def _held(
     params: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """The rows that an update or a deletion is about, as they are; of an update what it names."""
-    names = _identity(table) | set(given) if isinstance(clause, Update) else set(table.c.keys())
-    query = select(*(column for column in table.c if column.name in names))
+    query = _query(table, frozenset(given) if isinstance(clause, Update) else None)
     if clause.whereclause is not None:
         query = query.where(clause.whereclause)
     found = connection.execute(query.limit(MOST_ROWS + 1), dict(params or {}))
     return [dict(row) for row in found.mappings()]
+
+
+@lru_cache(1000)
+def _query(table: Table, names: frozenset[str] | None) -> Select[Any]:
+    """Rows of a table: their identity and the columns of these names, or all."""
+    wanted = set(table.c.keys()) if names is None else _identity(table) | names
+    return select(*(column for column in table.c if column.name in wanted))
 
 
 def _row(
@@ -138,10 +145,25 @@ def _row(
     return Row(table.name, tenant if isinstance(tenant, str) else "", shown, before, after)
 
 
-def _identity(table: Table) -> set[str]:
+@lru_cache(1000)
+def _identity(table: Table) -> frozenset[str]:
     """The columns that tell a row from others."""
     keys = {column.name for column in table.primary_key}
-    return keys | ({"tenant", "id", "name"} & set(table.c.keys()))
+    return frozenset(keys | ({"tenant", "id", "name"} & set(table.c.keys())))
+
+
+@lru_cache(1000)
+def _secret(table: Table) -> frozenset[str]:
+    """The columns whose texts are nobody's to see again."""
+    everything = _SECRET.search(table.name) is not None
+    keys = {column.name for column in table.primary_key} | {"tenant"}
+    return frozenset(
+        column.name
+        for column in table.c
+        if column.info.get("secret")
+        or _SECRET.search(column.name)
+        or (everything and column.name not in keys)
+    )
 
 
 def _passing(given: list[dict[str, Any]]) -> bool:
@@ -173,14 +195,10 @@ def _value(given: Any) -> Any:
 
 def _visible(table: Table, values: dict[str, Any]) -> dict[str, Any]:
     """Values without secrets, and without bytes."""
-    everything = _SECRET.search(table.name) is not None
-    keys = {column.name for column in table.primary_key}
+    secret = _secret(table)
     shown = {}
     for name, value in values.items():
-        column = table.c.get(name)
-        secret = column is not None and column.info.get("secret")
-        secret = secret or _SECRET.search(name) or (everything and name not in keys | {"tenant"})
-        if secret and not isinstance(value, int | float | None):
+        if name in secret and not isinstance(value, int | float | None):
             shown[name] = HIDDEN
         elif isinstance(value, bytes | memoryview):
             shown[name] = f"({len(value)} bytes)"

@@ -8,11 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from tapster.contract.audit import AuditLine, details_digest, line_hash, micros, spelled
+from tapster.contract.audit import AuditLine, chained, details_digest, micros, spelled
 from tapster.tenancy.audit import store
 from tapster.tenancy.audit.telling import Draft
-
-_KEPT = ("salt", "client", "object", "before", "after")
 
 
 def append(tx: Connection, drafts: Sequence[Draft]) -> int:
@@ -24,35 +22,31 @@ def append(tx: Connection, drafts: Sequence[Draft]) -> int:
         if draft.tenant not in own:
             own[draft.tenant] = store.newest(tx, draft.tenant)[1]
         number += 1
-        line, body = _line(draft, number, before, own[draft.tenant])
-        own[draft.tenant] = before = line.hash
-        row = asdict(line)
-        made.append({**{n: v for n, v in row.items() if n not in _KEPT}, "at": micros(line.at)})
-        kept.append({"number": number, "tenant": line.tenant, "salt": line.salt, "body": body})
+        body = spelled(draft.client, draft.object, draft.before, draft.after)
+        salt = secrets.token_hex(16)
+        line = _columns(draft, number, details_digest(salt, body), own[draft.tenant])
+        digest = chained(before, line)
+        made.append((*line, before, digest))
+        kept.append((number, draft.tenant, salt, body))
+        own[draft.tenant] = before = digest
     store.append(tx, made, kept)
     return number
 
 
-def _line(draft: Draft, number: int, previous: str, own: str) -> tuple[AuditLine, str]:
-    """A draft in its place, and its details as they are stored."""
-    body = spelled(draft.client, draft.object, draft.before, draft.after)
-    salt = secrets.token_hex(16)
-    line = AuditLine(
-        number=number,
-        at=micros(draft.at) / 1_000_000,
-        tenant=draft.tenant,
-        who=draft.who,
-        action=draft.action,
-        status=draft.status,
-        code=draft.code,
-        count=draft.count,
-        details=details_digest(salt, body),
-        previous=previous,
-        own_previous=own,
-        hash="",
-        salt=salt,
+def _columns(draft: Draft, number: int, details: str, own: str) -> tuple[Any, ...]:
+    """What is hashed of a line, in the order that the format says."""
+    return (
+        number,
+        micros(draft.at),
+        draft.tenant,
+        draft.who,
+        draft.action,
+        draft.status,
+        draft.code,
+        draft.count,
+        details,
+        own,
     )
-    return replace(line, hash=line_hash(line)), body
 
 
 def told(line: AuditLine, body: str) -> AuditLine:

@@ -13,12 +13,10 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    bindparam,
     delete,
-    insert,
     select,
-    update,
 )
+from sqlalchemy.exc import DBAPIError
 
 from tapster.contract.audit import ERASED, GENESIS, WHOLE, AuditLine
 from tapster.core.db import metadata
@@ -68,20 +66,15 @@ heads = Table(
 
 WINDOW: Final = 20_000
 _HEAD: Final = select(heads.c.number, heads.c.hash).where(heads.c.tenant == WHOLE)
-_LOCKED: Final = _HEAD.with_for_update()
-_NEWEST: Final = (
-    select(lines.c.number, lines.c.hash)
-    .where(lines.c.tenant == bindparam("whose"))
-    .order_by(lines.c.number.desc())
-    .limit(1)
+# Every change pays for these, so they are spelled here: `?` is what the driver calls a parameter.
+_LOCKED: Final = "SELECT number, hash FROM audit_heads WHERE tenant = '*'"
+_OWN: Final = "SELECT number, hash FROM audit_lines WHERE tenant = ? ORDER BY number DESC LIMIT 1"
+_ADD_LINE: Final = (
+    "INSERT INTO audit_lines (number, at, tenant, who, action, status, code, count, details,"
+    " own_previous, previous, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_ADD_LINE: Final = insert(lines)
-_ADD_DETAILS: Final = insert(details)
-_MOVE: Final = (
-    update(heads)
-    .where(heads.c.tenant == WHOLE)
-    .values(number=bindparam("to_number"), hash=bindparam("to_hash"))
-)
+_ADD_DETAILS: Final = "INSERT INTO audit_details (number, tenant, salt, body) VALUES (?, ?, ?, ?)"
+_MOVE: Final = "UPDATE audit_heads SET number = ?, hash = ? WHERE tenant = '*'"
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,8 @@ class Selection:
 
 def lock_head(tx: Connection) -> tuple[int, str]:
     """The newest line of all tenants, number and hash, held against others until the commit."""
-    row = tx.execute(_LOCKED).one()
+    held = "" if tx.dialect.name == "sqlite" else " FOR UPDATE"
+    row = _run(tx, _LOCKED + held, ()).fetchone()
     return row[0], row[1]
 
 
@@ -114,15 +108,37 @@ def head(tx: Connection) -> tuple[int, str]:
 
 def newest(tx: Connection, tenant: str) -> tuple[int, str]:
     """A tenant's newest line: number and hash; 0 and the hash of nothing before the first."""
-    row = tx.execute(_NEWEST, {"whose": tenant}).first()
+    row = _run(tx, _OWN, (tenant,)).fetchone()
     return (0, GENESIS) if row is None else (row[0], row[1])
 
 
-def append(tx: Connection, made: Sequence[dict[str, Any]], kept: Sequence[dict[str, Any]]) -> None:
+def append(
+    tx: Connection, made: Sequence[tuple[Any, ...]], kept: Sequence[tuple[Any, ...]]
+) -> None:
     """Add lines, of any tenant, with their details; the last one is the new head."""
-    tx.execute(_ADD_LINE, list(made))
-    tx.execute(_ADD_DETAILS, list(kept))
-    tx.execute(_MOVE, {"to_number": made[-1]["number"], "to_hash": made[-1]["hash"]})
+    _run(tx, _ADD_LINE, *made)
+    _run(tx, _ADD_DETAILS, *kept)
+    _run(tx, _MOVE, (made[-1][0], made[-1][-1]))
+
+
+def _run(tx: Connection, statement: str, *rows: tuple[Any, ...]) -> Any:
+    """Have the driver run a statement, of any tenant, for each of some parameters; its cursor.
+
+    Raises what SQLAlchemy raises for the driver's errors.
+    """
+    sqlite = tx.dialect.name == "sqlite"
+    text = statement if sqlite else statement.replace("?", "%s")
+    try:
+        cursor = tx.connection.cursor()
+        if len(rows) == 1:
+            cursor.execute(text, rows[0])
+        else:
+            cursor.executemany(text, rows)
+    except tx.dialect.loaded_dbapi.Error as error:
+        raise DBAPIError.instance(
+            statement, None, error, tx.dialect.loaded_dbapi.Error, dialect=tx.dialect
+        ) from error
+    return cursor
 
 
 def page(
