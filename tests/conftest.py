@@ -8,10 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tapster.core.tls import trusting_only
 
 START_SECONDS = 60
 
@@ -58,8 +61,11 @@ class Server:
                 if running["pid"] == self.process.pid:
                     self.url, self.rest_url = running["url"], running["rest_url"]
                     self.grpc_url = running["grpc_url"]
-                    httpx.get(f"{self.url}/health", timeout=20).raise_for_status()
-                    if httpx.get(f"{self.rest_url}/v2/health/ready", timeout=20).is_success:
+                    shown = running["certificate"]
+                    trust = trusting_only(shown) if shown else True
+                    asking = partial(httpx.get, timeout=20, verify=trust)
+                    asking(f"{self.url}/health").raise_for_status()
+                    if asking(f"{self.rest_url}/v2/health/ready").is_success:
                         self.key = (self.home / "admin.key").read_text().strip()
                         return self
             except (OSError, ValueError, httpx.HTTPError):
