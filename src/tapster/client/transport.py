@@ -173,9 +173,7 @@ class Transport:
             content = encode(body)
             headers["Content-Type"] = "application/json"
         with self._errors(url):
-            response = self._http.request(
-                method, url, params=params, content=content, headers=headers, **extra
-            )
+            response = self._http.request(method, url, content=content, **extra)
         if response.status_code >= 300:
             raise failure(response.status_code, response.content)
         try:
