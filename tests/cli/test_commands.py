@@ -12,15 +12,12 @@ import typer
 
 from tapster.cli import build, main
 
-GROUPS = {"data", "models", "endpoints", "jobs", "trust"}
-
 
 def _commands() -> Iterator[list[str]]:
     root: Any = typer.main.get_command(build())
     for name, command in root.commands.items():
-        yield from ([name, inner] for inner in getattr(command, "commands", {}))
-        if name not in GROUPS:
-            yield [name]
+        inside = getattr(command, "commands", {})
+        yield from ([name, inner] for inner in inside) if inside else [[name]]
 
 
 COMMANDS = list(_commands())
@@ -37,6 +34,7 @@ def test_every_command_of_the_release_is_there() -> None:
     there = {" ".join(words) for words in COMMANDS}
     assert there == {
         *("up", "demo", "doctor", "train", "deploy", "predict", "resources"),
+        *("login", "logout", "whoami"),
         *(f"data {verb}" for verb in ("add", "list", "show", "clean", "split", "delete")),
         *(
             f"models {verb}"
@@ -45,6 +43,11 @@ def test_every_command_of_the_release_is_there() -> None:
         *(f"endpoints {verb}" for verb in ("list", "show", "set", "rollback", "delete")),
         *(f"jobs {verb}" for verb in ("list", "show", "logs", "cancel")),
         *(f"trust {verb}" for verb in ("list", "add", "remove")),
+        *(f"tenants {verb}" for verb in ("add", "list", "show", "suspend", "resume")),
+        *(f"members {verb}" for verb in ("add", "list", "show", "set", "password", "suspend")),
+        *(f"members {verb}" for verb in ("resume", "remove", "sessions")),
+        *(f"roles {verb}" for verb in ("list", "show", "set", "delete")),
+        *(f"keys {verb}" for verb in ("create", "list", "rotate", "revoke")),
     }
 
 
