@@ -31,6 +31,7 @@ from tapster.core.crypto import Signer
 from tapster.runtimes import parity
 from tapster.runtimes.onnx import open_session, signature_from_graph
 from tapster.runtimes.package import MODEL, PARITY, seal, sign
+from tapster.contract.snapshots import pack
 from tapster.serving import planfile
 
 KEY: Final = "tap_benchmark"
@@ -95,7 +96,7 @@ class Plane:
         )
         grant = KeyGrant("key", hashlib.sha256(KEY.encode()).hexdigest(), "default", ("*",))
         plan = ServingPlan(self._number, endpoints, tuple(packages), (grant,), (_SIGNER.public,))
-        planfile.save(self.home / "run", msgspec.json.encode(plan), _AGENT)
+        planfile.save(self.home / "run", pack(plan), _AGENT)
         return self._number
 
     def start(self) -> None:

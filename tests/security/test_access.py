@@ -70,7 +70,7 @@ def test_the_admin_key_is_not_the_agents_and_the_agents_is_nobodys(server: Serve
 
 
 def test_secrets_in_the_home_are_readable_by_their_owner_only(server: Server) -> None:
-    for name in ("admin.key", "agent.key", "signing.key", "run/plan.json"):
+    for name in ("admin.key", "agent.key", "signing.key", "run/plan.sealed"):
         assert (server.home / name).stat().st_mode & 0o077 == 0, name
 
 

@@ -26,6 +26,7 @@ from tapster.contract.plan import (
     Variant,
     WorkerState,
 )
+from tapster.contract.snapshots import pack
 from tapster.serving import planfile
 from tests.serving import packages
 
@@ -106,7 +107,7 @@ class Plane:
             keys=keys or (grant(KEY),),
             signers=SIGNERS,
         )
-        planfile.save(self.home / "run", msgspec.json.encode(plan), AGENT_KEY)
+        planfile.save(self.home / "run", pack(plan), AGENT_KEY)
         return plan
 
     def start(self, index: int = 0, **settings: Any) -> subprocess.Popen[bytes]:

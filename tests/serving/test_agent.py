@@ -1,6 +1,5 @@
 """The agent against a control plane that is real HTTP: pulling, reporting, its death."""
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import msgspec
 import pytest
 
 from tapster.contract.plan import ServingPlan, UsageBatch
+from tapster.contract.snapshots import pack, unpack
 from tests.serving import packages
 from tests.serving.conftest import AGENT_KEY, KEY, SIGNERS, Plane, endpoint, grant, wait_for
 from tests.serving.loads import BODY, INFER
@@ -35,12 +35,13 @@ class Control:
                 until = time.monotonic() + float(query["wait"][0])
                 if not self.allowed():
                     return
-                while control.plan.number <= int(query["after"][0]):
+                held = int(query["after"][0]), query.get("mark", [""])[0]
+                while (control.plan.number, control.plan.mark) == held:
                     if time.monotonic() > until or control.closing:
                         self.answer(204, b"")
                         return
                     time.sleep(0.01)
-                self.answer(200, msgspec.json.encode(control.plan))
+                self.answer(200, pack(control.plan))
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -169,7 +170,7 @@ def test_the_plan_is_saved_for_its_owner_only(
 ) -> None:
     plane = new_plane(port=control.start())
     plane.start()
-    path = plane.home / "run" / "plan.json"
+    path = plane.home / "run" / "plan.sealed"
     wait_for(path.exists, "the plan to be saved")
     assert path.stat().st_mode & 0o777 == 0o600
-    assert json.loads(path.read_bytes())["plan"]["number"] == 1
+    assert unpack(path.read_bytes()[32:]).plan.number == 1

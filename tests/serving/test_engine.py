@@ -139,7 +139,7 @@ def test_a_plan_that_is_not_ours_is_ignored(new_plane: Callable[..., Plane]) -> 
     plane = new_plane()
     package = packages.regressor(plane.home, 1.0)
     plane.plan(endpoint("sum", package), packages=(package,))
-    path = plane.home / "run" / "plan.json"
+    path = plane.home / "run" / "plan.sealed"
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_bytes(path.read_bytes().replace(b'"name":"sum"', b'"name":"mum"'))
     plane.start()

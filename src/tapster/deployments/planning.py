@@ -1,38 +1,77 @@
 """The plan that follows from the rows: what every data plane must make true."""
 
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
 from sqlalchemy import Connection
 
-from tapster.contract.plan import EndpointPlan, PackageRef, Price, ServingPlan, Variant
+from tapster.contract.plan import (
+    EndpointPlan,
+    Need,
+    PackageRef,
+    Price,
+    ServingPlan,
+    TenantGrant,
+    Variant,
+)
 from tapster.deployments import options, store
 from tapster.deployments.store import Row
 from tapster.registry import service as registry
+from tapster.tenancy import revisions
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.erasure import service as erasure
 from tapster.tenancy.ledger import service as ledger
 
 
+class Part(NamedTuple):
+    """What follows from some endpoints: they, the packages they need, and who may have signed."""
+
+    endpoints: tuple[EndpointPlan, ...] = ()
+    packages: tuple[PackageRef, ...] = ()
+    needs: tuple[Need, ...] = ()
+    signers: tuple[str, ...] = ()
+
+
 def plan(tx: Connection, public_key: str) -> ServingPlan:
     """Endpoints that serve, packages that they need now or next, keys and trusted signers."""
+    found = part(tx, store.everywhere(tx), public_key)
+    number = tenancy.revision(tx)
+    return ServingPlan(
+        number=number,
+        endpoints=found.endpoints,
+        packages=found.packages,
+        keys=tenancy.grants(tx),
+        signers=found.signers,
+        tenants=standings(tx),
+        mark=revisions.mark(tx, number),
+        needs=found.needs,
+    )
+
+
+def standings(tx: Connection, only: Collection[str] | None = None) -> tuple[TenantGrant, ...]:
+    """Tenants that are not as all others are; `only` these."""
+    return ()
+
+
+def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
+    """What data planes must know of these endpoints."""
     packages: dict[str, PackageRef] = {}
     endpoints = []
+    needs = []
     signers = {public_key}
     prices = ledger.planned(tx)
     secrets = erasure.wrapped_keys(tx)
-    for row in store.everywhere(tx):
+    for row in rows:
         for held in row.sets:
             signers.update(registry.trusted(tx, row.tenant))
             for digest in sorted(held.digests):
                 key = f"{row.tenant}/packages/{digest}"
                 packages[digest] = PackageRef(digest, key, secrets.get(row.tenant, ""))
+        digests = sorted(set().union(*(held.digests for held in row.sets)))
+        needs.append(Need(row.id, tuple(digests)))
         if row.serving is not None:
             endpoints.append(_endpoint(tx, row, prices.get((row.tenant, row.name), ())))
-    return ServingPlan(
-        number=tenancy.revision(tx),
-        endpoints=tuple(endpoints),
-        packages=tuple(packages.values()),
-        keys=tenancy.grants(tx),
-        signers=tuple(sorted(signers)),
-    )
+    return Part(tuple(endpoints), tuple(packages.values()), tuple(needs), tuple(sorted(signers)))
 
 
 def _endpoint(tx: Connection, row: Row, prices: tuple[Price, ...]) -> EndpointPlan:

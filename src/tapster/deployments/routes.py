@@ -3,7 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -11,19 +11,21 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from tapster.contract.control import Endpoint, Principal
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import UsageBatch
+from tapster.contract.snapshots import pack
 from tapster.contract.usage import UsageReport
 from tapster.core.db import Watch
 from tapster.core.parts import Parts
-from tapster.deployments import rollouts, service
+from tapster.deployments import deltas, rollouts, service
 from tapster.deployments.judgement import Rules
 from tapster.deployments.reports import Reports
-from tapster.tenancy import service as tenancy
 from tapster.tenancy.access import agent_only, need
 from tapster.tenancy.ledger import service as ledger
 
 _Reader = Annotated[Principal, Depends(need("endpoints:read"))]
 _Writer = Annotated[Principal, Depends(need("endpoints:write"))]
 _POLL = 0.05
+# A difference (RFC 3229) rather than the whole.
+DELTA: Final = 226
 _DEFAULT = Rules()
 
 
@@ -198,25 +200,33 @@ def agent_routes(parts: Parts, agent_key: str, reports: Reports) -> APIRouter:
         dependencies=[Depends(agent_only(agent_key))],
     )
 
-    def revision() -> int:
+    def plan(after: int, mark: str) -> Response | None:
         with parts.db.read() as tx:
-            return tenancy.revision(tx)
-
-    def plan() -> bytes:
-        with parts.db.read() as tx:
-            return msgspec.json.encode(service.plan(tx, parts.signer.public))
+            if not deltas.news(tx, after, mark):
+                return None
+            found = deltas.delta(tx, parts.signer.public, after, mark)
+            whole = service.plan(tx, parts.signer.public) if found is None else None
+        if whole is None:
+            return Response(found, DELTA, {"IM": "tapster-plan"}, "application/json")
+        return Response(pack(whole), media_type="application/octet-stream")
 
     @router.get("/plan")
     async def get_plan(
-        request: Request, after: int = -1, wait: Annotated[float, Query(ge=0, le=60)] = 0
+        request: Request,
+        after: int = -1,
+        mark: Annotated[str, Query(max_length=16)] = "",
+        wait: Annotated[float, Query(ge=0, le=60)] = 0,
     ) -> Response:
-        """The plan once its number exceeds `after`; 204 when it has not within `wait` seconds."""
+        """The plan once it is another than `after` with this `mark`, whole (200) or as a delta
+        (226); 204 when it is not within `wait` seconds."""
         until, watch = time.monotonic() + wait, Watch(parts.db)
-        while not watch.news() or await asyncio.to_thread(revision) <= after:
+        while True:
+            found = await asyncio.to_thread(plan, after, mark) if watch.news() else None
+            if found is not None:
+                return found
             if time.monotonic() >= until or await request.is_disconnected():
                 return Response(status_code=204)
             await asyncio.sleep(_POLL)
-        return Response(await asyncio.to_thread(plan), media_type="application/json")
 
     def count(report: UsageReport) -> tuple[str, ...]:
         with parts.db.read() as tx:

@@ -17,11 +17,12 @@ from typing import Any, Final
 import msgspec
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.plan import ServingPlan, Usage, UsageBatch, VariantTotals, WorkerState
+from tapster.contract.plan import Usage, UsageBatch, VariantTotals, WorkerState
 from tapster.core.blobs import write_atomically
 from tapster.core.settings import Settings
 from tapster.serving import controlling, planfile
 from tapster.serving import slots as layout
+from tapster.serving.planfile import Book
 from tapster.serving.slots import PID, WORKERS, Slots
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,11 @@ LOOK_SECONDS: Final = 0.05
 RETRY_SECONDS: Final = 0.25
 ANSWER_SECONDS: Final = 5.0
 MAX_PLAN: Final = 256 << 20
+# A delta rather than a whole plan (RFC 3229: what was asked for, as a difference).
+DELTA: Final = 226
 
 
 _STATES: Final = msgspec.json.Decoder(WorkerState)
-_PLANS: Final = msgspec.json.Decoder(ServingPlan)
 
 
 def publish(folder: Path, state: WorkerState) -> None:
@@ -67,6 +69,7 @@ class Agent:
         self._slots = slots
         self._stop = threading.Event()
         self._lock = -1
+        self._book: Book | None = None
 
     def start(self) -> None:
         """Begin to stand for election."""
@@ -94,34 +97,47 @@ class Agent:
     # -- down
 
     def _pull_on(self) -> None:
-        fresh = True
+        whole, wait = False, 0.0
         while not self._stop.is_set():
             try:
-                self._pull(fresh)
-                fresh = False
+                self._pull(whole, wait)
+                whole, wait = False, POLL_SECONDS
+            except ValueError as error:
+                # What came does not go on from what is held.
+                log.warning("the plan is asked for as a whole: %s", error)
+                whole, wait = True, 0.0
+                self._stop.wait(RETRY_SECONDS)
             except (OSError, http.client.HTTPException, TapsterError) as error:
-                # Whoever answers next may be another control plane with other numbers.
-                fresh = True
+                wait = 0.0
                 log.debug("no plan: %s", error)
                 self._stop.wait(RETRY_SECONDS)
 
-    def _pull(self, fresh: bool) -> None:
-        key = planfile.read_key(self._settings.home)
-        held = planfile.load(self._folder, key)
-        number = -1 if fresh or held is None else held.number
-        wait = 0.0 if fresh else POLL_SECONDS
-        path = f"/internal/plan?after={number}&wait={wait:g}"
+    def _pull(self, whole: bool, wait: float) -> None:
+        """Ask for what is new. Raises ValueError for what cannot be added to what is held.
+
+        A number is told with its mark: a control plane with another history, such as one restored
+        from a backup, does not know it, and answers with a whole plan.
+        """
+        book = self._opened()
+        after = -1 if whole or book.long else book.number
+        path = f"/internal/plan?after={after}&mark={book.mark}&wait={wait:g}"
         status, body = self._ask("GET", path, b"", wait + ANSWER_SECONDS)
-        if status == 204:
-            return
-        if status != 200:
+        if status == DELTA:
+            book.append(body)
+        elif status == 200:
+            book.replace(body)
+        elif status != 204:
             raise http.client.HTTPException(f"the control plane answered {status}")
-        try:
-            plan = _PLANS.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise http.client.HTTPException(f"not a plan: {error}") from None
-        if plan != held:
-            planfile.save(self._folder, body, key)
+
+    def _opened(self) -> Book:
+        """The saved plan, read again when somebody else has touched it, or under another key."""
+        key = planfile.read_key(self._settings.home)
+        book = self._book
+        if book is None or book.key != key or not book.intact():
+            if book is not None:
+                book.close()
+            book = self._book = Book(self._folder, key)
+        return book
 
     # -- up
 

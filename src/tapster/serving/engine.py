@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.plan import EndpointPlan, PackageRef, PackageState, ServingPlan
+from tapster.contract.plan import EndpointPlan, PackageRef, PackageState, PlanDelta
+from tapster.contract.snapshots import Snapshot
 from tapster.core.blobs import BlobStore
 from tapster.core.settings import Settings
 from tapster.serving import shelf
 from tapster.serving.batcher import Batcher, Means
 from tapster.serving.cache import Cache
 from tapster.serving.costs import Budget
+from tapster.serving.directory import Directory
 from tapster.serving.endpoints import Endpoint, Target
 from tapster.serving.expiry import Guard
 from tapster.serving.gate import Gate, Pass
@@ -28,6 +30,7 @@ from tapster.serving.model import FAILED, LOADING, Loaded, Model, Opening
 from tapster.serving.residency import Residency
 from tapster.serving.slots import Region, Slots
 from tapster.serving.threads import Threads
+from tapster.serving.wanted import Name, Wanted, name_of
 
 __all__ = ["Endpoint", "Engine", "Target"]
 
@@ -71,24 +74,32 @@ class Engine:
         self._cache = Cache(settings.cache_memory, region)
         self._loader = Loader(loop)
         self._residency = Residency(self._loader, settings.resident_memory, changed)
-        self._plan: ServingPlan | None = None
+        self._number = -1
         self._models: dict[str, Model] = {}
-        self._endpoints: dict[tuple[str, str], Endpoint] = {}
-        # Of the plan: its endpoints, those that each package is named by, those not in force yet.
-        self._wanted: dict[tuple[str, str], EndpointPlan] = {}
-        self._naming: dict[str, list[tuple[str, str]]] = {}
-        self._pending: set[tuple[str, str]] = set()
+        self._directory = Directory()
+        # Of the plan: what it wants, and its endpoints that are not in force yet.
+        self._wanted = Wanted()
+        self._pending: set[Name] = set()
         self.applied = -1
         # Grows whenever what `find` and `series` answered before may no longer hold.
         self.generation = 0
 
     def find(self, tenant: str, name: str) -> Endpoint | None:
-        """The endpoint that a tenant means by a name."""
-        return self._endpoints.get((tenant, name))
+        """The endpoint that a tenant means by a name: its own, or one that is shared with it."""
+        return self._directory.find(tenant, name)
 
-    def visible(self, tenant: str) -> list[Endpoint]:
-        """The endpoints of a tenant, by name."""
-        return [e for (owner, _), e in sorted(self._endpoints.items()) if owner == tenant]
+    def instead(self, tenant: str, name: str) -> list[str]:
+        """What to call those that share a name which therefore means none of them."""
+        return self._directory.instead(tenant, name)
+
+    def visible(self, holder: Pass) -> list[tuple[str, Endpoint]]:
+        """The endpoints that a key is for, by the names that its holder calls them."""
+        found = self._directory.visible(holder.tenant)
+        return [each for each in found if holder.names(each[0])]
+
+    def mine(self, holder: Pass) -> list[Endpoint]:
+        """Those of them that are of the holder's own tenant, by name."""
+        return [e for e in self._directory.mine(holder.tenant) if holder.names(e.plan.name)]
 
     def states(self) -> tuple[PackageState, ...]:
         """Every package that the plan names, and what became of it."""
@@ -101,7 +112,7 @@ class Engine:
         """(version, state, error) of what an endpoint serves, and of what it is to serve."""
         targets = endpoint.targets
         found = {t.version: (t.version, t.model.state, t.model.error) for t in targets}
-        wanted = self._wanted.get((endpoint.plan.tenant, endpoint.plan.name), endpoint.plan)
+        wanted = self._wanted.endpoints.get(name_of(endpoint.plan), endpoint.plan)
         for variant in wanted.variants if wanted.kind == "split" else ():
             model, version = self._models.get(variant.package), str(variant.version)
             if model is not None and not variant.shadow:
@@ -110,11 +121,11 @@ class Engine:
 
     def endpoints(self) -> list[Endpoint]:
         """Every endpoint of the plan in force."""
-        return list(self._endpoints.values())
+        return list(self._directory)
 
     def models(self) -> list[tuple[Endpoint, Target]]:
         """Everything that takes traffic."""
-        return [(e, target) for e in self._endpoints.values() for target in e.targets]
+        return [(e, target) for e in self._directory for target in e.targets]
 
     def queued(self) -> int:
         """Requests that wait for a model."""
@@ -150,44 +161,68 @@ class Engine:
             holder.series[endpoint.plan.id] = place
         return place
 
-    def apply(self, plan: ServingPlan) -> None:
-        """Take a plan: keys at once, endpoints as their packages become ready.
+    def apply(self, snapshot: Snapshot) -> None:
+        """Take a whole plan: keys at once, endpoints as their packages become ready.
 
         A package that was refused is tried again: a newer plan that still names it means that.
         """
-        self._plan = plan
-        self._gate.apply(plan.keys)
-        self._wanted = {(wanted.tenant, wanted.name): wanted for wanted in plan.endpoints}
-        self._naming = {}
-        for name, wanted in self._wanted.items():
-            for variant in wanted.variants:
-                self._naming.setdefault(variant.package, []).append(name)
-        for package in plan.packages:
-            known = self._models.get(package.digest)
-            if known is None or known.state == FAILED:
-                self._load(package, plan.signers, known)
-        for name in self._endpoints.keys() - self._wanted.keys():
-            self._drop(name)
+        self._number = snapshot.plan.number
+        self._gate.renew(snapshot)
+        self._wanted = Wanted(snapshot.plan)
+        for package in snapshot.plan.packages:
+            self._prepare(package)
+        for endpoint in list(self._directory):
+            if name_of(endpoint.plan) not in self._wanted.endpoints:
+                self._drop(name_of(endpoint.plan))
         self._pending.clear()
-        self._converge(self._wanted)
+        self._converge(self._wanted.endpoints)
         self.generation += 1
+        self._clear_up()
+
+    def change(self, delta: PlanDelta) -> None:
+        """Take what has changed since the last plan, as `apply` does."""
+        self._number = delta.number
+        self._gate.change(delta)
+        if not (delta.endpoints or delta.gone_endpoints or delta.needs or delta.packages):
+            self._reached()
+            return
+        before = set(self._wanted.endpoints)
+        changed = self._wanted.change(delta)
+        for name in before - self._wanted.endpoints.keys():
+            self._pending.discard(name)
+            self._drop(name)
+        for package in delta.packages:
+            self._prepare(package)
+        self._converge(changed)
+        self._clear_up()
+
+    def cut(self, keys: frozenset[str]) -> None:
+        """Let nobody in by these keys (ids)."""
+        self._gate.cut(keys)
+
+    def _prepare(self, package: PackageRef) -> None:
+        known = self._models.get(package.digest)
+        if known is None or known.state == FAILED:
+            self._load(package, known)
+
+    def _clear_up(self) -> None:
         self._retire()
-        digests = {package.digest for package in plan.packages}
+        digests = set(self._wanted.packages)
         self._loader.submit(partial(shelf.sweep, self._shelf, digests))
 
     def settled(self) -> bool:
         """Whether a plan is in force and nothing is being loaded."""
         return self.applied >= 0 and all(m.state != LOADING for m in self._models.values())
 
-    def _load(self, package: PackageRef, signers: tuple[str, ...], known: Model | None) -> None:
+    def _load(self, package: PackageRef, known: Model | None) -> None:
         if known is not None and known.servable:
             self._residency.retry(known)
             return
         model = self._models[package.digest] = Model(package)
-        asked = [self._wanted[name].options for name in self._naming.get(package.digest, ())]
+        asked = [self._wanted.endpoints[n].options for n in self._wanted.naming(package.digest)]
         opening = Opening(
             self._blobs,
-            signers,
+            tuple(self._wanted.signers),
             self._shelf,
             self._settings.run_threads,
             max([options.memory for options in asked], default=0),
@@ -210,18 +245,18 @@ class Engine:
                 log.error("package %s: %r", model.package.digest[:12], error)
                 error = TapsterError("unprocessable", f"it cannot be loaded: {error!r:.200}")
             model.failed(error)
-        self._converge(self._naming.get(model.package.digest, ()))
-        if self._plan is not None and model.package not in self._plan.packages:
+        self._converge(self._wanted.naming(model.package.digest))
+        if self._number >= 0 and model.package.digest not in self._wanted.packages:
             self._retire()
 
-    def _converge(self, names: Iterable[tuple[str, str]]) -> None:
-        """Switch those of the endpoints that can be, say what changed."""
+    def _converge(self, names: Iterable[Name]) -> None:
+        """Switch those of the endpoints that can be, say what changed. Whom an endpoint is shared
+        with holds at once."""
         switched = False
         for name in names:
-            wanted = self._wanted[name]
-            endpoint = self._endpoints.get(name)
-            if endpoint is None:
-                endpoint = self._endpoints[name] = self._fresh(wanted)
+            wanted = self._wanted.endpoints[name]
+            endpoint = self._directory.own(*name) or self._fresh(wanted)
+            switched |= self._directory.put(endpoint, wanted.shared)
             models = [self._models.get(variant.package) for variant in wanted.variants]
             ready = [model for model in models if model is not None and model.servable]
             self._pending.discard(name)
@@ -232,8 +267,11 @@ class Engine:
         if switched:
             self.generation += 1
             self._retire()
-        if self._plan is not None and not self._pending:
-            self.applied = self._plan.number
+        self._reached()
+
+    def _reached(self) -> None:
+        if self._number >= 0 and not self._pending:
+            self.applied = self._number
         self._changed()
 
     def _switch(self, endpoint: Endpoint, plan: EndpointPlan, models: list[Model]) -> bool:
@@ -246,10 +284,10 @@ class Engine:
             # The control plane has compared the signatures; whatever serves now serves on.
             log.error("endpoint %s cannot be as planned: %s", plan.name, error)
             return False
-        self._place((plan.tenant, plan.name), before, endpoint)
+        self._place(name_of(plan), before, endpoint)
         return True
 
-    def _place(self, name: tuple[str, str], before: list[Model], endpoint: Endpoint) -> None:
+    def _place(self, name: Name, before: list[Model], endpoint: Endpoint) -> None:
         """Let models know which endpoints they serve, and thus what these ask of them."""
         for model in before:
             model.behind.pop(name, None)
@@ -258,8 +296,12 @@ class Engine:
         for model in {*before, *endpoint.models}:
             model.configure()
 
-    def _drop(self, name: tuple[str, str]) -> None:
-        endpoint = self._endpoints.pop(name)
+    def _drop(self, name: Name) -> None:
+        endpoint = self._directory.own(*name)
+        if endpoint is None:
+            return
+        self._directory.drop(*name)
+        self.generation += 1
         endpoint.close()
         for model in endpoint.models:
             del model.behind[name]
@@ -270,9 +312,8 @@ class Engine:
 
     def _retire(self) -> None:
         """Close what nobody needs: no plan names it, and no endpoint still serves it."""
-        named = {package.digest for package in self._plan.packages} if self._plan else set()
         for digest, model in list(self._models.items()):
-            if digest in named or model.behind or model.state == LOADING:
+            if digest in self._wanted.packages or model.behind or model.state == LOADING:
                 continue
             del self._models[digest]
             if model.servable:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Collection, Iterable
-from typing import Final
+from typing import Any, Final
 
 from tapster.contract.control import DEFAULT_TENANT
 from tapster.contract.plan import KeyGrant, PlanDelta, ServingPlan, TenantGrant
@@ -30,17 +30,18 @@ class Pass:
     """A grant worked out once: what its holder may do, until when (seconds since 1970).
 
     `standing` is how its tenant stands; when that or the grant changes, the pass has `ended` and
-    another one is made. A tenant that is suspended may nothing. What `METRICS` shows is of the
+    another one is made. What `METRICS` shows is of the
     whole installation, every tenant's names and requests among it, so only keys of the tenant that
     runs the installation have that right.
     """
 
     __slots__ = (
-        "_rights", "ended", "endpoints", "expires", "grant", "key", "series", "standing", "tenant",
+        "_rights", "accounts", "ended", "endpoints", "expires", "grant", "key", "series", "standing",
+        "tenant",
     )  # fmt: skip
 
     def __init__(self, grant: KeyGrant, standing: TenantGrant) -> None:
-        held = frozenset(() if standing.suspended else grant.rights)
+        held = frozenset(grant.rights)
         self.grant = grant
         self.standing = standing
         self.ended = False
@@ -54,6 +55,8 @@ class Pass:
             for right, enough in _ENOUGH.items()
             if held & enough and (right != METRICS or grant.tenant == DEFAULT_TENANT)
         )
+        # At whose expense requests are counted, by endpoint id, model and version; see `accounts`.
+        self.accounts: dict[tuple[str, str, str], Any] = {}
         # Where the counters of this key lie, by endpoint id; filled at first use.
         self.series: dict[str, int] = {}
 
@@ -79,7 +82,7 @@ class Gate:
         self._passes: dict[bytes, Pass] = {}
         self._former: dict[bytes, Pass] = {}
         self._of_tenant: dict[str, set[bytes]] = {}
-        self._digests: dict[str, bytes] = {}
+        self._digests: dict[str, set[bytes]] = {}
         self._snapshot: Snapshot = unpack(pack(ServingPlan(number=-1)))
         self._news = _News()
         self._cut: frozenset[str] = frozenset()
@@ -102,10 +105,12 @@ class Gate:
 
     def change(self, delta: PlanDelta) -> None:
         """Take what a delta says of keys and tenants."""
-        for key in delta.gone_keys:
-            self._replace(key, None)
+        # A key that was rotated has a grant for each of its secrets.
+        grants: dict[str, list[KeyGrant]] = {key: [] for key in delta.gone_keys}
         for grant in delta.keys:
-            self._replace(grant.id, grant)
+            grants.setdefault(grant.id, []).append(grant)
+        for key, found in grants.items():
+            self._replace(key, found)
         for tenant in delta.gone_tenants:
             self._restand(tenant, None)
         for standing in delta.tenants:
@@ -115,7 +120,8 @@ class Gate:
         """Let nobody in by the keys with these ids, whatever plans say."""
         self._cut = frozenset(keys)
         for key in keys:
-            self._end(self._digests.get(key))
+            for digest in list(self._digests.get(key, ())):
+                self._end(digest)
 
     def standing(self, tenant: str) -> TenantGrant:
         """How a tenant stands."""
@@ -156,30 +162,34 @@ class Gate:
         if grant is None or grant.id in self._cut:
             return None
         standing = self.standing(grant.tenant)
+        if standing.suspended:
+            return None
         found = self._former.pop(digest, None)
         if found is None or (found.grant, found.standing) != (grant, standing):
             found = Pass(grant, standing)
         self._passes[digest] = found
-        self._digests[grant.id] = digest
+        self._digests.setdefault(grant.id, set()).add(digest)
         self._of_tenant.setdefault(grant.tenant, set()).add(digest)
         return found
 
-    def _end(self, digest: bytes | None) -> None:
-        found = None if digest is None else self._passes.pop(digest, None)
-        if found is not None and digest is not None:
-            found.ended = True
-            self._digests.pop(found.key, None)
-            self._of_tenant[found.tenant].discard(digest)
+    def _end(self, digest: bytes) -> None:
+        found = self._passes.pop(digest, None)
+        if found is None:
+            return
+        found.ended = True
+        self._of_tenant[found.tenant].discard(digest)
+        left = self._digests[found.key]
+        left.discard(digest)
+        if not left:
+            del self._digests[found.key]
 
-    def _replace(self, key: str, grant: KeyGrant | None) -> None:
-        self._news.replace(key, grant)
-        held = self._digests.get(key)
-        if held is not None and self._passes[held].grant != grant:
-            self._end(held)
-        if grant is not None:
-            same = self._passes.get(bytes.fromhex(grant.digest))
-            if same is not None and same.key != key:
-                self._end(self._digests.get(same.key))
+    def _replace(self, key: str, grants: list[KeyGrant]) -> None:
+        known = {bytes.fromhex(grant.digest): grant for grant in grants}
+        self._news.replace(key, known)
+        for digest in self._digests.get(key, set()) | known.keys():
+            held = self._passes.get(digest)
+            if held is not None and held.grant != known.get(digest):
+                self._end(digest)
 
     def _restand(self, tenant: str, standing: TenantGrant | None) -> None:
         before = self.standing(tenant)
@@ -204,13 +214,12 @@ class _News:
 
     def __init__(self) -> None:
         self.keys: dict[bytes, KeyGrant] = {}
-        self.changed: dict[str, bytes] = {}
+        self.changed: dict[str, tuple[bytes, ...]] = {}
         self.tenants: dict[str, TenantGrant | None] = {}
 
-    def replace(self, key: str, grant: KeyGrant | None) -> None:
-        """Take a key's new grant, None for none."""
-        self.keys.pop(self.changed.get(key, b""), None)
-        digest = b"" if grant is None else bytes.fromhex(grant.digest)
-        self.changed[key] = digest
-        if grant is not None:
-            self.keys[digest] = grant
+    def replace(self, key: str, grants: dict[bytes, KeyGrant]) -> None:
+        """Take all the grants of a key, by digest; none for a key that is gone."""
+        for digest in self.changed.get(key, ()):
+            self.keys.pop(digest, None)
+        self.changed[key] = tuple(grants)
+        self.keys.update(grants)

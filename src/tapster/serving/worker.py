@@ -31,8 +31,9 @@ from tapster.core.processes import die_with_parent
 from tapster.core.settings import Settings, load
 from tapster.core.tls import HTTP, HTTP2, Certificate
 from tapster.core.vault import Vault
-from tapster.serving import agent, datakeys, planfile, tracing, watcher
+from tapster.serving import agent, datakeys, tracing, watcher
 from tapster.serving.engine import Engine
+from tapster.serving.following import Follower
 from tapster.serving.gate import Gate
 from tapster.serving.isolation import close_all
 from tapster.serving.rest.application import Application
@@ -130,8 +131,7 @@ class Worker:
         if self._tracer is not None:
             self.service.seen = SampledHeads(self._tracer)
         self._watcher = watcher.Watcher(settings, slots, self._region, index, self._tracer)
-        self._stamp: object = None
-        self._refused: object = None
+        self._follower = Follower(settings.home, engine, self._keys)
         self._beaten, self._prompt = self._loop.time(), True
         self._published: WorkerState | None = None
         self._told: WorkerState | None = None
@@ -176,7 +176,7 @@ class Worker:
 
     async def _first_load(self) -> None:
         until = self._loop.time() + FIRST_LOAD_SECONDS
-        while self._stamp and self._engine.applied < 0 and not self._server.should_exit:
+        while self._follower.found and self._engine.applied < 0 and not self._server.should_exit:
             if self._loop.time() > until:
                 log.warning("the saved plan is still being loaded; serving without it")
                 break
@@ -210,17 +210,7 @@ class Worker:
 
     def _watch(self) -> None:
         """Apply the saved plan whenever it changes."""
-        stamp = planfile.stamp(self._folder)
-        if stamp is not None and stamp != self._stamp:
-            key = planfile.read_key(self._settings.home)
-            plan = planfile.load(self._folder, key)
-            if plan is not None:
-                self._stamp = stamp
-                self._keys.learn(plan.packages)
-                self._engine.apply(plan)
-            elif self._refused != (stamp, key):
-                self._refused = (stamp, key)
-                log.warning("the saved plan is not sealed by this installation; ignored")
+        self._follower.look()
         self._loop.call_later(WATCH_SECONDS, self._watch)
 
     def _changed(self) -> None:

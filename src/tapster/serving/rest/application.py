@@ -121,32 +121,30 @@ class Application:
         if route.name == "stats" and self._service.engine.find(holder.tenant, "stats") is None:
             return self._statistics(Route("v2.stats"), holder, given)
         endpoint = self._service.endpoint(holder, route)
-        return open_models.describe(self._service.target(endpoint, route))
+        return open_models.describe(self._service.target(endpoint, route), route.name)
 
     def _model_ready(self, route: Route, holder: Pass, given: bytes) -> Message:
         endpoint = self._service.endpoint(holder, route)
         self._service.target(endpoint, route)
-        return {"name": endpoint.plan.name, "ready": True}
+        return {"name": route.name, "ready": True}
 
     def _statistics(self, route: Route, holder: Pass, given: bytes) -> Message:
         service = self._service
         if route.name:
-            endpoint = service.endpoint(holder, route)
+            endpoint = service.own(holder, route)
             named = [service.target(endpoint, route)] if route.version else endpoint.targets
             found = [(endpoint, target) for target in named]
         else:
-            visible = service.engine.visible(holder.tenant)
-            found = [(endpoint, target) for endpoint in visible for target in endpoint.targets]
+            mine = service.engine.mine(holder)
+            found = [(endpoint, target) for endpoint in mine for target in endpoint.targets]
         return {"model_stats": [open_models.statistics(service.slots, *each) for each in found]}
 
     def _index(self, route: Route, holder: Pass, given: bytes) -> list[Message]:
         only_ready = bool(given) and decode(_INDEX, given).ready
         lines = [
             line
-            for endpoint in self._service.engine.visible(holder.tenant)
-            for line in open_models.index(
-                endpoint.plan.name, self._service.engine.versions(endpoint)
-            )
+            for name, endpoint in self._service.engine.visible(holder)
+            for line in open_models.index(name, self._service.engine.versions(endpoint))
         ]
         return [line for line in lines if not only_ready or line["state"] == "READY"]
 
@@ -168,19 +166,19 @@ class Application:
                 hint="import a version and deploy it through the control API",
                 field="parameters",
             )
-        return self._service.endpoint(holder, route)
+        return self._service.own(holder, route)
 
     # -- TensorFlow Serving, KServe v1, OpenAI
 
     def _models(self, route: Route, holder: Pass, given: bytes) -> Message:
-        return tf_models.listing(self._service.engine.visible(holder.tenant))
+        return tf_models.listing(self._service.engine.visible(holder))
 
     def _status(self, route: Route, holder: Pass, given: bytes) -> Message:
         endpoint = self._service.endpoint(holder, route)
         versions = self._service.engine.versions(endpoint)
         if route.version or route.label:
             versions = self._named(endpoint, route, versions)
-        return tf_models.status(endpoint, versions)
+        return tf_models.status(route.name, endpoint, versions)
 
     def _named(
         self, endpoint: Endpoint, route: Route, versions: list[tuple[str, str, str]]
@@ -194,4 +192,4 @@ class Application:
 
     def _metadata(self, route: Route, holder: Pass, given: bytes) -> Message:
         endpoint = self._service.endpoint(holder, route)
-        return tf_models.describe(self._service.target(endpoint, route))
+        return tf_models.describe(self._service.target(endpoint, route), route.name)

@@ -16,13 +16,13 @@ PLATFORM: Final = {"onnx": "onnx_onnxv1"}
 EXTENSIONS: Final = ["binary_tensor_data", "model_repository", "statistics"]
 
 
-def describe(target: Target) -> dict[str, Any]:
-    """The metadata of a model: its tensors, and as parameters of ours its columns, and the members
-    of an ensemble with their weights."""
+def describe(target: Target, name: str) -> dict[str, Any]:
+    """The metadata of a model that is called so: its tensors, and as parameters of ours its
+    columns, and the members of an ensemble with their weights."""
     model = target.model
     signature = model.signature
     described: dict[str, Any] = {
-        "name": target.endpoint.plan.name,
+        "name": name,
         "versions": [each.version for each in target.endpoint.targets],
         "platform": PLATFORM.get(model.manifest.runtime, model.manifest.runtime),
         "inputs": [_spec(spec) for spec in signature.inputs],

@@ -55,7 +55,7 @@ class InferenceProtocol(Reception):
             return
         generation = service.gate.generation + service.engine.generation
         seen = service.seen.find(data, generation, self._head)
-        if seen is None:
+        if seen is None or seen.holder.ended:
             self._learned = None
             super().data_received(data)
             if self._learned is not None and not (self._message or self._deaf):
@@ -70,9 +70,9 @@ class InferenceProtocol(Reception):
             call = FormedCall(self, seen.wire, service, True, seen.form)
             call.asked = seen.asked
         call.series = seen.series
-        call.tenant = seen.tenant
-        if seen.tenant != share.tenant:
-            self._share = service.shares.of(seen.tenant)
+        call.tenant = seen.holder.tenant
+        if seen.holder.tenant != share.tenant:
+            self._share = service.shares.of(seen.holder.tenant)
         line = self._line
         line.append(call)
         target = seen.target or seen.endpoint.target("", "")
@@ -122,7 +122,7 @@ class InferenceProtocol(Reception):
             return
         if self._keep_alive and holder.expires is None and not self._noted.keys() & _VARYING:
             fixed = target if _fixed(route, sticky, target) else None
-            seen = Seen(wire, endpoint, target=fixed, tenant=holder.tenant, form=self._form)
+            seen = Seen(wire, endpoint, target=fixed, holder=holder, form=self._form)
             seen.series, seen.timeout, seen.asked = call.series, timeout, call.asked
             seen.length = int(self._noted.get(b"content-length", b"0"))
             self._learned = seen

@@ -201,7 +201,8 @@ class Reception(Connection):
         self._examine_framing(noted)
         if not route.public:
             self._pass = self._admit(noted.get(b"authorization", b""))
-            if self._pass is None or not self._pass.may(route.right):
+            named = self._pass is None or not route.name or self._pass.names(route.name)
+            if self._pass is None or not (named and self._pass.may(route.right)):
                 status = UNAUTHENTICATED if self._pass is None else FORBIDDEN
                 self._service.region.add(REFUSED)
                 self._refuse(status, "unauthenticated", REFUSAL, REFUSAL_HINT)
@@ -254,6 +255,7 @@ class Reception(Connection):
         known = self._known
         if (
             known is None
+            or known.ended
             or known.expires is not None
             or gate.generation != self._generation
             or header != self._authorization

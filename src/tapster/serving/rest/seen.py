@@ -7,6 +7,7 @@ says the same every time, for as long as the plan in force stays the same.
 from typing import Final
 
 from tapster.serving.engine import Endpoint, Target
+from tapster.serving.gate import Pass
 from tapster.serving.rest.forms import Form
 from tapster.serving.rest.wires import Wire
 
@@ -27,22 +28,22 @@ class Seen:
         "endpoint",
         "form",
         "head",
+        "holder",
         "length",
         "series",
         "target",
-        "tenant",
         "timeout",
         "wire",
     )
 
     def __init__(
-        self, wire: Wire, endpoint: Endpoint, *, target: Target | None, tenant: str, form: Form
+        self, wire: Wire, endpoint: Endpoint, *, target: Target | None, holder: Pass, form: Form
     ) -> None:
         self.wire = wire
         self.form = form
         self.endpoint = endpoint
         self.target = target
-        self.tenant = tenant
+        self.holder = holder
         self.asked = ("", "")
         self.series = 0
         self.timeout = 0.0  # seconds

@@ -6,7 +6,7 @@ from typing import Final, cast
 from tapster.contract.errors import TapsterError
 from tapster.core.settings import Settings
 from tapster.serving.engine import Endpoint, Engine, Target
-from tapster.serving.gate import Gate, Pass
+from tapster.serving.gate import REFUSAL, REFUSAL_HINT, Gate, Pass
 from tapster.serving.rest import open_binary, open_inference, plain, tf_serving
 from tapster.serving.rest.bodies import shown
 from tapster.serving.rest.forms import PLAIN, Form
@@ -63,15 +63,32 @@ class Service:
         return name.lower() in _LOOPBACK
 
     def endpoint(self, holder: Pass, route: Route) -> Endpoint:
-        """The endpoint a route names. Raises TapsterError(not_found)."""
+        """The endpoint a route names.
+
+        Raises TapsterError(not_found), and (forbidden) for a key that is not for it.
+        """
+        self.check(holder, route.name)
         endpoint = self.engine.find(holder.tenant, route.name)
         if endpoint is None:
+            several = self.engine.instead(holder.tenant, route.name)
+            hint = "`tapster endpoints list` shows those there are"
+            if several:
+                hint = f"several are shared under this name: call {' or '.join(several[:8])}"
             raise TapsterError(
-                "not_found",
-                f"there is no endpoint {shown(route.name)}",
-                hint="`tapster endpoints list` shows those there are",
-                field="name",
+                "not_found", f"there is no endpoint {shown(route.name)}", hint=hint, field="name"
             )
+        return endpoint
+
+    def check(self, holder: Pass, name: str) -> None:
+        """Raise TapsterError(forbidden) unless a key is for what its holder calls so."""
+        if not holder.names(name):
+            raise TapsterError("forbidden", REFUSAL, hint=REFUSAL_HINT)
+
+    def own(self, holder: Pass, route: Route) -> Endpoint:
+        """As `endpoint`, for what only the owner may do. Raises TapsterError(forbidden)."""
+        endpoint = self.endpoint(holder, route)
+        if endpoint.plan.tenant != holder.tenant:
+            raise TapsterError("forbidden", REFUSAL, hint=REFUSAL_HINT)
         return endpoint
 
     def target(self, endpoint: Endpoint, route: Route, sticky: bytes = b"") -> Target:

@@ -28,27 +28,28 @@ _DTYPES: Final = {
 Document = dict[str, Any]
 
 
-def listing(endpoints: list[Endpoint]) -> Document:
-    """Every model that a caller may ask: `data` for OpenAI's clients, `models` for KServe's."""
+def listing(endpoints: list[tuple[str, Endpoint]]) -> Document:
+    """Every model that a caller may ask, by the name it calls it: `data` for OpenAI's clients,
+    `models` for KServe's."""
     return {
         "object": "list",
-        "data": [_card(endpoint) for endpoint in endpoints],
-        "models": [endpoint.plan.name for endpoint in endpoints],
+        "data": [_card(*each) for each in endpoints],
+        "models": [name for name, _ in endpoints],
     }
 
 
-def status(endpoint: Endpoint, versions: list[tuple[str, str, str]]) -> Document:
+def status(name: str, endpoint: Endpoint, versions: list[tuple[str, str, str]]) -> Document:
     """The state of versions, from (version, state, error), and what the others say of a model."""
     return {
         "model_version_status": [_version(*each) for each in versions],
-        "name": endpoint.plan.name,
+        "name": name,
         "ready": bool(endpoint.targets),
-        **_card(endpoint),
+        **_card(name, endpoint),
     }
 
 
-def describe(target: Target) -> Document:
-    """The metadata of a model, as TensorFlow Serving spells it."""
+def describe(target: Target, name: str) -> Document:
+    """The metadata of a model that is called so, as TensorFlow Serving spells it."""
     signature = target.model.signature
     tensors = {
         "inputs": {s.name: _info(s.name, s.datatype, s.shape) for s in signature.inputs},
@@ -57,7 +58,7 @@ def describe(target: Target) -> Document:
     }
     return {
         "model_spec": {
-            "name": target.endpoint.plan.name,
+            "name": name,
             "signature_name": "",
             "version": target.version,
         },
@@ -91,9 +92,8 @@ def regresses(model: Model) -> int | None:
     return None
 
 
-def _card(endpoint: Endpoint) -> Document:
-    name, tenant = endpoint.plan.name, endpoint.plan.tenant
-    return {"id": name, "object": "model", "created": 0, "owned_by": tenant}
+def _card(name: str, endpoint: Endpoint) -> Document:
+    return {"id": name, "object": "model", "created": 0, "owned_by": endpoint.plan.tenant}
 
 
 def _version(version: str, state: str, error: str) -> Document:

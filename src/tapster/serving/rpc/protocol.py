@@ -116,6 +116,7 @@ class GrpcProtocol(Gathering):
         known = self._known
         if (
             known is None
+            or known.ended
             or known.expires is not None
             or gate.generation != self._generation
             or header != self._authorization
@@ -135,7 +136,7 @@ class GrpcProtocol(Gathering):
             return 0
         generation = service.gate.generation + service.engine.generation
         repeat = repeats.find(data, at, (self._decoder.revision, generation))
-        if repeat is None:
+        if repeat is None or repeat.holder.ended:
             return 0
         number = int.from_bytes(data[at + 5 : at + 9], "big")
         if not self._takes(number, repeats.data):
@@ -285,7 +286,7 @@ class GrpcProtocol(Gathering):
         exchange = call.exchange
         name, version, label = call.wire.wanted(call, message)
         service, holder = self.service, exchange.holder
-        endpoint = service.engine.find(holder.tenant, name)
+        endpoint = service.engine.find(holder.tenant, name) if holder.names(name) else None
         if endpoint is None:
             endpoint = service.endpoint(holder, Route("rpc", name=name))
         call.place = endpoint.place
@@ -399,7 +400,9 @@ class GrpcProtocol(Gathering):
         """See Carrier."""
         generation = self.service.gate.generation
         if exchange.method.public or (
-            generation == exchange.generation and exchange.holder.expires is None
+            generation == exchange.generation
+            and exchange.holder.expires is None
+            and not exchange.holder.ended
         ):
             return
         holder = self.admit(exchange.head.authorization)

@@ -40,6 +40,7 @@ def server_metadata(service: Service, holder: Pass | None, request: Any) -> Any:
 
 def model_ready(service: Service, holder: Pass | None, request: Any) -> Any:
     """Whether a model takes requests; one that does not exist is not ready, as Triton has it."""
+    service.check(_known(holder), request.name)
     endpoint = service.engine.find(_known(holder).tenant, request.name)
     found = endpoint is not None and endpoint.target(request.version, "") is not None
     return message("inference.ModelReadyResponse")(ready=found)
@@ -47,7 +48,7 @@ def model_ready(service: Service, holder: Pass | None, request: Any) -> Any:
 
 def model_metadata(service: Service, holder: Pass | None, request: Any) -> Any:
     """A model's tensors, and its columns and classes as JSON."""
-    described = open_models.describe(_target(service, holder, request))
+    described = open_models.describe(_target(service, holder, request), request.name)
     parameters = described.pop("parameters", {})
     answer = message("inference.ModelMetadataResponse")(**described)
     for name, value in parameters.items():
@@ -61,7 +62,7 @@ def model_config(service: Service, holder: Pass | None, request: Any) -> Any:
     model, plan = target.model, target.endpoint.plan
     answer = message("inference.ModelConfigResponse")()
     config = answer.config
-    config.name = plan.name
+    config.name = request.name
     config.backend = model.manifest.runtime
     config.platform = open_models.PLATFORM.get(config.backend, config.backend)
     batched = _batched(model)
@@ -85,12 +86,13 @@ def model_statistics(service: Service, holder: Pass | None, request: Any) -> Any
     """What a model, or every model of the caller, has answered, over all workers."""
     found: list[tuple[Endpoint, Target]]
     if request.name:
-        endpoint, route = _endpoint(service, holder, request.name, request.version)
+        route = Route("rpc", name=request.name, version=request.version)
+        endpoint = service.own(_known(holder), route)
         named = [service.target(endpoint, route)] if route.version else endpoint.targets
         found = [(endpoint, target) for target in named]
     else:
-        visible = service.engine.visible(_known(holder).tenant)
-        found = [(endpoint, target) for endpoint in visible for target in endpoint.targets]
+        mine = service.engine.mine(_known(holder))
+        found = [(endpoint, target) for endpoint in mine for target in endpoint.targets]
     stats = [open_models.statistics(service.slots, *each) for each in found]
     return message("inference.ModelStatisticsResponse")(model_stats=stats)
 
@@ -99,8 +101,8 @@ def repository_index(service: Service, holder: Pass | None, request: Any) -> Any
     """The caller's models and the state of their versions."""
     lines = [
         line
-        for endpoint in service.engine.visible(_known(holder).tenant)
-        for line in open_models.index(endpoint.plan.name, service.engine.versions(endpoint))
+        for name, endpoint in service.engine.visible(_known(holder))
+        for line in open_models.index(name, service.engine.versions(endpoint))
         if line["state"] == "READY" or not request.ready
     ]
     return message("inference.RepositoryIndexResponse")(models=lines)
@@ -148,7 +150,7 @@ def _managed(service: Service, holder: Pass | None, request: Any) -> Endpoint:
             field="parameters",
         )
     name = request.model_name or request.repository_name
-    return _endpoint(service, holder, name)[0]
+    return service.own(_known(holder), Route("rpc", name=name))
 
 
 def _batched(model: Model) -> bool:

@@ -24,9 +24,9 @@ def metadata(service: Service, holder: Pass | None, request: Any) -> Any:
         raise invalid(f"metadata_field must be {FIELD!r}")
     endpoint, route = _found(service, holder, request.model_spec)
     target = service.target(endpoint, route)
-    described = tf_models.describe(target)["metadata"][FIELD]
+    described = tf_models.describe(target, route.name)["metadata"][FIELD]
     answer = message("tensorflow.serving.GetModelMetadataResponse")()
-    answer.model_spec.name = endpoint.plan.name
+    answer.model_spec.name = route.name
     answer.model_spec.version.value = int(target.version)
     known = _filled("tensorflow.serving.SignatureDefMap", described)
     answer.metadata[FIELD].type_url = TYPE_URL
@@ -43,7 +43,7 @@ def status(service: Service, holder: Pass | None, request: Any) -> Any:
         if not any(version == wanted for version, _, _ in versions):
             wanted = service.target(endpoint, route).version
         versions = [each for each in versions if each[0] == wanted]
-    found = tf_models.status(endpoint, versions)["model_version_status"]
+    found = tf_models.status(route.name, endpoint, versions)["model_version_status"]
     return _filled("tensorflow.serving.GetModelStatusResponse", {"model_version_status": found})
 
 
