@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from tapster.contract.audit import (
     ERASED,
+    GENESIS,
     WHOLE,
     AuditLine,
     Checker,
@@ -85,22 +86,33 @@ def check(db: Database, heads: Heads, view: str) -> Iterator[dict[str, Any] | Ve
     faults: list[str] = []
     kept = heads.read(faults) if view == WHOLE else iter(())
     with db.read() as tx:  # after the heads' files: none of them may be ahead of it
-        last, digest = store.head(tx)
-        if view != WHOLE:
-            last, digest = store.newest(tx, view)
+        highest = store.highest(tx)  # and before the database's own, for the same reason
+        last, digest = store.head(tx) if view == WHOLE else store.newest(tx, view)
     checker = Checker(view, kept)
     wanted = Selection(tenant="" if view == WHOLE else view)
-    newest = None
+    newest = GENESIS
     for page in lines(db, wanted, last):
         for line in page:
             checker.take(line)
-            newest = line
-        yield {"checked": newest.number if newest else 0, "last": last}
-    if newest is not None and (newest.number, newest.hash) != (last, digest):
-        checker.fault(newest.number, f"the database's own head is line {last}, or another one")
+            newest = line.hash
+        yield {"checked": checker.last, "last": last}
+    if view == WHOLE:
+        _check_own_head(checker, newest, (last, digest), highest)
     verdict = checker.verdict()
     also = [Fault(0, problem) for problem in faults]
     yield replace(verdict, ok=verdict.ok and not also, faults=[*verdict.faults, *also])
+
+
+def _check_own_head(checker: Checker, newest: str, own: tuple[int, str], highest: int) -> None:
+    """The database's own head names the last line that is there."""
+    number = own[0]
+    if checker.last < number:
+        missing = f"lines {checker.last + 1} to {number}, which the database's own head names,"
+        checker.fault(checker.last + 1, f"{missing} are missing")
+    elif (checker.last, newest) != own:
+        checker.fault(number, "the database's own head names another line")
+    if highest > number:
+        checker.fault(number + 1, f"lines up to {highest} were added beyond the database's head")
 
 
 def export(db: Database, heads: Heads, view: str, wanted: Selection) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    func,
     select,
 )
 from sqlalchemy.exc import DBAPIError
@@ -104,6 +105,11 @@ def head(tx: Connection) -> tuple[int, str]:
     """The newest line of all tenants: number and hash."""
     row = tx.execute(_HEAD).one()
     return row[0], row[1]
+
+
+def highest(tx: Connection) -> int:
+    """The highest number that a line of any tenant has; 0 before the first."""
+    return int(tx.execute(select(func.coalesce(func.max(lines.c.number), 0))).scalar_one())
 
 
 def newest(tx: Connection, tenant: str) -> tuple[int, str]:
