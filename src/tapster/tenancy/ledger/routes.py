@@ -30,7 +30,7 @@ class PriceTier:
 
     above: int
     rates: dict[str, str]
-    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
 @dataclass
@@ -45,7 +45,7 @@ class SetPrice:
     endpoint: str = ""
     tenant: str = ""
     tiers: list[PriceTier] = field(default_factory=list)
-    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
 def routes(parts: Parts, endpoint: KnowEndpoint) -> list[APIRouter]:

@@ -172,4 +172,4 @@ def _spelled(tier: Tier) -> dict[str, str]:
 
 def _tell(tx: Connection, tenant: str, endpoint: str) -> None:
     if endpoint:
-        tenancy.revise(tx, tenant, f"endpoint {endpoint}: prices")
+        tenancy.revise(tx, tenant, f"endpoint {endpoint}: prices", kind="endpoint", ref=endpoint)
