@@ -1,6 +1,7 @@
 """A closed-loop load generator: N connections, one request at a time each, over HTTP or gRPC.
 
-`python benchmarks/load.py PLAN.json` prints one JSON object. It must be far faster than what it
+`python benchmarks/load.py PLAN.json` prints one JSON object, or a list of them for a list of plans,
+which are carried out at the same time. It must be far faster than what it
 measures: requests are bytes made beforehand, answers are framed and nothing more, every status is
 checked, and one answer in `check_every` is parsed and compared with the model's own scores.
 """
@@ -34,7 +35,7 @@ class Plan:
     `bodies` are in base64: whole HTTP requests, or messages of a gRPC method that is called with
     the metadata in `headers`. `output` names the tensor that holds the scores; empty where any
     answer will do. `cpu` is the core to stay on; `server` the process whose tree's processor time
-    is measured.
+    is measured. So many `quantiles` of the latencies are reported, at equal distances.
     """
 
     wire: str
@@ -50,6 +51,7 @@ class Plan:
     check_every: int = 16
     cpu: int | None = None
     server: int | None = None
+    quantiles: int = 0
 
 
 class Tally:
@@ -163,6 +165,11 @@ def _whole(data: bytes, end: int) -> int:
     return end + 4 + int(head[start : head.index(b"\r", start)])
 
 
+async def drive_all(plans: list[Plan]) -> list[dict[str, Any]]:
+    """Run plans at the same time."""
+    return await asyncio.gather(*map(drive, plans))
+
+
 async def drive(plan: Plan) -> dict[str, Any]:
     """Run the plan: warm up, count for `seconds`, let the last answers come, and sum up."""
     loop = asyncio.get_running_loop()
@@ -204,11 +211,13 @@ def summary(tally: Tally, took: float, busy: float, used: float) -> dict[str, An
     server's processor time a request in microseconds (which other load on the machine, unlike
     the rest, hardly touches)."""
     ordered = sorted(tally.latencies)
+    count = tally.plan.quantiles
 
     def percentile(share: float) -> float:
         return ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1e3 if ordered else 0.0
 
     return {
+        "quantiles_ms": [round(percentile((at + 0.5) / count), 3) for at in range(count)],
         "requests": len(ordered),
         "answered": tally.answered,
         "rate": len(ordered) / took,
@@ -224,16 +233,17 @@ def summary(tally: Tally, took: float, busy: float, used: float) -> dict[str, An
 
 
 def main(path: Path) -> int:
-    """Run the plan in a file; 0 unless something was answered wrongly."""
+    """Run the plan in a file, or all of them; 0 unless something was answered wrongly."""
     import uvloop
 
-    plan = Plan(**json.loads(path.read_text()))
-    if plan.cpu is not None:
-        os.sched_setaffinity(0, {plan.cpu})
+    given = json.loads(path.read_text())
+    plans = [Plan(**one) for one in (given if isinstance(given, list) else [given])]
+    if plans[0].cpu is not None:
+        os.sched_setaffinity(0, {plans[0].cpu})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        result = runner.run(drive(plan))
-    print(json.dumps(result))
-    return 1 if result["errors"] else 0
+        results = runner.run(drive_all(plans))
+    print(json.dumps(results if isinstance(given, list) else results[0]))
+    return 1 if any(result["errors"] for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from tapster.contract.plan import (
     Options,
     PackageRef,
     ServingPlan,
+    TenantGrant,
     Variant,
     WorkerState,
 )
@@ -44,16 +45,22 @@ _PATIENCE: Final = 600.0
 
 @dataclass
 class Plane:
-    """A home, a listening socket and the workers on it, each on the core `cpu`, and their log."""
+    """A home, listening sockets and the workers on them, each on the core `cpu`, and their log.
+
+    `module` is how Python is told to run a worker.
+    """
 
     home: Path
     cpu: int | None = None
     settings: dict[str, str] = field(default_factory=dict)
     log: IO[bytes] | None = None
+    module: Sequence[str] = ("-m", "tapster.serving.worker")
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port: int = self._listener.getsockname()[1]
+        self._grpc = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.grpc_port: int = self._grpc.getsockname()[1]
         self._workers: list[subprocess.Popen[bytes]] = []
         self._number = 0
         (self.home / "run").mkdir(parents=True)
@@ -65,6 +72,7 @@ class Plane:
     def __exit__(self, *_: object) -> None:
         self.stop()
         self._listener.close()
+        self._grpc.close()
 
     @property
     def pids(self) -> list[int]:
@@ -83,7 +91,6 @@ class Plane:
 
     def plan(self, packages: Sequence[PackageRef], **options: Any) -> int:
         """Serve each package at an endpoint of its own, `m0` and on; the plan's number."""
-        self._number += 1
         endpoints = tuple(
             EndpointPlan(
                 id=f"ep-{number}",
@@ -94,22 +101,39 @@ class Plane:
             )
             for number, package in enumerate(packages)
         )
-        grant = KeyGrant("key", hashlib.sha256(KEY.encode()).hexdigest(), "default", ("*",))
-        plan = ServingPlan(self._number, endpoints, tuple(packages), (grant,), (_SIGNER.public,))
+        return self.serve(endpoints, packages)
+
+    def serve(
+        self,
+        endpoints: Sequence[EndpointPlan],
+        packages: Sequence[PackageRef],
+        keys: Sequence[KeyGrant] = (),
+        tenants: Sequence[TenantGrant] = (),
+    ) -> int:
+        """Make this the plan; its number. Without any keys, `KEY` opens everything."""
+        self._number += 1
+        plan = ServingPlan(
+            self._number,
+            tuple(endpoints),
+            tuple(packages),
+            tuple(keys) or (key_grant(KEY, "default"),),
+            (_SIGNER.public,),
+            tuple(tenants),
+        )
         planfile.save(self.home / "run", pack(plan), _AGENT)
         return self._number
 
     def start(self) -> None:
         """Start one more worker."""
-        os.set_inheritable(self._listener.fileno(), True)
+        listeners = [self._listener.fileno(), self._grpc.fileno()]
         settings = {"home": str(self.home), "port": "1", "log_level": "error", **self.settings}
-        command = [sys.executable, "-m", "tapster.serving.worker"]
-        command += ["--index", str(len(self._workers)), "--fd", str(self._listener.fileno())]
+        command = [sys.executable, *self.module, "--index", str(len(self._workers))]
+        command += ["--fd", str(listeners[0]), "--grpc-fd", str(listeners[1])]
         command += ["--slots", str(self.home / "run" / "slots")]
         worker = subprocess.Popen(
             command,
             env={**os.environ, **{f"TAPSTER_{n.upper()}": v for n, v in settings.items()}},
-            pass_fds=[self._listener.fileno()],
+            pass_fds=listeners,
             stderr=self.log,
         )
         if self.cpu is not None:
@@ -178,6 +202,11 @@ class Plane:
         (self.home / "blobs" / key).parent.mkdir(parents=True, exist_ok=True)
         folder.rename(self.home / "blobs" / key)
         return PackageRef(digest, key)
+
+
+def key_grant(key: str, tenant: str) -> KeyGrant:
+    """A key that may everything, as plans know it."""
+    return KeyGrant(f"id-{key}", hashlib.sha256(key.encode()).hexdigest(), tenant, ("*",))
 
 
 def memory(pid: int, *names: str) -> dict[str, int]:
