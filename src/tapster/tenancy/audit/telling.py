@@ -138,10 +138,10 @@ def small(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not found:
         return None
     for text, items in _CUTS:
-        cut = {str(name): _plain(value, str(name), text, items, 1) for name, value in found.items()}
+        cut = {_text(str(k), 100): _plain(v, str(k), text, items, 1) for k, v in found.items()}
         if len(json.dumps(cut)) <= MOST_BYTES:
             return cut
-    return {"too_large": sorted(str(name)[:60] for name in found)[:16]}
+    return {"too_large": sorted(_text(str(name), 60) for name in found)[:16]}
 
 
 def _plain(value: Any, name: str, text: int, items: int, depth: int) -> Any:
