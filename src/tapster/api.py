@@ -25,6 +25,7 @@ from tapster.core.telemetry import logger
 from tapster.tenancy.access import Uses, everybody, need
 from tapster.tenancy.audit.middleware import Recorded
 from tapster.tenancy.audit.record import Record
+from tapster.tenancy.limits import storage
 from tapster.tenancy.rights import ANY
 
 log = logger(__name__)
@@ -80,7 +81,7 @@ def build(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        using = partial(app.state.uses.run, parts.db)
+        using: Background = partial(app.state.uses.run, parts.db)
         tasks = [asyncio.create_task(_forever(work)) for work in (*background, using)]
         yield
         for task in tasks:
@@ -202,7 +203,8 @@ def _uploads(parts: Parts) -> APIRouter:
         request: Request,
     ) -> ReceivedFile:
         """Send one file as the raw body of the request."""
-        digest, size = await parts.uploads.write(who.tenant, upload, filename, request.stream())
+        body = request.stream()
+        digest, size = await storage.receive(parts, who.tenant, upload, filename, body)
         return ReceivedFile(digest, size)
 
     return router

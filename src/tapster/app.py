@@ -13,11 +13,13 @@ from typing import Final
 
 import msgspec
 from fastapi import FastAPI
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from tapster import api
 from tapster.contract.control import DEFAULT_TENANT
 from tapster.contract.errors import TapsterError
+from tapster.contract.usage import Metric
 from tapster.core import plugins, settings
 from tapster.core.blobs import BlobStore, write_atomically
 from tapster.core.crypto import Signer
@@ -53,6 +55,8 @@ from tapster.tenancy.audit.record import Record
 from tapster.tenancy.erasure import keyring
 from tapster.tenancy.ledger import routes as ledger_routes
 from tapster.tenancy.ledger import service as ledger
+from tapster.tenancy.limits import routes as limit_routes
+from tapster.tenancy.limits.quotas import Measure
 from tapster.training import routes as training_routes
 from tapster.training import service as training
 
@@ -100,6 +104,8 @@ def build(config: Settings) -> FastAPI:
             *tenancy_routes.routes(parts),
             *ledger_routes.routes(parts, deployments.show),
             audit_routes.routes(parts, record.heads),
+            limit_routes.routes(parts, deployments.callee),
+            limit_routes.agent_routes(parts, agent_key),
         ],
         [ClaimLoop(parts, HANDLERS, executor).run, settle, show_back, record.run],
         record,
@@ -143,15 +149,27 @@ def _parts(config: Settings, db: Database) -> Parts:
     keys = keyring.opened(db, master)
     if keys is not None and vault is not None:
         blobs = SealedBlobs(blobs, keys, vault, config.home / "sealing")
+    uploads = Uploads(config.home / "uploads", keys)
     return Parts(
         settings=config,
         db=db,
         blobs=blobs,
         signer=Signer.of(config.home / "signing.key"),
-        uploads=Uploads(config.home / "uploads", keys),
+        uploads=uploads,
+        measures=_measures(uploads),
         keys=keys,
         vault=vault,
     )
+
+
+def _measures(uploads: Uploads) -> dict[Metric, Measure]:
+    """What a tenant uses now of what has a limit."""
+
+    def stored(tx: Connection, tenant: str) -> int:
+        of_rows = datasets.stored(tx, tenant), registry.stored(tx, tenant)
+        return sum(found.get(tenant, 0) for found in of_rows) + uploads.size(tenant)
+
+    return {"storage": stored, "jobs": jobs.unfinished, "models": deployments.loaded}
 
 
 def _check_database(config: Settings) -> None:

@@ -24,6 +24,7 @@ def build() -> typer.Typer:
         invoices,
         jobs,
         keys,
+        limits,
         members,
         models,
         prices,
@@ -57,6 +58,7 @@ def build() -> typer.Typer:
     invoices.add_to(app)
     app.add_typer(prices.app, name="prices")
     app.add_typer(invoices.app, name="invoices")
+    app.add_typer(limits.app, name="limits")
     app.add_typer(audit.app, name="audit")
     return app
 

@@ -11,6 +11,7 @@ from tapster.core.blobs import BlobStore
 from tapster.core.crypto import Signer
 from tapster.core.db import Database
 from tapster.core.envelope import Keyring
+from tapster.core.landing import Landing
 from tapster.core.settings import Settings
 from tapster.core.uploads import Uploads
 from tapster.core.vault import Vault
@@ -30,6 +31,7 @@ class Parts:
     vault: Vault | None = None
     # What a tenant uses now of what has a limit: (tx, tenant) -> units.
     measures: Mapping[Metric, Callable[[Connection, str], int]] = field(default_factory=dict)
+    landing: Landing = field(default_factory=Landing)
     # Held from storing a blob to the commit of its row, and from a row's deletion to its blob's:
     # else a deletion could take the blob that another row has just begun to name.
     storage: threading.Lock = field(default_factory=threading.Lock)

@@ -104,6 +104,14 @@ class Uploads:
             raise storage_error(error) from error
         return into
 
+    def size(self, tenant: str, identifier: str = "") -> int:
+        """Bytes of a tenant's uploads, or of one of them."""
+        found = 0
+        for path in (self._root / tenant / identifier).rglob("*"):
+            with suppress(FileNotFoundError):  # it may go meanwhile
+                found += path.stat().st_size if path.is_file() else 0
+        return found
+
     def remove(self, tenant: str, identifier: str) -> None:
         """Drop an upload and its files."""
         shutil.rmtree(self._root / tenant / identifier, ignore_errors=True)

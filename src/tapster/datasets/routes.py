@@ -11,6 +11,7 @@ from tapster.contract.control import DatasetVersion, Job, Principal, Split
 from tapster.core.parts import Parts
 from tapster.datasets import associations, service
 from tapster.tenancy.access import need
+from tapster.tenancy.limits import storage
 
 _Reader = Annotated[Principal, Depends(need("datasets:read"))]
 _Writer = Annotated[Principal, Depends(need("datasets:write"))]
@@ -126,18 +127,21 @@ def _writing(router: APIRouter, parts: Parts) -> None:
         if body.upload:
             parts.uploads.check(who.tenant, body.upload)
         with parts.db.write() as tx:
+            storage.check(tx, parts, who.tenant)
             return service.submit_import(tx, who.tenant, spec)
 
     @router.post("/{ref}/clean", status_code=202)
     def clean_dataset(ref: str, body: CleanRequest, who: _Writer) -> Job:
         """Apply a recipe; the result is the dataset's next version."""
         with parts.db.write() as tx:
+            storage.check(tx, parts, who.tenant)
             return service.submit_clean(tx, who.tenant, ref, body.recipe)
 
     @router.post("/{ref}/split", status_code=202)
     def split_dataset(ref: str, body: SplitRequest, who: _Writer) -> Job:
         """Divide a version's rows into train, validation and test."""
         with parts.db.write() as tx:
+            storage.check(tx, parts, who.tenant)
             return service.submit_split(tx, who.tenant, ref, **asdict(body))
 
     @router.delete("/{ref}")

@@ -168,9 +168,9 @@ def blob_keys(tx: Connection) -> set[str]:
     }
 
 
-def stored(tx: Connection) -> dict[str, int]:
-    """Bytes of datasets by tenant, of every tenant that has any."""
-    return store.stored(tx)
+def stored(tx: Connection, tenant: str = "") -> dict[str, int]:
+    """Bytes of datasets by tenant, of every tenant that has any, or of `tenant`."""
+    return store.stored(tx, tenant)
 
 
 def check_name(name: str) -> None:

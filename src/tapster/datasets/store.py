@@ -181,9 +181,11 @@ def all_versions(tx: Connection) -> list[tuple[str, str]]:
     return [(row.tenant, row.digest) for row in tx.execute(query)]
 
 
-def stored(tx: Connection) -> dict[str, int]:
+def stored(tx: Connection, tenant: str = "") -> dict[str, int]:
     """Bytes of all tenants' versions, by tenant; of what has several names once."""
     each = select(versions.c.tenant, versions.c.digest, func.max(versions.c.bytes).label("bytes"))
+    if tenant:
+        each = each.where(versions.c.tenant == tenant)
     once = each.group_by(versions.c.tenant, versions.c.digest).subquery()
     query = select(once.c.tenant, func.sum(once.c.bytes)).group_by(once.c.tenant)
     return {tenant: int(size) for tenant, size in tx.execute(query)}

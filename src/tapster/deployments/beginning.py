@@ -9,11 +9,17 @@ from tapster.deployments.sets import Held, ServingSet
 from tapster.deployments.store import Rollout, Row
 from tapster.registry import service as registry
 from tapster.tenancy import service as tenancy
+from tapster.tenancy.limits import quotas
 
 
 def begin(tx: Connection, row: Row, pending: ServingSet, rollout: Rollout | None = None) -> None:
-    """Have a set prepared. Raises TapsterError(conflict) while another is under way."""
+    """Have a set prepared.
+
+    Raises TapsterError(conflict) while another is under way, and (exhausted) when the tenant may
+    not have so many versions behind its endpoints.
+    """
     check_idle(row)
+    _check_quota(tx, row, pending)
     main = pending.main.model
     store.change(
         tx,
@@ -25,6 +31,23 @@ def begin(tx: Connection, row: Row, pending: ServingSet, rollout: Rollout | None
         error=None,
         rollout=rollout,
     )
+
+
+def versions(tx: Connection, tenant: str, instead: dict[str, ServingSet] | None = None) -> set[str]:
+    """The versions behind a tenant's endpoints once what is under way has ended.
+
+    `instead` are sets of endpoints, by their ids, in place of those that these have.
+    """
+    known = {row.id: row.pending or row.serving for row in store.listing(tx, tenant)}
+    ends = {**known, **(instead or {})}.values()
+    return {held.ref for one in ends if one is not None for held in one.variants}
+
+
+def _check_quota(tx: Connection, row: Row, pending: ServingSet) -> None:
+    """Raise TapsterError(exhausted) for more versions than the tenant may have, and had."""
+    now, then = versions(tx, row.tenant), versions(tx, row.tenant, {row.id: pending})
+    if len(then) > len(now):
+        quotas.check(tx, row.tenant, "models", lambda: len(now), len(then) - len(now))
 
 
 def check_idle(row: Row) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+import msgspec
 from sqlalchemy import Connection
 
 from tapster.contract.plan import (
@@ -21,6 +22,8 @@ from tapster.tenancy import revisions
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.erasure import service as erasure
 from tapster.tenancy.ledger import service as ledger
+from tapster.tenancy.limits import service as limits
+from tapster.tenancy.tenants import service as tenants
 
 
 class Part(NamedTuple):
@@ -50,7 +53,12 @@ def plan(tx: Connection, public_key: str) -> ServingPlan:
 
 def standings(tx: Connection, only: Collection[str] | None = None) -> tuple[TenantGrant, ...]:
     """Tenants that are not as all others are; `only` these."""
-    return ()
+    found = {each.tenant: each for each in limits.tenant_grants(tx, store.ids(tx), only)}
+    for tenant in tenants.suspended(tx):
+        if only is None or tenant in only:
+            standing = found.get(tenant, TenantGrant(tenant))
+            found[tenant] = msgspec.structs.replace(standing, suspended=True)
+    return tuple(found.values())
 
 
 def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:

@@ -18,11 +18,12 @@ from tapster.deployments.settling import Heard, settle, unsettled
 from tapster.deployments.store import Row
 from tapster.registry import service as registry
 from tapster.tenancy import service as tenancy
+from tapster.tenancy.limits import service as limits
 
 __all__ = [
-    "Heard", "Rules", "delete", "deploy", "deploy_ensemble", "in_use", "listing", "plan",
-    "roll_out", "rollback", "set_options", "set_shadows", "set_weights", "settle", "shadow",
-    "show", "unsettled",
+    "Heard", "Rules", "callee", "delete", "deploy", "deploy_ensemble", "in_use", "listing",
+    "loaded", "plan", "roll_out", "rollback", "set_options", "set_shadows", "set_weights",
+    "settle", "shadow", "show", "unsettled",
 ]  # fmt: skip
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -184,6 +185,17 @@ def delete(tx: Connection, tenant: str, name: str) -> None:
     tenancy.revise(tx, tenant, f"endpoint {name} deleted")
 
 
+def loaded(tx: Connection, tenant: str) -> int:
+    """How many versions stand behind a tenant's endpoints."""
+    return len(beginning.versions(tx, tenant))
+
+
+def callee(tx: Connection, tenant: str, name: str) -> tuple[str, str] | None:
+    """Owner and name of the endpoint that a tenant calls by `name`, None if there is none."""
+    row = store.get(tx, tenant, name)
+    return None if row is None else (row.tenant, row.name)
+
+
 def in_use(tx: Connection, tenant: str, version: ModelVersion) -> list[str]:
     """Names of the endpoints that serve a version or are about to."""
     named = f"{version.model}@{version.version}"
@@ -214,6 +226,7 @@ def _row(tx: Connection, tenant: str, name: str) -> Row:
         )
     if store.get(tx, tenant, name) is None:
         store.add(tx, tenant, name)
+        limits.endpoint_made(tx, tenant, name)
     return _known(tx, tenant, name)
 
 

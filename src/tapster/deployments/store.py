@@ -162,6 +162,12 @@ def remove(tx: Connection, tenant: str, name: str) -> None:
     tx.execute(delete(endpoints).where(endpoints.c.tenant == tenant, endpoints.c.name == name))
 
 
+def ids(tx: Connection) -> dict[tuple[str, str], str]:
+    """The ids of all tenants' endpoints, by owner and name."""
+    query = select(endpoints.c.tenant, endpoints.c.name, endpoints.c.id)
+    return {(row.tenant, row.name): row.id for row in tx.execute(query)}
+
+
 def everywhere(tx: Connection) -> list[Row]:
     """Every tenant's endpoints, for the plan."""
     return [_row(row) for row in tx.execute(select(endpoints).order_by(endpoints.c.id)).mappings()]

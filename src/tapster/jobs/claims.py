@@ -19,7 +19,7 @@ import psutil
 
 from tapster.contract.control import Job
 from tapster.contract.errors import TapsterError
-from tapster.core.blobs import storage_error
+from tapster.core.blobs import folder_size, storage_error
 from tapster.core.db import Watch
 from tapster.core.parts import Parts
 from tapster.core.telemetry import logger
@@ -29,6 +29,7 @@ from tapster.jobs.executors import Executor
 from tapster.jobs.logs import JobFolders
 from tapster.jobs.service import Handler
 from tapster.tenancy.audit.acts import acting
+from tapster.tenancy.limits.storage import landing
 
 LEASE: Final = 30.0
 _RENEW: Final = 5.0
@@ -217,11 +218,17 @@ class ClaimLoop:
         self, handler: Handler, job: Job, token: int, result: dict[str, Any], out: Path
     ) -> None:
         self._beat(job, token, {})
-        with self._parts.storage:
+        with self._room(job, out), self._parts.storage:
             result = handler.publish(self._parts, job, result, out)
             with self._ending(job), self._parts.db.write() as tx:
                 if not service.succeed(tx, job, token, handler.apply(tx, job, result)):
                     raise LostLeaseError
+
+    def _room(self, job: Job, out: Path) -> AbstractContextManager[None]:
+        """Room for what a job made, in place of the upload it was made from."""
+        upload = str(job.spec.get("upload") or "")
+        leaving = self._parts.uploads.size(job.tenant, upload) if upload else 0
+        return landing(self._parts, job.tenant, folder_size(out), leaving)
 
     def _fail(self, job: Job, token: int, error: TapsterError) -> None:
         with self._ending(job), self._parts.db.write() as tx:

@@ -15,9 +15,12 @@ from tapster.core.crypto import new_id
 from tapster.core.parts import Parts
 from tapster.jobs import store
 from tapster.tenancy.ledger import service as ledger
+from tapster.tenancy.limits import quotas
 
 MAX_ATTEMPTS: Final = 3
 _PRIORITY: Final = 1_000_000
+# A job that has used up its time is given so long (seconds) to be told.
+_LEAST_TIME: Final = 0.001
 STATUSES: Final = ("queued", "running", *sorted(FINISHED))
 # Errors that another try may not meet again; every other one is the caller's to mend.
 _PASSING: Final[frozenset[Code]] = frozenset({"internal", "unavailable"})
@@ -52,9 +55,11 @@ def submit(
 ) -> Job:
     """Queue a job. `time_limit` in seconds, `memory_limit` in bytes.
 
-    Raises TapsterError(invalid) for a spec or a priority that no database could give back.
+    Raises TapsterError(invalid) for a spec or a priority that no database could give back, and
+    TapsterError(exhausted) when the tenant has as many jobs as it may.
     """
     _check_storable(spec, priority)
+    quotas.check(tx, tenant, "jobs", lambda: store.count_unfinished(tx, tenant))
     identifier = new_id("job")
     store.add(
         tx,
@@ -98,7 +103,15 @@ def cancel(tx: Connection, tenant: str, identifier: str) -> Job:
     if job.status in FINISHED:
         raise TapsterError("conflict", f"job {identifier} has already {job.status}")
     store.request_cancel(tx, tenant, identifier)
-    return show(tx, tenant, identifier)
+    asked = show(tx, tenant, identifier)
+    if asked.status in FINISHED:
+        quotas.spend(tx, tenant, identifier, 0.0, ended=True)
+    return asked
+
+
+def unfinished(tx: Connection, tenant: str) -> int:
+    """How many of a tenant's jobs are queued or running."""
+    return store.count_unfinished(tx, tenant)
 
 
 def succeed(tx: Connection, job: Job, token: int, result: dict[str, Any]) -> bool:
@@ -117,33 +130,34 @@ def succeed(tx: Connection, job: Job, token: int, result: dict[str, Any]) -> boo
     )
     if done:
         ledger.trained(tx, job)
+        quotas.spend(tx, job.tenant, job.id, _lasted(job), ended=True)
     return done
 
 
-def fail(tx: Connection, job: Job, token: int, error: TapsterError) -> bool:
-    """Finish a job badly, or queue it again when another try may help."""
+def fail(
+    tx: Connection, job: Job, token: int, error: TapsterError, ended: float | None = None
+) -> bool:
+    """Finish a job badly, or queue it again when another try may help. `ended`: when it failed."""
+    lasted = _lasted(job, ended)
     if error.code == "cancelled":
-        return _finish(tx, job, token, "cancelled", error)
+        return _finish(tx, job, token, error, lasted)
     if error.code in _PASSING and job.attempt < job.max_attempts:
-        return store.write(
+        return _requeue(
             tx,
             job,
             token,
-            status="queued",
+            lasted,
             error=error.as_dict(),
             phase="waiting to retry",
             message=error.message[:1000],
             run_after=time.time() + 2.0 ** (job.attempt - 1) / 2,
-            lease_owner="",
         )
-    return _finish(tx, job, token, "failed", error)
+    return _finish(tx, job, token, error, lasted)
 
 
 def release(tx: Connection, job: Job, token: int) -> bool:
     """Put a job back in the queue as if it had not been tried: its control process is stopping."""
-    return store.write(
-        tx, job, token, status="queued", phase="queued", attempt=job.attempt - 1, lease_owner=""
-    )
+    return _requeue(tx, job, token, _lasted(job), phase="queued", attempt=job.attempt - 1)
 
 
 def recover(tx: Connection, *, sole_owner: bool) -> int:
@@ -154,11 +168,8 @@ def recover(tx: Connection, *, sole_owner: bool) -> int:
     if sole_owner:
         store.expire_all(tx)
     lost = store.expired(tx)
-    for job, token in lost:
-        if job.cancel_requested:
-            fail(tx, job, token, cancelled())
-        else:
-            fail(tx, job, token, died(job))
+    for job, token, ended in lost:
+        fail(tx, job, token, cancelled() if job.cancel_requested else died(job), ended)
     return len(lost)
 
 
@@ -201,7 +212,24 @@ def _check_storable(spec: dict[str, Any], priority: int) -> None:
         ) from None
 
 
-def _finish(tx: Connection, job: Job, token: int, status: str, error: TapsterError) -> bool:
+def _requeue(tx: Connection, job: Job, token: int, lasted: float, **values: Any) -> bool:
+    """Queue a job again, with what is left of the time that was set aside for it."""
+    if not store.write(tx, job, token, status="queued", lease_owner="", **values):
+        return False
+    left = quotas.spend(tx, job.tenant, job.id, lasted, ended=False)
+    if left is not None:
+        store.limit(tx, job, max(left, _LEAST_TIME))
+    return True
+
+
+def _lasted(job: Job, ended: float | None = None) -> float:
+    """Seconds of the attempt that ends now, or has at `ended`."""
+    end = time.time() if ended is None else ended
+    return max(0.0, end - job.started) if job.started is not None else 0.0
+
+
+def _finish(tx: Connection, job: Job, token: int, error: TapsterError, lasted: float) -> bool:
+    status = "cancelled" if error.code == "cancelled" else "failed"
     done = store.write(
         tx,
         job,
@@ -212,6 +240,8 @@ def _finish(tx: Connection, job: Job, token: int, status: str, error: TapsterErr
         message=error.message[:1000],
         finished=time.time(),
     )
+    if done:
+        quotas.spend(tx, job.tenant, job.id, lasted, ended=True)
     if done and error.code not in _PASSING:  # what failed by our fault is on nobody's account
         ledger.trained(tx, job)
     return done

@@ -186,6 +186,12 @@ def write(tx: Connection, job: Job, token: int, **values: Any) -> bool:
     return done.rowcount == 1
 
 
+def limit(tx: Connection, job: Job, seconds: float) -> None:
+    """Hold a tenant's job to a time limit when it runs again."""
+    here = (jobs.c.tenant == job.tenant, jobs.c.id == job.id)
+    tx.execute(update(jobs).where(*here).values(time_limit=seconds))
+
+
 def cancelling(tx: Connection, job: Job, token: int) -> bool | None:
     """Whether somebody asked to cancel; None when the lease is lost."""
     query = select(jobs.c.cancel_requested).where(
@@ -211,22 +217,24 @@ def request_cancel(tx: Connection, tenant: str, identifier: str) -> None:
     )
 
 
-def expired(tx: Connection) -> list[tuple[Job, int]]:
-    """Running jobs, of any tenant, whose lease has run out."""
-    query = select(*_SHOWN, jobs.c.lease_token).where(
+def expired(tx: Connection) -> list[tuple[Job, int, float]]:
+    """Running jobs, of any tenant, whose lease has run out, their token, and when it did."""
+    query = select(*_SHOWN, jobs.c.lease_token, jobs.c.lease_expires).where(
         jobs.c.status == "running", jobs.c.lease_expires <= time.time()
     )
     found = []
     for row in tx.execute(query).mappings():
         values = dict(row)
-        token = values.pop("lease_token")
-        found.append((Job(**values), token))
+        token, ended = values.pop("lease_token"), values.pop("lease_expires")
+        found.append((Job(**values), token, ended))
     return found
 
 
 def expire_all(tx: Connection) -> None:
     """End every lease of every tenant: only for the database's sole owner, at its start."""
-    tx.execute(update(jobs).where(jobs.c.status == "running").values(lease_expires=0.0))
+    now = time.time()
+    lasting = (jobs.c.status == "running", jobs.c.lease_expires > now)
+    tx.execute(update(jobs).where(*lasting).values(lease_expires=now))
 
 
 def unfinished(tx: Connection) -> list[Job]:

@@ -12,6 +12,7 @@ from tapster.core.parts import Parts
 from tapster.registry import packages, service, trust
 from tapster.registry.service import InUse
 from tapster.tenancy.access import need
+from tapster.tenancy.limits import storage
 
 _Reader = Annotated[Principal, Depends(need("models:read"))]
 _Writer = Annotated[Principal, Depends(need("models:write"))]
@@ -102,6 +103,7 @@ def _models(parts: Parts, in_use: InUse) -> APIRouter:
         """Register an uploaded package or model as the model's next version."""
         parts.uploads.check(who.tenant, body.upload)
         with parts.db.write() as tx:
+            storage.check(tx, parts, who.tenant)
             return service.submit_import(
                 tx, who.tenant, model, body.upload, own_key=parts.signer.public
             )

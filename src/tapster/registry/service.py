@@ -270,9 +270,9 @@ def blob_keys(tx: Connection) -> set[str]:
     return {packages.key_of(tenant, digest) for tenant, digest in store.packages(tx)}
 
 
-def stored(tx: Connection) -> dict[str, int]:
-    """Bytes of packages by tenant, of every tenant that has any."""
-    return store.stored(tx)
+def stored(tx: Connection, tenant: str = "") -> dict[str, int]:
+    """Bytes of packages by tenant, of every tenant that has any, or of `tenant`."""
+    return store.stored(tx, tenant)
 
 
 def trusted(tx: Connection, tenant: str) -> set[str]:

@@ -262,9 +262,11 @@ def packages(tx: Connection) -> set[tuple[str, str]]:
     return {(row.tenant, row.digest) for row in tx.execute(query)}
 
 
-def stored(tx: Connection) -> dict[str, int]:
+def stored(tx: Connection, tenant: str = "") -> dict[str, int]:
     """Bytes of all tenants' packages, by tenant; of those with several names once."""
     each = select(versions.c.tenant, versions.c.digest, func.max(versions.c.bytes).label("bytes"))
+    if tenant:
+        each = each.where(versions.c.tenant == tenant)
     once = each.group_by(versions.c.tenant, versions.c.digest).subquery()
     query = select(once.c.tenant, func.sum(once.c.bytes)).group_by(once.c.tenant)
     return {tenant: int(size) for tenant, size in tx.execute(query)}

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends
 from tapster.contract.control import Job, Principal
 from tapster.core.parts import Parts
 from tapster.tenancy.access import need
+from tapster.tenancy.limits import storage
 from tapster.training import service
 from tapster.training.service import TrainingRequest
 
@@ -21,6 +22,7 @@ def routes(parts: Parts) -> APIRouter:
     ) -> Job:
         """Train and compare models; the winner becomes the model's next version."""
         with parts.db.write() as tx:
+            storage.check(tx, parts, who.tenant)
             return service.submit(tx, who.tenant, request)
 
     @router.get("/algorithms")

@@ -18,6 +18,7 @@ from tapster.jobs import service as jobs
 from tapster.jobs.service import Handler
 from tapster.registry import packages
 from tapster.registry import service as registry
+from tapster.tenancy.limits import quotas
 from tapster.training import trainers
 from tapster.training.recipes import refuse_values
 from tapster.training.vocabulary import DEFAULT_SECONDS, EVERY_METRIC, metrics_of, spelled
@@ -25,6 +26,11 @@ from tapster.training.vocabulary import DEFAULT_SECONDS, EVERY_METRIC, metrics_o
 SEARCHES: Final = ("grid", "random", "tpe")
 DEVICES: Final = ("auto", "cpu")
 KIND: Final = "train"
+# What a training job may take in all (seconds), by the time that its search may: it also reads the
+# data, fits the winner once more, converts it and proves it.
+_MARGIN: Final = 2.0
+_OVERHEAD: Final = 120.0
+_LONGEST: Final = 24 * 3600.0
 
 
 @dataclass
@@ -65,7 +71,22 @@ def submit(tx: Connection, tenant: str, request: TrainingRequest) -> Job:
     if request.split:
         datasets.find_split(tx, tenant, request.dataset, request.split)
     spec |= {"dataset": version.name, "dataset_version": version.version}
-    return jobs.submit(tx, tenant, kind=KIND, spec=spec, priority=request.priority)
+    return _queue(tx, tenant, spec)
+
+
+def _queue(tx: Connection, tenant: str, spec: dict[str, Any]) -> Job:
+    """Queue a checked request, with the time that the tenant's limits leave it set aside.
+
+    Raises TapsterError(exhausted) when that is not even the time that the search is to take.
+    """
+    search = spec["time_limit"]
+    most = _MARGIN * search + _OVERHEAD if search else _LONGEST
+    seconds = quotas.allowance(tx, tenant, float(search or DEFAULT_SECONDS), most)
+    job = jobs.submit(
+        tx, tenant, kind=KIND, spec=spec, priority=spec["priority"], time_limit=seconds
+    )
+    quotas.reserve(tx, tenant, job.id, seconds)
+    return job
 
 
 def checked(request: TrainingRequest) -> dict[str, Any]:

@@ -42,26 +42,21 @@ def check(
     now = used()
     for limit in limits:
         if now + more > limit.amount:
-            raise refusal(limit, now)
+            raise refusal(limit, now, more)
 
 
-def room(tx: Connection, tenant: str, metric: Metric, used: Callable[[], int]) -> int | None:
-    """Units that a tenant may still take, None for any number. Takes no lock."""
-    limits = store.of_metric(tx, tenant, metric, lock=False)
-    if not limits:
-        return None
-    now = used()
-    return min(limit.amount - now for limit in limits)
+def refusal(limit: Row, used: int, more: int, *, resets: float = 0.0) -> TapsterError:
+    """The refusal of `more` that names a limit and what is used of it.
 
-
-def refusal(limit: Row, used: int, *, resets: float = 0.0) -> TapsterError:
-    """The refusal that names a limit and what is used of it. `resets`: seconds until it does."""
+    `resets`: seconds until the limit's period ends.
+    """
     name = units.name_of(limit.metric)
     amount = units.spelled(limit.metric, limit.amount, limit.period)
     return TapsterError(
         "exhausted",
-        f"the limit {name} of tenant {limit.tenant} is reached: {amount}, "
-        f"of which {units.spelled(limit.metric, used)} are used",
+        f"the limit {name} of tenant {limit.tenant} is reached: {amount}, of which "
+        f"{units.spelled(limit.metric, used)} are used, and this takes "
+        f"{units.spelled(limit.metric, more)}",
         hint=_HINTS.get(limit.metric, "see `tapster limits show`"),
         field=name,
         retry_after=resets,
@@ -82,7 +77,7 @@ def allowance(tx: Connection, tenant: str, least: float, most: float) -> float |
         taken = sum(store.trained(tx, tenant, period.first, period.last))
         left = (limit.amount - taken) / _NANO
         if left < least:
-            raise refusal(limit, taken, resets=spans.until(period.end))
+            raise refusal(limit, taken, int(least * _NANO), resets=spans.until(period.end))
         granted = min(left, most if granted is None else granted)
     return granted
 

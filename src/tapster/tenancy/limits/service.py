@@ -98,7 +98,7 @@ def tenant_grants(
     endpoints: Mapping[tuple[str, str], str],
     only: Collection[str] | None = None,
 ) -> tuple[TenantGrant, ...]:
-    """Tenants that are not as all others are, or those of them that are named, for the plan.
+    """Tenants with limits that the data plane holds to, or those of them that are named.
 
     `endpoints` has the id of each endpoint by owner and name; a limit of one that is not there
     waits until it is.
@@ -109,6 +109,12 @@ def tenant_grants(
         if endpoint or not row.endpoint:
             held.setdefault(row.tenant, []).append(_limit_grant(row, endpoint))
     return tuple(TenantGrant(tenant, limits=tuple(held[tenant])) for tenant in sorted(held))
+
+
+def endpoint_made(tx: Connection, owner: str, name: str) -> None:
+    """An endpoint is there, perhaps again: limits of what is asked of it hold from now on."""
+    for tenant in store.limited_at(tx, owner, name):
+        revise(tx, tenant, f"limits of {tenant}", kind="limits", ref=tenant)
 
 
 def shown(row: Row, **standing: float | None) -> Limit:

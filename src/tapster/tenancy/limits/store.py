@@ -148,6 +148,12 @@ def every(tx: Connection, metrics: Iterable[str], tenants: Iterable[str] | None)
     return [_row(row) for row in tx.execute(query).mappings()]
 
 
+def limited_at(tx: Connection, owner: str, endpoint: str) -> list[str]:
+    """All tenants with limits of what they ask of an endpoint."""
+    query = select(limits.c.tenant).where(limits.c.owner == owner, limits.c.endpoint == endpoint)
+    return sorted(tx.execute(query.distinct()).scalars())
+
+
 def count(tx: Connection, tenant: str) -> int:
     """How many limits a tenant has."""
     query = select(func.count()).where(limits.c.tenant == tenant)
