@@ -18,7 +18,7 @@ from tapster.core.tls import Certificate
 
 log = logger(__name__)
 
-HANDSHAKE_SECONDS: Final = 10.0
+HANDSHAKE_SECONDS: Final = 5.0
 _LOOK: Final = 1.0
 
 
