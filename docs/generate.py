@@ -22,6 +22,7 @@ def pages() -> dict[str, str]:
         "recipes.md": _page("Recipe steps", _operations()),
         "settings.md": _page("Settings", _settings()),
         "errors.md": _page("Errors", _errors()),
+        "rights.md": _page("Rights", _rights()),
     }
 
 
@@ -80,7 +81,7 @@ def _routes() -> Iterator[str]:
     yield from ["", "| route | right | what it does |", "|---|---|---|"]
     for path, operations in sorted(document["paths"].items()):
         for method, operation in sorted(operations.items()):
-            right = "".join(rights[method.upper(), path])
+            right = "".join(rights[method.upper(), path]).replace("none", "")
             text = _cell(operation.get("description") or operation.get("summary", ""))
             yield f"| `{method.upper()} {path}` | {f'`{right}`' if right else 'none'} | {text} |"
 
@@ -102,7 +103,8 @@ def _methods() -> Iterator[str]:
         yield from [f"### `{heading}`", "", inspect.getdoc(member) or "", ""]
     yield from ["## What they return", "", "Frozen dataclasses of `tapster.contract.control`.", ""]
     for noun in (control.DatasetVersion, control.Split, control.Job, control.ModelVersion,
-                 control.Endpoint):  # fmt: skip
+                 control.Endpoint, control.Tenant, control.Member, control.Role, control.Key,
+                 control.Session):  # fmt: skip
         yield from [f"### `{noun.__name__}`", "", inspect.getdoc(noun) or "", ""]
         yield from [", ".join(f"`{item.name}`" for item in fields(noun)) + ".", ""]
     yield from ["## `TapsterError`", "", inspect.getdoc(TapsterError) or ""]
@@ -235,6 +237,63 @@ def _errors() -> Iterator[str]:
     yield from ["", "| code | HTTP | gRPC |", "|---|---|---|"]
     for code in CODES:
         yield f"| `{code}` | {HTTP_STATUS[code]} | {GRPC_STATUS[code]} |"
+
+
+def _rights() -> Iterator[str]:
+    from tapster.contract.control import INSTALLATION
+    from tapster.tenancy.rights import RIGHTS, ROLES, holds
+
+    yield "What each route needs, and which of the roles that come along may use it. `none` is no"
+    yield "key, `any` a valid key or session of whichever role, `agent` the data plane's own"
+    yield "credential. Tests call every route here as every role. Rights in _italics_ are over the"
+    yield "whole installation and count only in its own tenant, `default`."
+    yield from ["", "## Rights", "", "| right | permits to | " + " | ".join(ROLES) + " |"]
+    yield "|---|---|" + "---|" * len(ROLES)
+    for right, permits in RIGHTS.items():
+        marks = ["yes" if holds(held, right) else "" for held in ROLES.values()]
+        spelled = f"_`{right}`_" if right in INSTALLATION else f"`{right}`"
+        yield f"| {spelled} | {permits} | " + " | ".join(marks) + " |"
+    yield from ["", "`AREA:*` is every right of an area, `*` every right."]
+    for title, found in (("Control API", _control()), ("REST", _rest()), ("gRPC", _grpc())):
+        yield from ["", f"## {title}", "", "| route | right | " + " | ".join(ROLES) + " |"]
+        yield "|---|---|" + "---|" * len(ROLES)
+        for route, right in found:
+            marks = ["yes" if _lets_in(held, right) else "" for held in ROLES.values()]
+            yield f"| `{route}` | `{right}` | " + " | ".join(marks) + " |"
+
+
+def _lets_in(held: frozenset[str], right: str) -> bool:
+    from tapster.tenancy.rights import ANY, NONE, holds
+
+    return right in {ANY, NONE} or (right != "agent" and holds(held, right))
+
+
+def _control() -> Iterator[tuple[str, str]]:
+    from tapster.app import build
+    from tapster.core.settings import load
+
+    with tempfile.TemporaryDirectory() as folder:
+        rights = build(load({}, home=Path(folder))).state.rights
+    for method, path in sorted(rights, key=lambda route: (route[1], route[0])):
+        yield f"{method} {path}", "".join(rights[method, path])
+    yield "GET /api/openapi.json", "none"
+
+
+def _rest() -> Iterator[tuple[str, str]]:
+    from tapster.serving.rest.routes import TEMPLATES, Routes
+
+    routes = Routes()
+    for template in sorted(TEMPLATES):
+        route = routes.find(template.replace("{", "").replace("}", "").encode())
+        right = "none" if route.public else route.right
+        yield f"{route.method.decode()} {template}", right
+
+
+def _grpc() -> Iterator[tuple[str, str]]:
+    from tapster.serving.rpc.services import all_methods
+
+    for path, method in sorted(all_methods().items()):
+        yield path.decode(), "none" if method.public else method.right
 
 
 def _cell(text: str) -> str:

@@ -17,7 +17,7 @@ from tapster.contract.errors import TapsterError
 from tapster.core.db import Database
 from tapster.core.parts import Parts
 from tapster.tenancy import service
-from tapster.tenancy.rights import ANY, RIGHTS
+from tapster.tenancy.rights import ANY, NONE, RIGHTS
 from tapster.tenancy.tenants.service import missing, proper
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -97,7 +97,7 @@ def everybody() -> None:
     """A dependency of the routes that need no key."""
 
 
-everybody.right = "none"  # type: ignore[attr-defined]
+everybody.right = NONE  # type: ignore[attr-defined]
 
 
 def address_of(request: Request) -> str:

@@ -7,8 +7,9 @@ right there is or will be. A test compares the table with what the routes ask fo
 from collections.abc import Collection, Iterable
 from typing import Final
 
-# Asked of a route that everybody may use who can say who they are.
+# Asked of a route that everybody may use who can say who they are; and of one for everybody.
 ANY: Final = "any"
+NONE: Final = "none"
 
 RIGHTS: Final[dict[str, str]] = {
     "admin:write": "say whose packages are trusted",

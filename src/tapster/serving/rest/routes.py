@@ -57,6 +57,27 @@ _PATTERNS: Final = (
         },
     ),
 )
+# Every path there is, for the table of rights; tests compare it with the patterns.
+_OF_OPEN: Final = tuple(
+    f"/v2/models/{{name}}{version}{verb}"
+    for version in ("", "/versions/{version}")
+    for verb in ("", "/ready", "/infer", "/stats")
+)
+_OF_TENSORFLOW: Final = tuple(
+    f"/v1/models/{{name}}{which}{verb}"
+    for which in ("", "/versions/{version}", "/labels/{label}")
+    for verb in ("", "/metadata", ":predict", ":classify", ":regress")
+)
+TEMPLATES: Final = (
+    *_FIXED,
+    "/v1/endpoints/{name}/predict",
+    "/openai/v1/models/{name}",
+    "/v2/repository/models/{name}/load",
+    "/v2/repository/models/{name}/unload",
+    *_OF_OPEN,
+    *_OF_TENSORFLOW,
+)
+KINDS: Final = frozenset(_FIXED.values()).union(*(kinds.values() for _, kinds in _PATTERNS))
 CALLS: Final = frozenset({"v2.infer", "v1.predict", "v1.classify", "v1.regress", "plain.predict"})
 WATCHING: Final = frozenset({"metrics", "debug.slow", "debug.profile"})
 MANAGING: Final = frozenset({"v2.load", "v2.unload"})
