@@ -179,7 +179,7 @@ def test_another_tenants_usage_is_as_if_it_did_not_exist(db: Database) -> None:
             with pytest.raises(TapsterError) as refused:
                 _invoice(db, who, tenant)
             said.add((refused.value.code, refused.value.message.replace(tenant, "T")))
-        assert said == {("not_found", "nothing is known of a tenant 'T'")}
+        assert said == {("not_found", "there is no tenant 'T'")}
         assert _usage(db, who, "day")["rows"] == []
     with pytest.raises(TapsterError):
         _invoice(db, _who("beta"), "zeta")

@@ -16,6 +16,7 @@ from tapster.tenancy.ledger.prices import store as price_rows
 from tapster.tenancy.ledger.prices.service import planned
 from tapster.tenancy.ledger.reading import store as reading
 from tapster.tenancy.ledger.reading.store import GROUPS, Scope
+from tapster.tenancy.tenants import service as tenants
 
 __all__ = [
     "GROUPS", "anonymise", "check", "closed", "counted", "news", "planned", "sample_due",
@@ -102,16 +103,11 @@ def payer(tx: Connection, who: Principal, tenant: str) -> str:
     """The tenant whose bills somebody asks for. Raises TapsterError(not_found)."""
     if not tenant or tenant == who.tenant:
         return who.tenant
-    if not sees_all(who) or not reading.known(tx, tenant):
-        raise unknown(tenant)
+    if not sees_all(who):
+        raise tenants.missing(tenant)
+    if not reading.known(tx, tenant):  # of one that was erased, only the ledger knows
+        tenants.show(tx, tenant)
     return tenant
-
-
-def unknown(tenant: str) -> TapsterError:
-    """What is said of a tenant that is not there, or not for the caller to see."""
-    return TapsterError(
-        "not_found", f"nothing is known of a tenant {tenant[:64]!r}", field="tenant"
-    )
 
 
 def check(tx: Connection) -> list[str]:
@@ -177,7 +173,7 @@ def _scopes(
         one = payer(tx, who, tenant)
         return Scope(first, last, one), Scope(first, last, owner=one, others=True)
     if not reading.known(tx, tenant, who.tenant):
-        raise unknown(tenant)
+        raise tenants.missing(tenant)
     return None, Scope(first, last, tenant, who.tenant, others=True)
 
 

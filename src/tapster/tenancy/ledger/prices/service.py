@@ -15,11 +15,11 @@ from tapster.tenancy.ledger import money
 from tapster.tenancy.ledger.prices import store
 from tapster.tenancy.ledger.prices.store import PriceRow
 from tapster.tenancy.ledger.tariffs import CALLS, HOUSE, Tariff, Tier, dearest
+from tapster.tenancy.tenants import service as tenants
 
 MOST_TIERS: Final = 20
 MOST_PRICES: Final = 1000
 _MOST_UNITS: Final = 10**15
-_MOST_LETTERS: Final = 64
 
 
 def tariff(
@@ -63,7 +63,7 @@ def put(
     What was asked until now is kept. An `endpoint` of "" is the installation's own price. Raises
     TapsterError(invalid) for a caller's name, (conflict) for too many prices.
     """
-    if len(caller) > _MOST_LETTERS or not caller.isprintable():
+    if caller and not tenants.proper(caller):
         raise TapsterError("invalid", "this cannot be a tenant's name", field="tenant")
     at = time.time() if now is None else now
     held = store.holding(tx, tenant, endpoint)
