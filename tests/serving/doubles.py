@@ -15,7 +15,7 @@ from tapster.runtimes import Stop
 from tapster.serving.batcher import Batcher, Means
 from tapster.serving.costs import Budget, Cost
 from tapster.serving.expiry import Guard
-from tapster.serving.slots import Slots
+from tapster.serving.slots import Bill, Slots
 from tapster.serving.threads import Threads
 from tapster.serving.work import Answer, Inputs
 
@@ -58,6 +58,24 @@ class Double:
         self.closed = True
 
 
+class Counted:
+    """A Bill that keeps what it was told: requests, rows, compute, cached, errors."""
+
+    meters = None
+
+    def __init__(self) -> None:
+        self.requests = self.rows = self.compute = self.cached = self.errors = 0
+
+    def served(self, requests: int, rows: int, compute: int, cached: int = 0) -> None:
+        self.requests += requests
+        self.rows += rows
+        self.compute += compute
+        self.cached += cached
+
+    def failed(self) -> None:
+        self.errors += 1
+
+
 class Asked:
     """Work that keeps what it was told."""
 
@@ -66,11 +84,13 @@ class Asked:
         self.rows = len(values)
         self.deadline = deadline
         self.began = time.monotonic_ns()
-        self.place = self.series = 0
+        self.place = 0
+        self.account: Bill = Counted()
         self.tenant = "default"
         self.done = False
         self.body = b""
         self.error: BaseException | None = None
+        self.withheld: TapsterError | None = None
 
     def identify(self) -> str:
         return "1"
@@ -78,6 +98,9 @@ class Asked:
     def render(self, answer: Answer, first: int) -> bytes:
         values, width, _ = answer.columns[0]
         return repr(values[first * width : (first + self.rows) * width]).encode()
+
+    def withhold(self, size: int) -> TapsterError | None:
+        return self.withheld
 
     def succeed(self, body: bytes) -> None:
         self.done, self.body = True, body
@@ -138,7 +161,7 @@ class Bench:
         asked = Asked(*values, deadline=time.monotonic() + seconds)
         if array is not None:
             asked.inputs, asked.rows = {"x": array}, len(array)
-        asked.place, asked.series = self.region.nowhere, self.region.nobody
+        asked.place = self.region.nowhere
         self.batcher.submit(asked)
         return asked
 

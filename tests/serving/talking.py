@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tapster.serving.journal import REQUESTS
+from tapster.serving.segments import found
 from tapster.serving.slots import Slots
 from tests.serving.conftest import Plane, request
 
@@ -58,8 +60,10 @@ def counters(plane: Plane, endpoint: str, version: str) -> list[int]:
 
 def billed(plane: Plane) -> dict[str, int]:
     """Requests on bills, by key."""
-    slots = Slots(plane.slots)
-    try:
-        return {line[1]: line[2] for line in slots.usage()}
-    finally:
-        slots.close()
+    requests: dict[str, int] = {}
+    for segment in found(plane.home):
+        totals = segment.totals()
+        for number, label in segment.labels(range(len(totals))):
+            requests[label.key] = requests.get(label.key, 0) + int(totals[number, REQUESTS])
+        segment.close()
+    return requests

@@ -32,7 +32,7 @@ def run(
         means = Means(Budget(loop, budget), region, Threads("model"), Guard(loop))
         batcher = Batcher(model, means, Cost(1e-6, 1e-6), inline=inline, together=together)
         for each in work:
-            each.place, each.series = region.nowhere, region.nobody
+            each.place = region.nowhere
             batcher.submit(each)
         until = time.monotonic() + 20
         while not all(each.done for each in work):

@@ -16,17 +16,15 @@ from tapster.serving.slots import (
     CACHE_HITS,
     CACHE_MISSES,
     OK,
-    REQUESTS,
     ROWS,
-    SERIES_CACHED,
-    SERIES_ROWS,
+    Bill,
     Region,
     Slots,
 )
 from tapster.serving.work import Answer, Inputs, Work
 from tests.serving import packages
 from tests.serving.conftest import KEY, Plane, endpoint, grant, wait_for
-from tests.serving.doubles import Asked
+from tests.serving.doubles import Asked, Counted
 
 BODY = {
     "inputs": [{"name": "numeric", "shape": [1, 3], "datatype": "FP32", "data": [1.0, 2.0, 3.0]}]
@@ -70,29 +68,30 @@ def ask(
     *values: float,
     tenant: str = "a",
     inputs: Inputs | None = None,
+    bill: Bill | None = None,
 ) -> Asked:
     asked = Asked(*values)
     asked.tenant = tenant
     asked.inputs = asked.inputs if inputs is None else inputs
-    asked.place, asked.series = region.nowhere, region.nobody
+    asked.place, asked.account = region.nowhere, bill or asked.account
     submit(asked)
     return asked
 
 
 def test_an_equal_request_is_answered_without_the_model(region: Region) -> None:
-    model = Model()
+    model, bill = Model(), Counted()
     submit = Cache(1 << 20, region).before(model.submit, "package", ("x", 1), 60)
     for model.among in (False, True):
         value = 3.0 + model.among
-        first, again = ask(submit, region, value, 1), ask(submit, region, value, 1)
+        first, again = (ask(submit, region, value, 1, bill=bill) for _ in range(2))
         assert first.body == again.body == b"[%.1f, 2.0]" % (2 * value)
     assert model.ran == 2
     words = region.words
-    assert words[region.nowhere + CACHE_HITS] == words[region.nobody + SERIES_CACHED] == 2
+    assert words[region.nowhere + CACHE_HITS] == bill.cached == 2
     assert words[region.nowhere + CACHE_MISSES] == 2
     # A hit is served, and billed as any other answer; only the model has not run.
-    assert words[region.nowhere + OK] == words[region.nobody + REQUESTS] == 2
-    assert words[region.nowhere + ROWS] == words[region.nobody + SERIES_ROWS] == 4
+    assert words[region.nowhere + OK] == bill.requests == 2
+    assert words[region.nowhere + ROWS] == bill.rows == 4
     assert words[region.nowhere + BATCHES] == 0
 
 

@@ -6,25 +6,28 @@ import sys
 import time
 from pathlib import Path
 
+from tapster.contract.errors import TapsterError
 from tapster.serving import slots as layout
 from tapster.serving.slots import Slots
+from tapster.serving.work import LARGE_ANSWER, deliver
+from tests.serving.doubles import Asked, Counted
 
 
 def test_totals_cumulate_over_workers_and_their_successors(tmp_path: Path) -> None:
-    path = tmp_path / "slots"
+    path, bill = tmp_path / "slots", Counted()
     for index in (0, 3, 3):
         mapped = Slots(path)
         region = mapped.region(index)
         region.start(os.getpid())
         place = region.place(mapped.place("default", "sum", "1"))
-        series = region.series(mapped.series("ep", "key"))
-        region.answered(place, series, 200, 5, 2_000_000)
-        region.answered(place, series, 400, 5, 2_000_000)
-        region.answered(place, series, 503, 5, 2_000_000)
+        for status in (200, 400, 503):
+            asked = Asked(*range(5))
+            asked.place, asked.began, asked.account = place, 0, bill
+            region.answered(asked, status, 2_000_000)
         mapped.close()
     mapped = Slots(path)
     assert mapped.places() == [(0, "", "other", ""), (1, "default", "sum", "1")]
-    assert mapped.usage() == [("ep", "key", 9, 15, 6)]
+    assert (bill.requests, bill.rows, bill.errors) == (3, 15, 6)
     assert list(mapped.regions()) == [0, 3]
     assert mapped.state(3, layout.STARTS) == 2
     words, place = mapped.words, mapped.region(3).place(1)
@@ -39,12 +42,12 @@ def test_another_process_sees_labels_and_counts(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tapster.serving.slots import Slots;"
         "s = Slots(Path(sys.argv[1])); r = s.region(1); r.start(1);"
-        "r.answered(r.place(s.place('t', 'a', '1')), r.series(s.series('a', 'k')), 200, 1, 1)"
+        "r.count(r.place(s.place('t', 'a', '1')), 0)"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
     assert mapped.place("t", "b", "1") == 2
     assert mapped.place("t", "a", "1") == 1
-    assert mapped.usage() == [("a", "k", 1, 1, 0)]
+    assert mapped.totals(1)[layout.OK] == 1
     mapped.close()
 
 
@@ -64,7 +67,6 @@ def test_a_file_of_another_layout_is_begun_again(tmp_path: Path) -> None:
         path.write_bytes(content)
         mapped = Slots(path)
         assert mapped.regions() == {}
-        assert mapped.usage() == []
         mapped.close()
     assert path.stat().st_size == layout.FILE_BYTES
 
@@ -79,24 +81,33 @@ def test_a_heart_that_stops_is_noticed(tmp_path: Path) -> None:
     mapped.close()
 
 
-def test_what_was_served_and_not_given_is_an_error_and_not_billed(tmp_path: Path) -> None:
-    class Asked:
-        place, series, rows, began = 0, 0, 9, 0
-        tenant = "default"
-
-        def identify(self) -> str:
-            return ""
-
+def test_a_large_answer_is_counted_once_there_is_memory_for_it(tmp_path: Path) -> None:
     mapped = Slots(tmp_path / "slots")
     region = mapped.region(0)
     region.start(os.getpid())
-    asked = Asked()
-    asked.place = region.place(mapped.place("default", "sum", "1"))
-    asked.series = region.series(mapped.series("ep", "key"))
-    region.served([asked], 2_000, 1_000, 500)
-    region.withheld(asked)
-    assert mapped.usage() == [("ep", "key", 1, 0, 1)]
-    counts = mapped.totals(1)
-    assert counts[layout.OK] == counts[layout.ROWS] == 0
-    assert counts[layout.SERVER_ERRORS] == counts[layout.UNAVAILABLE] == 1
+    small, given, withheld = Asked(1), Asked(1, 2), Asked(1, 2, 3)
+    for asked in (small, given, withheld):
+        asked.place = region.nowhere
+    withheld.withheld = TapsterError("unavailable", "no room")
+    large = b"x" * (LARGE_ANSWER + 1)
+    deliver(region, [(small, b"y"), (given, large), (withheld, large)], time.monotonic_ns(), 600)
+    assert (small.body, given.body, withheld.body) == (b"y", large, b"")
+    assert withheld.error is withheld.withheld
+    bills = [each.account for each in (small, given, withheld)]
+    assert [bill.requests for bill in bills if isinstance(bill, Counted)] == [1, 1, 0]
+    assert [bill.compute for bill in bills if isinstance(bill, Counted)] == [100, 200, 0]
+    counts = mapped.totals(0)
+    assert (counts[layout.OK], counts[layout.ROWS], counts[layout.UNAVAILABLE]) == (2, 3, 1)
     mapped.close()
+
+
+def test_everybody_pays_for_their_own(tmp_path: Path) -> None:
+    region = Slots(tmp_path / "slots").region(0)
+    mine, theirs = Counted(), Counted()
+    asked = [Asked(1), Asked(1, 2), Asked(1, 2, 3)]
+    for each, bill in zip(asked, (mine, theirs, mine), strict=True):
+        each.place, each.account = region.nowhere, bill
+    now = time.monotonic_ns()
+    region.served(asked, now, now, 600)
+    assert (mine.requests, mine.rows, mine.compute) == (2, 4, 400)
+    assert (theirs.requests, theirs.rows, theirs.compute) == (1, 2, 200)

@@ -1,16 +1,24 @@
 """At whose expense a request is counted: one account for each key and version that it calls."""
 
+import os
+import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import LimitGrant, Price
+from tapster.core.telemetry import logger
 from tapster.serving.endpoints import Endpoint, Target
 from tapster.serving.gate import Pass
 from tapster.serving.journal import Journal, Label, Record
 from tapster.serving.limits import Limiter, Meters
+from tapster.serving.slots import Region
+from tapster.serving.wallet import Wallet
+
+log = logger(__name__)
 
 FREE: Final = Price()
 
@@ -80,6 +88,17 @@ class Accounts:
         self.journal = journal
         self.limiter = limiter
 
+    def beat(self) -> bool:
+        """Called a few times a second: counts on another day once it is one.
+
+        Returns whether heads and repeats of requests seen before must be looked at again.
+        """
+        journal = self.journal
+        rolled = journal.due() and journal.roll()
+        journal.settle(time.monotonic())
+        self.limiter.beat()
+        return rolled
+
     def find(self, holder: Pass, target: Target) -> Account:
         """The account of a key's requests to a version.
 
@@ -105,6 +124,18 @@ class Accounts:
         label = Label(holder.tenant, holder.key, plan.tenant, plan.id, plan.name, model, version)
         account = holder.accounts[key] = Account(self.journal, label)
         return account
+
+
+def opened(home: Path, worker: int, region: Region) -> Accounts:
+    """The accounts of a worker that begins: it takes back what its predecessor left unspent."""
+    wallet = Wallet(home)
+    try:
+        with wallet.lock:
+            wallet.reclaim(worker)
+    except OSError as error:
+        log.error("the wallet cannot be read", reason=os.strerror(error.errno or 0))
+    journal = Journal(home / "run", worker, wallet.lock, lambda: wallet.first_open)
+    return Accounts(journal, Limiter(wallet, journal, region, worker))
 
 
 def _chosen(limits: Iterable[LimitGrant], label: Label) -> list[LimitGrant]:

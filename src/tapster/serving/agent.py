@@ -1,4 +1,4 @@
-"""The machine's agent: pulls the plan down, sends usage and workers' states up.
+"""The machine's agent: pulls the plan and grants down, sends usage and workers' states up.
 
 Every worker offers itself; the one that holds the lock is the agent until it dies. It runs in
 threads of its own, so neither a slow nor a dead control plane is felt by a request.
@@ -17,13 +17,17 @@ from typing import Any, Final
 import msgspec
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.plan import Usage, UsageBatch, VariantTotals, WorkerState
+from tapster.contract.plan import UsageBatch, VariantTotals, WorkerState
+from tapster.contract.usage import UsageReceipt
 from tapster.core.blobs import write_atomically
 from tapster.core.settings import Settings
-from tapster.serving import controlling, planfile
+from tapster.serving import controlling, granting, planfile
 from tapster.serving import slots as layout
+from tapster.serving.collecting import Collector, machine_id
+from tapster.serving.granting import Granting
 from tapster.serving.planfile import Book
 from tapster.serving.slots import PID, WORKERS, Slots
+from tapster.serving.wallet import Wallet
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +37,15 @@ REPORT_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.05
 RETRY_SECONDS: Final = 0.25
 ANSWER_SECONDS: Final = 5.0
+# Bytes a second that a report is taken in at least.
+SLOWEST: Final = 1 << 20
 MAX_PLAN: Final = 256 << 20
 # A delta rather than a whole plan (RFC 3229: what was asked for, as a difference).
 DELTA: Final = 226
 
 
 _STATES: Final = msgspec.json.Decoder(WorkerState)
+_RECEIPTS: Final = msgspec.json.Decoder(UsageReceipt)
 
 
 def publish(folder: Path, state: WorkerState) -> None:
@@ -70,6 +77,7 @@ class Agent:
         self._stop = threading.Event()
         self._lock = -1
         self._book: Book | None = None
+        self._collector: Collector | None = None
 
     def start(self) -> None:
         """Begin to stand for election."""
@@ -92,6 +100,7 @@ class Agent:
         else:
             return
         threading.Thread(target=self._report_on, name="report", daemon=True).start()
+        threading.Thread(target=self._grant_on, name="grants", daemon=True).start()
         self._pull_on()
 
     # -- down
@@ -148,30 +157,56 @@ class Agent:
             states = self.workers()
             if states == sent and time.monotonic() < due:
                 continue
-            batch = UsageBatch(
-                agent=socket.gethostname(),
-                workers=states,
-                usage=self.usage(),
-                variants=self.variants(),
-            )
             try:
-                status, _ = self._ask(
-                    "POST", "/internal/report", msgspec.json.encode(batch), ANSWER_SECONDS
-                )
-                sent = states if status in {200, 204} else None
+                sent = states if self._report(states, time.monotonic() >= due) else None
             except (OSError, http.client.HTTPException):
                 sent = None
             due = time.monotonic() + (REPORT_SECONDS if sent is not None else RETRY_SECONDS)
             if sent is None:
                 self._stop.wait(RETRY_SECONDS)
 
+    def _report(self, states: tuple[WorkerState, ...], counts: bool) -> bool:
+        """Send a report, with what was counted or without; whether it was taken in."""
+        collector = self._collecting() if counts else None
+        ledger = collector.report() if collector is not None else None
+        host = socket.gethostname()
+        batch = UsageBatch(host, states, variants=self.variants(), ledger=ledger)
+        body = msgspec.json.encode(batch)
+        timeout = ANSWER_SECONDS + len(body) / SLOWEST
+        status, answer = self._ask("POST", "/internal/report", body, timeout)
+        if status not in {200, 204}:
+            return False
+        if collector is not None and ledger is not None:
+            collector.acknowledge(ledger, _receipt(answer))
+        return True
+
+    def _collecting(self) -> Collector | None:
+        """The journals of this machine; None while there is no room to begin."""
+        if self._collector is None:
+            try:
+                self._collector = Collector(self._settings.home)
+            except (OSError, TapsterError) as error:
+                log.error("usage cannot be reported: %s", error)
+        return self._collector
+
+    def _grant_on(self) -> None:
+        """Keep the wallet filled."""
+        while not self._stop.is_set():
+            try:
+                home = self._settings.home
+                filling = Granting(Wallet(home), machine_id(home), self._ask_for_grants)
+            except (OSError, TapsterError) as error:
+                log.error("budgets cannot be refilled: %s", error)
+                self._stop.wait(ANSWER_SECONDS)
+            else:
+                filling.run(self._stop)
+
+    def _ask_for_grants(self, body: bytes) -> tuple[int, bytes]:
+        return self._ask("POST", "/internal/grants", body, granting.ANSWER_SECONDS)
+
     def workers(self) -> tuple[WorkerState, ...]:
         """The state of every living worker of this machine."""
         return published(self._folder, self._slots, min(self._settings.workers, WORKERS))
-
-    def usage(self) -> tuple[Usage, ...]:
-        """What was used since the machine's counters were made."""
-        return tuple(Usage(*line) for line in self._slots.usage())
 
     def variants(self) -> tuple[VariantTotals, ...]:
         """How every version has answered since the machine's counters were made."""
@@ -192,6 +227,13 @@ class Agent:
             return answer.status, answer.read(MAX_PLAN)
         finally:
             connection.close()
+
+
+def _receipt(answer: bytes) -> UsageReceipt:
+    try:
+        return _RECEIPTS.decode(answer)
+    except msgspec.MsgspecError:
+        return UsageReceipt()
 
 
 def _totals(counts: list[int]) -> dict[str, Any]:

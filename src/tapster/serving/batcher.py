@@ -21,7 +21,7 @@ from tapster.serving.queues import Queue, Room
 from tapster.serving.runs import Outcome, Run, Runner, too_late
 from tapster.serving.slots import CANCELLED, EXPIRED, QUEUE_FULL, UNAVAILABLE, Region
 from tapster.serving.threads import Threads
-from tapster.serving.work import Answer, Failure, Inputs, Work
+from tapster.serving.work import Answer, Failure, Inputs, Work, deliver
 
 __all__ = ["Answer", "Batcher", "Failure", "Inputs", "Means", "Work"]
 
@@ -320,7 +320,7 @@ class Batcher:
         if spent > OVERRUN * self._budget.limit:
             self._exiled_until = time.monotonic() + self._exile
             self._exile = min(2 * self._exile, LONGEST_EXILE)
-        self._deliver(batch, outcomes, began, took - runner.writing)
+        deliver(self._region, list(zip(batch, outcomes, strict=True)), began, took - runner.writing)
 
     def _hand_over(self, batch: list[Work], rows: int, loaded: LoadedModel) -> None:
         run = Run(batch, rows)
@@ -349,24 +349,11 @@ class Batcher:
         window = min(self.cost.overhead / 2, LONGEST_WINDOW)
         self._company = len(run.batch)
         self._company_until = time.monotonic() + window if window >= SHORTEST_WINDOW else 0.0
-        self._deliver(run.batch, outcomes, began, run.ran)
+        deliver(self._region, list(zip(run.batch, outcomes, strict=True)), began, run.ran)
         if self._queue.count:
             self._schedule()
         else:
             self._settle()
-
-    def _deliver(self, batch: list[Work], outcomes: list[Outcome], began: int, ran: int) -> None:
-        """Answer what still waits; what is served is counted before any of it is written."""
-        waiting = [pair for pair in zip(batch, outcomes, strict=True) if not pair[0].done]
-        good = [work for work, outcome in waiting if isinstance(outcome, bytes)]
-        self._region.served(good, time.monotonic_ns(), began, ran)
-        for work, outcome in waiting:
-            if work.done:  # its connection ended with an answer before it
-                continue
-            if isinstance(outcome, bytes):
-                work.succeed(outcome)
-            else:
-                work.fail(outcome)
 
     def _settle(self) -> None:
         if self._leaving is None or self.busy:

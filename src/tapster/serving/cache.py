@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import msgspec
 
+from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
-from tapster.serving.slots import CACHE_HITS, CACHE_MISSES, SERIES_CACHED, Region
-from tapster.serving.work import Answer, Failure, Inputs, Work
+from tapster.serving.slots import CACHE_HITS, CACHE_MISSES, UNAVAILABLE, Bill, Region
+from tapster.serving.work import LARGE_ANSWER, Answer, Failure, Inputs, Work
 
 # What an entry takes beside its arrays, and at most, as a share of the whole.
 ENTRY_BYTES: Final = 500
@@ -86,11 +87,15 @@ class Cache:
         body = work.render(Answer(arrays, work.rows, 1), 0)
         now = time.monotonic_ns()
         region = self._region
-        region.answered(work.place, work.series, 200, work.rows, now - work.began)
+        error = work.withhold(len(body)) if len(body) > LARGE_ANSWER else None
+        if error is not None:
+            region.count(work.place, UNAVAILABLE)
+            work.fail(error)
+            return
+        region.answered(work, 200, now, cached=1)
         if region.watch is not None and now - work.began >= region.least:
             region.watch.served([work], now, now, 0)
-        self._region.count(work.place, CACHE_HITS)
-        self._region.count(work.series, SERIES_CACHED)
+        region.count(work.place, CACHE_HITS)
         work.succeed(body)
 
 
@@ -104,7 +109,7 @@ class _Miss:
     inputs: Inputs
     tenant: str
     place: int
-    series: int
+    account: Bill
     rows: int
     began: int
 
@@ -128,6 +133,10 @@ class _Miss:
             rows = slice(None) if answer.alone else slice(first, first + self._work.rows)
             self._arrays = [array[rows] for array in answer.arrays]
         return self._work.render(answer, first)
+
+    def withhold(self, size: int) -> TapsterError | None:
+        """See Work."""
+        return self._work.withhold(size)
 
     def succeed(self, body: bytes) -> None:
         """See Work. The caller first."""

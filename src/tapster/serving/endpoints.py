@@ -22,7 +22,7 @@ class Target:
     """
 
     __slots__ = (
-        "endpoint", "members", "model", "place", "prefix", "submit", "variant", "version",
+        "endpoint", "key", "members", "model", "place", "prefix", "submit", "variant", "version",
     )  # fmt: skip
 
     def __init__(self, endpoint: "Endpoint", variant: Variant, model: Model, place: int) -> None:
@@ -32,11 +32,18 @@ class Target:
         self.place = place
         self.members: tuple[Inner, ...] = ()
         self.version = str(variant.version)
+        # By which accounts are found.
+        self.key = (endpoint.plan.id, variant.model, self.version)
         self.submit: Callable[[Work], None] = model.batcher.submit
         # The beginning of every Open Inference answer; names need no escaping.
         self.prefix = (
             f'{{"model_name":"{endpoint.plan.name}","model_version":"{self.version}",'.encode()
         )
+
+    def expected(self, rows: int) -> float:
+        """Seconds of model time that so many rows should take."""
+        models = [member.model for member in self.members] or [self.model]
+        return sum([model.batcher.cost.duration(rows) for model in models])
 
 
 class Endpoint:

@@ -81,7 +81,7 @@ class Engine:
         self._wanted = Wanted()
         self._pending: set[Name] = set()
         self.applied = -1
-        # Grows whenever what `find` and `series` answered before may no longer hold.
+        # Grows whenever what `find` answered before may no longer hold.
         self.generation = 0
 
     def find(self, tenant: str, name: str) -> Endpoint | None:
@@ -152,14 +152,6 @@ class Engine:
         for model in endpoint.models:
             if all(tenant == endpoint.plan.tenant for tenant, _ in model.behind):
                 self._residency.unload(model)
-
-    def series(self, endpoint: Endpoint, holder: Pass) -> int:
-        """Where requests of a key to an endpoint are counted."""
-        place = holder.series.get(endpoint.plan.id)
-        if place is None:
-            place = self._region.series(self._slots.series(endpoint.plan.id, holder.key))
-            holder.series[endpoint.plan.id] = place
-        return place
 
     def apply(self, snapshot: Snapshot) -> None:
         """Take a whole plan: keys at once, endpoints as their packages become ready.

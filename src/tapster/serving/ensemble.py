@@ -22,6 +22,7 @@ from tapster.serving.layouts import relay
 from tapster.serving.model import Model
 from tapster.serving.slots import COMPUTE, Region
 from tapster.serving.traffic import Inner, count_failure
+from tapster.serving.work import deliver
 
 # Kept of a request's time for averaging and writing: so many seconds, at most such a share.
 RESERVE: Final = 0.05
@@ -121,31 +122,16 @@ class Ensemble:
         try:
             answer, alone = self._mean(asks)
         except Exception as error:
-            self._give([], [(ask.work, error) for ask in asks])
+            deliver(self._region, [(ask.work, error) for ask in asks], began, 0)
             return
         spent = self._spent() + time.monotonic_ns() - began
-        good: list[tuple[Work, bytes]] = []
-        bad: list[tuple[Work, Failure]] = []
+        outcomes: list[tuple[Work, bytes | Failure]] = []
         for ask in asks:
             try:
-                good.append((ask.work, ask.work.render(answer, 0 if alone else ask.first)))
+                outcomes.append((ask.work, ask.work.render(answer, 0 if alone else ask.first)))
             except Exception as error:
-                bad.append((ask.work, error))
-        started = max(ask.began for ask in asks)
-        served = [work for work, _ in good]
-        self._region.served(served, time.monotonic_ns(), started, spent)
-        self._give(good, bad)
-
-    def _give(
-        self, good: Sequence[tuple[Work, bytes]], bad: Sequence[tuple[Work, Failure]]
-    ) -> None:
-        """Give what is counted to those who still wait."""
-        for work, body in good:
-            if not work.done:
-                work.succeed(body)
-        for work, error in bad:
-            if not work.done:
-                work.fail(error)
+                outcomes.append((ask.work, error))
+        deliver(self._region, outcomes, max(ask.began for ask in asks), spent)
 
     def _mean(self, asks: "list[Ask]") -> tuple[Answer, bool]:
         """The mean answer, and whether it holds the rows of one request only.
@@ -231,6 +217,7 @@ class Part:
         "_ensemble",
         "_over",
         "_rendered",
+        "account",
         "answer",
         "began",
         "deadline",
@@ -240,7 +227,6 @@ class Part:
         "member",
         "place",
         "rows",
-        "series",
         "tenant",
     )
 
@@ -255,7 +241,7 @@ class Part:
         self.deadline = ask.until
         self.began = ask.began
         self.place = member.place
-        self.series = ensemble.unbilled
+        self.account = ensemble.unbilled
         self.tenant = work.tenant
         # What the model's thread has done counts from `succeed` on, which is on the event loop.
         self._rendered: tuple[Answer | None, int] = (None, 0)
@@ -280,6 +266,9 @@ class Part:
         """See Work: only keeps where the answer is."""
         self._rendered = (answer, first)
         return b""
+
+    def withhold(self, size: int) -> None:
+        """See Work."""
 
     def succeed(self, body: bytes) -> None:
         """See Work."""

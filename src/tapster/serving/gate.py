@@ -36,7 +36,7 @@ class Pass:
     """
 
     __slots__ = (
-        "_rights", "accounts", "ended", "endpoints", "expires", "grant", "key", "series", "standing",
+        "_rights", "accounts", "ended", "endpoints", "expires", "grant", "key", "standing",
         "tenant",
     )  # fmt: skip
 
@@ -57,8 +57,6 @@ class Pass:
         )
         # At whose expense requests are counted, by endpoint id, model and version; see `accounts`.
         self.accounts: dict[tuple[str, str, str], Any] = {}
-        # Where the counters of this key lie, by endpoint id; filled at first use.
-        self.series: dict[str, int] = {}
 
     def may(self, right: str) -> bool:
         """Whether `PREDICT`, `METRICS` or `MANAGE` is held."""

@@ -38,7 +38,7 @@ class Question:
         self.began = time.monotonic_ns()
         self.deadline = self.began / 1e9 + PATIENCE
         self.place = canary.place
-        self.series = region.unbilled
+        self.account = region.unbilled
         self.tenant = ""
         self.done = False
 
@@ -57,6 +57,9 @@ class Question:
             self._vector.outputs, got, self._manifest.tolerance, signature.classes
         )
         return b""
+
+    def withhold(self, size: int) -> None:
+        """See Work."""
 
     def succeed(self, body: bytes) -> None:
         """See Work."""

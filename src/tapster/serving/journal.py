@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import date
 from pathlib import Path
 from struct import Struct
@@ -26,7 +26,7 @@ import msgspec
 from tapster.contract.errors import TapsterError
 from tapster.contract.usage import Metric
 from tapster.core.telemetry import logger
-from tapster.serving.extents import Extent, Extents
+from tapster.serving.extents import FIRST, Extent, Extents
 
 log = logger(__name__)
 
@@ -131,7 +131,7 @@ class Segment:
         """Make one. Raises OSError."""
         self.id = secrets.token_hex(16)
         self.day = day
-        self.rolled = False
+        self.rolled = self.sealed = False
         self.holds = 0
         self.records: dict[Label, Record] = {}
         self._since = 0.0
@@ -159,12 +159,12 @@ class Segment:
 
     def _make(self, label: bytes) -> Record:
         size = LABEL + -(-len(label) // 8)
+        if size >= FIRST // 8:
+            raise OSError("a label is longer than an extent may be")
         extent = self._extents.all[-1]
         at = extent.words[USED]
         if at + size > len(extent.words):
             extent = self._extents.grow()
-            if size >= len(extent.words):
-                raise OSError("a label is longer than any extent")
             at = extent.words[USED] = 1
         start = 8 * (at + LABEL)
         extent.memory[start : start + len(label)] = label
@@ -185,6 +185,9 @@ class Segment:
     def seal(self) -> None:
         """Give the file away: from now on, its counts are final."""
         self.records = {}
+        self.sealed = True
+        # Not by closing: what is mapped has descriptors of its own.
+        fcntl.flock(self._file, fcntl.LOCK_UN)
         os.close(self._file)
 
 
@@ -192,26 +195,27 @@ class Journal:
     """The segments of one worker. `day` is that of the open one, in days since 1970.
 
     `floor` is the first day that this machine may still count on: whoever bills has been told that
-    those before are complete, whatever the clock says now. While no segment can be made, because
-    the disk is full, no record can.
+    those before are complete, whatever the clock says now. It is asked, and a segment made, under
+    `lock`. While no segment can be made, because the disk is full, no record can.
     """
 
     def __init__(
         self,
         folder: Path,
         worker: int,
+        lock: AbstractContextManager[object] | None = None,
         floor: Callable[[], int] = lambda: 0,
         clock: Callable[[], int] = today,
     ) -> None:
         self._folder = folder / FOLDER
         self._worker = worker
+        self._lock = lock or nullcontext()
         self._floor = floor
         self._clock = clock
         self._closing: list[Segment] = []
         self._failed = False
         self.segment: Segment | None = None
         self.day = 0
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.roll()
 
     def due(self) -> bool:
@@ -220,9 +224,11 @@ class Journal:
 
     def roll(self) -> bool:
         """Begin another segment; whether that was possible."""
-        day = max(self._clock(), self._floor())
         try:
-            segment = Segment(self._folder, day, self._worker)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._lock:
+                day = max(self._clock(), self._floor())
+                segment = Segment(self._folder, day, self._worker)
         except OSError as error:
             if not self._failed:
                 log.error("usage cannot be counted", reason=os.strerror(error.errno or 0))

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import LimitGrant, Price
@@ -90,6 +90,8 @@ def units(metric: str, rows: int, compute: int, price: Price) -> int:
 
 class Hold:
     """What one request has reserved. It ends exactly once, if only by being forgotten."""
+
+    meters = None  # has been asked
 
     __slots__ = ("_bound", "_gauges", "_limiter", "_open", "_price", "_purses", "_record")
 
@@ -206,7 +208,7 @@ class Limiter:
 
     def submit(self, work: Work, runs: Runs) -> None:
         """Run a request once it may. Raises what the target raises, and LimitError."""
-        account: Limited = work.account  # type: ignore[assignment]
+        account = cast(Limited, work.account)
         if account.meters is None:
             runs.submit(work)
             return
@@ -241,6 +243,9 @@ class Limiter:
         try:
             if self._reserve(hold, meters, rows, bound, account.price):
                 return hold
+        except OSError as error:
+            hold.release()
+            raise _unasked("the server has no room on its disk to count this") from error
         except BaseException:
             hold.release()
             raise

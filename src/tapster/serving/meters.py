@@ -154,13 +154,6 @@ class Purse:
             if entry is None:
                 entry = self._entry = wallet.book(self.day).add(self.limit.id)
             return self._draw_from(entry, need)
-        except OSError as error:
-            raise TapsterError(
-                "unavailable",
-                "the server has no room to count what is used",
-                hint="whoever runs it must free some space on its disk",
-                retry_after=5.0,
-            ) from error
         finally:
             wallet.lock.give()
 
@@ -251,7 +244,17 @@ class Rate:
     of a second, so that over any time at most `workers` hundredths of a second too many pass.
     """
 
-    __slots__ = ("_burst", "_chunk", "_clock", "_entry", "_gap", "_until", "_wallet", "limit", "tokens")
+    __slots__ = (
+        "_burst",
+        "_chunk",
+        "_clock",
+        "_entry",
+        "_gap",
+        "_until",
+        "_wallet",
+        "limit",
+        "tokens",
+    )
 
     def __init__(self, limit: LimitGrant, wallet: Wallet, clock: Clock) -> None:
         self.limit = limit

@@ -22,6 +22,7 @@ from tapster.serving.slots import (
     SHADOW_DIFFERENT,
     SHADOW_DROPPED,
     SHADOW_SAME,
+    Bill,
     Region,
 )
 from tapster.serving.traffic import Inner, count_failure
@@ -138,7 +139,7 @@ class Witness:
     inputs: Inputs
     tenant: str
     place: int
-    series: int
+    account: Bill
     rows: int
     began: int
 
@@ -160,6 +161,10 @@ class Witness:
         """See Work."""
         self._answer, self._first = answer, first
         return self._work.render(answer, first)
+
+    def withhold(self, size: int) -> TapsterError | None:
+        """See Work."""
+        return self._work.withhold(size)
 
     def succeed(self, body: bytes) -> None:
         """See Work. The caller first."""
@@ -185,13 +190,13 @@ class Copy:
         "_same",
         "_seen",
         "_shadow",
+        "account",
         "began",
         "deadline",
         "done",
         "inputs",
         "place",
         "rows",
-        "series",
         "size",
         "tenant",
     )
@@ -207,7 +212,7 @@ class Copy:
         self.began = time.monotonic_ns()
         self.deadline = (self.began - seen.began) / 1e9 + seen.deadline
         self.place = shadow.place
-        self.series = mirror.region.unbilled
+        self.account = mirror.region.unbilled
         self.size = seen.size
         self.done = False
 
@@ -225,6 +230,9 @@ class Copy:
             expected, got, manifest.tolerance, manifest.signature.classes
         )
         return b""
+
+    def withhold(self, size: int) -> None:
+        """See Work."""
 
     def succeed(self, body: bytes) -> None:
         """See Work."""

@@ -2,14 +2,14 @@
 
 Layout, in 64-bit words of this machine's byte order:
 
-    header | labels of places | labels of series | one region a worker
+    header | labels of places | one region a worker
 
 A place is a version behind an endpoint, `tenant/endpoint@version`, or with no version what found
-none there; a series is (endpoint id, key id). A label is a 16-bit length and UTF-8 bytes. A region
-is `WORKER_WORDS` of state and the batch-size histogram, then `PLACE_WORDS` for each place, then
-`SERIES_WORDS` for each series. Region i belongs to the worker with index i, whoever that is: a
-successor goes on counting where a killed worker stopped. Label 0 is "other": what found no free
-label is counted there, so the file, and with it the number of time series, is bounded.
+none there. A label is a 16-bit length and UTF-8 bytes. A region is `WORKER_WORDS` of state and the
+batch-size histogram, then `PLACE_WORDS` for each place. Region i belongs to the worker with index
+i, whoever that is: a successor goes on counting where a killed worker stopped. Label 0 is "other":
+what found no free label is counted there, so the file, and with it the number of time series, is
+bounded. Who has to pay is counted elsewhere: see `journal`.
 """
 
 import fcntl
@@ -25,10 +25,9 @@ from typing import Final, Protocol
 from tapster.contract.plan import LATENCY_SECONDS
 
 MAGIC: Final = 0x5441505354455231
-VERSION: Final = 2
+VERSION: Final = 3
 WORKERS: Final = 64
 PLACES: Final = 4096
-SERIES: Final = 16384
 LABEL_WORDS: Final = 48
 HEADER_WORDS: Final = 8
 
@@ -39,8 +38,6 @@ MODEL_BYTES, CACHE_BYTES = 10, 11
 BATCH_SUM: Final = 16
 BATCH_BUCKETS: Final = 17
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-# A series that is on nobody's bill: what runs besides the callers' own requests.
-UNBILLED: Final = 48
 WORKER_WORDS: Final = 64
 
 # The counters of a place, by word. Times are nanoseconds.
@@ -62,15 +59,9 @@ CHANGED: Final = 50
 SHADOW_DROPPED, GOLDEN_SAME, GOLDEN_DIFFERENT = range(51, 54)
 PLACE_WORDS: Final = 64
 
-# The counters of a series (an endpoint as called by a key), by word.
-REQUESTS, SERIES_ROWS, ERRORS, SERIES_COMPUTE, SERIES_CACHED = range(5)
-SERIES_WORDS: Final = 8
-
 _PLACE_LABELS: Final = HEADER_WORDS
-_SERIES_LABELS: Final = _PLACE_LABELS + PLACES * LABEL_WORDS
-_REGIONS: Final = _SERIES_LABELS + SERIES * LABEL_WORDS
-_SERIES_OFFSET: Final = WORKER_WORDS + PLACES * PLACE_WORDS
-REGION_WORDS: Final = _SERIES_OFFSET + SERIES * SERIES_WORDS
+_REGIONS: Final = _PLACE_LABELS + PLACES * LABEL_WORDS
+REGION_WORDS: Final = WORKER_WORDS + PLACES * PLACE_WORDS
 FILE_BYTES: Final = 8 * (_REGIONS + WORKERS * REGION_WORDS)
 OTHER: Final = "other"
 NEVER: Final = 1 << 63
@@ -96,10 +87,7 @@ class Slots:
                 self.words[0], self.words[1] = MAGIC, VERSION
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
-        self._tables = {
-            "place": _Labels(self._map, _PLACE_LABELS, PLACES),
-            "series": _Labels(self._map, _SERIES_LABELS, SERIES),
-        }
+        self._labels = _Labels(self._map, _PLACE_LABELS, PLACES)
 
     def close(self) -> None:
         """Let go of the file. No region may be used any more."""
@@ -109,11 +97,15 @@ class Slots:
 
     def place(self, tenant: str, endpoint: str, version: str) -> int:
         """The number of a place, given to it at first use; 0 when none is left."""
-        return self._number("place", f"{tenant}/{endpoint}@{version}")
-
-    def series(self, endpoint: str, key: str) -> int:
-        """The number of the pair (endpoint id, key id); 0 when none is left."""
-        return self._number("series", f"{endpoint}\0{key}")
+        label = f"{tenant}/{endpoint}@{version}"
+        number = self._labels.find(label)
+        if number is None:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                number = self._labels.add(label)
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        return number
 
     def places(self, known: int = 0) -> list[tuple[int, str, str, str]]:
         """(number, tenant, endpoint, version) of every place in use, but the first `known`.
@@ -121,12 +113,12 @@ class Slots:
         0 is `other`.
         """
         found = [] if known else [(0, "", OTHER, "")]
-        labels = self._tables["place"].all(max(known - 1, 0))
+        labels = self._labels.all(max(known - 1, 0))
         return found + [(number, *_names(label)) for number, label in labels]
 
     def name(self, number: int) -> tuple[str, str, str]:
         """Tenant, endpoint and version of a place."""
-        return _names(self._tables["place"].label(number)) if number else ("", OTHER, "")
+        return _names(self._labels.label(number)) if number else ("", OTHER, "")
 
     def totals(self, number: int) -> list[int]:
         """The counters of a place, by word, over all workers."""
@@ -134,22 +126,6 @@ class Slots:
         places = [region + start for region in self.regions().values()]
         rows = [self.words[place : place + PLACE_WORDS].tolist() for place in places]
         return [sum(column) for column in zip(*rows, strict=True)] if rows else [0] * PLACE_WORDS
-
-    def usage(self) -> list[tuple[str, str, int, int, int]]:
-        """(endpoint id, key id, requests, rows, errors) of every series, over all workers."""
-        pairs = [(0, f"{OTHER}\0{OTHER}"), *self._tables["series"].all()]
-        regions = self.regions().values()
-        found = []
-        for number, label in pairs:
-            endpoint, _, key = label.partition("\0")
-            offset = _SERIES_OFFSET + number * SERIES_WORDS
-            requests, rows, errors = (
-                sum(self.words[region + offset + word] for region in regions)
-                for word in (REQUESTS, SERIES_ROWS, ERRORS)
-            )
-            if requests:
-                found.append((endpoint, key, requests, rows, errors))
-        return found
 
     def regions(self) -> dict[int, int]:
         """Offsets of the regions that a worker has ever used, by the worker's index."""
@@ -168,17 +144,6 @@ class Slots:
     def region(self, index: int) -> "Region":
         """The region that worker `index` writes."""
         return Region(self.words, _REGIONS + index * REGION_WORDS)
-
-    def _number(self, table: str, label: str) -> int:
-        labels = self._tables[table]
-        number = labels.find(label)
-        if number is None:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            try:
-                number = labels.add(label)
-            finally:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
-        return number
 
 
 class _Labels:
@@ -234,11 +199,45 @@ def _names(label: str) -> tuple[str, str, str]:
     return tenant, endpoint, version
 
 
+class Bill(Protocol):
+    """Where it is counted what somebody has to pay for.
+
+    `meters` are the limits that a request must be asked for before it runs, None if there are none.
+    """
+
+    @property
+    def meters(self) -> object:
+        """See above."""
+        ...
+
+    def served(self, requests: int, rows: int, compute: int, cached: int = 0) -> None:
+        """So many good answers; `compute` in nanoseconds, `cached` those that no model ran for."""
+        ...
+
+    def failed(self) -> None:
+        """A request that got an error."""
+        ...
+
+
+class Nobody:
+    """A Bill that nobody pays."""
+
+    meters = None
+
+    def served(self, requests: int, rows: int, compute: int, cached: int = 0) -> None:
+        """See Bill."""
+
+    def failed(self) -> None:
+        """See Bill."""
+
+
 class Counted(Protocol):
-    """A request to be counted: where, how much it asked for, since when it waits (ns)."""
+    """A request to be counted: where, at whose expense, how much it asked for, since when it
+    waits (ns).
+    """
 
     place: int
-    series: int
+    account: Bill
     rows: int
     began: int
 
@@ -275,8 +274,9 @@ class Region:
         self.offset = offset
         # Where a request is counted that has found no endpoint, or no key.
         self.nowhere = self.place(0)
-        self.nobody = self.series(0)
-        self.unbilled = offset + UNBILLED
+        self.nobody: Bill = Nobody()
+        # What runs besides the callers' own requests.
+        self.unbilled: Bill = Nobody()
         self.watch: Watch | None = None
         self.least = NEVER
 
@@ -306,34 +306,16 @@ class Region:
         """Where the counters of place `number` lie."""
         return self.offset + WORKER_WORDS + number * PLACE_WORDS
 
-    def series(self, number: int) -> int:
-        """Where the counters of series `number` lie."""
-        return self.offset + _SERIES_OFFSET + number * SERIES_WORDS
-
-    def withheld(self, request: Watched) -> None:
-        """A request that was counted as served got no answer: it is an error of ours, unbilled.
-
-        Its time stays counted: that is what it took.
-        """
-        words, place, series = self.words, request.place, request.series
-        words[place] -= 1
-        words[place + ROWS] -= request.rows
-        words[series + SERIES_ROWS] -= request.rows
-        words[place + SERVER_ERRORS] += 1
-        words[place + UNAVAILABLE] += 1
-        words[series + ERRORS] += 1
-
-    def answered(self, place: int, series: int, status: int, rows: int, elapsed: int) -> None:
-        """Count one answer, by where its counters lie; `elapsed` in nanoseconds."""
-        words = self.words
-        words[series] += 1
+    def answered(self, request: Counted, status: int, now: int, cached: int = 0) -> None:
+        """Count one answer; `now` in nanoseconds, on the clock of its `began`."""
+        words, place, elapsed = self.words, request.place, now - request.began
         if status < 400:
+            request.account.served(1, request.rows, 0, cached)
             words[place] += 1
-            words[place + ROWS] += rows
-            words[series + SERIES_ROWS] += rows
+            words[place + ROWS] += request.rows
         else:
+            request.account.failed()
             words[place + (CLIENT_ERRORS if status < 500 else SERVER_ERRORS)] += 1
-            words[series + ERRORS] += 1
         words[place + LATENCY_SUM] += elapsed
         words[place + LATENCY_BUCKETS + bisect_left(LATENCY_BOUNDS, elapsed)] += 1
 
@@ -343,18 +325,16 @@ class Region:
         The batch began to run at `started`, on the clock of `now`, and took `compute`: all are
         nanoseconds.
         """
-        accounts: dict[tuple[int, int], list[Watched]] = {}
+        places: dict[int, list[Watched]] = {}
         for request in requests:
-            accounts.setdefault((request.place, request.series), []).append(request)
+            places.setdefault(request.place, []).append(request)
         words = self.words
-        everything = sum([sum([r.rows for r in served]) for served in accounts.values()])
-        for (place, series), served in accounts.items():
+        everything = sum([sum([r.rows for r in served]) for served in places.values()])
+        for place, served in places.items():
             rows = sum([request.rows for request in served])
             begun = [request.began for request in served]
             share = compute * rows // everything if everything else 0
-            words[series] += len(served)
-            words[series + SERIES_ROWS] += rows
-            words[series + SERIES_COMPUTE] += share
+            _bill(served, rows, share)
             words[place] += len(served)
             words[place + ROWS] += rows
             words[place + BATCHES] += 1
@@ -395,3 +375,14 @@ class Region:
         words, offset = self.words, self.offset
         words[offset + BATCH_SUM] += rows
         words[offset + BATCH_BUCKETS + bisect_left(BATCH_BOUNDS, rows)] += 1
+
+
+def _bill(requests: list[Watched], rows: int, compute: int) -> None:
+    """Have everybody pay for their own of the requests that were answered together."""
+    first = requests[0].account
+    if len({request.account for request in requests}) == 1:
+        first.served(len(requests), rows, compute)
+        return
+    for request in requests:
+        share = compute * request.rows // rows if rows else 0
+        request.account.served(1, request.rows, share)

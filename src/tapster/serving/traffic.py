@@ -36,10 +36,10 @@ class Inner:
 def count_failure(region: Region, request: Watched, error: BaseException) -> None:
     """Count the error that a request to an inner model got."""
     code = error.code if isinstance(error, TapsterError) else "internal"
-    elapsed = time.monotonic_ns() - request.began
-    region.answered(request.place, request.series, HTTP_STATUS[code], 0, elapsed)
+    now = time.monotonic_ns()
+    region.answered(request, HTTP_STATUS[code], now)
     if region.watch is not None and isinstance(error, Exception):
-        region.watch.failed(request, HTTP_STATUS[code], error, elapsed)
+        region.watch.failed(request, HTTP_STATUS[code], error, now - request.began)
 
 
 class Split(Generic[T]):

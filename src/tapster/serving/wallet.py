@@ -24,6 +24,8 @@ VERSION: Final = 1
 ENTRY_WORDS: Final = 96
 ENTRY_BYTES: Final = 8 * ENTRY_WORDS
 COLUMNS: Final = 64
+# A worker may have another day than the clock says, but not by more than this.
+NEAR: Final = 2
 _COLUMN: Final = ENTRY_WORDS - COLUMNS
 # The header of a file. Of `held`: the first day that is not complete, how often somebody has asked
 # for more, when the control plane last could not be asked (monotonic nanoseconds, as all here).
@@ -143,9 +145,15 @@ class Wallet:
         self._folder = home / "run" / FOLDER
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.lock = Lock(self._folder / "lock")
-        with self.lock:
-            self.held = Table(self._folder / HELD)
+        self._held: Table | None = None
         self._books: dict[int, Table] = {}
+
+    @property
+    def held(self) -> Table:
+        """Rates and concurrency; under the lock at first use. Raises OSError."""
+        if self._held is None:
+            self._held = Table(self._folder / HELD)
+        return self._held
 
     # -- days
 
@@ -251,7 +259,7 @@ class Wallet:
         """
         now = today()
         for day in self.days():
-            table = self.open(day) if abs(day - now) <= 2 else None  # noqa: PLR2004
+            table = self.open(day) if abs(day - now) <= NEAR else None
             for name, entry in table.all().items() if table is not None else ():
                 if entry[WANTED] > entry[GRANTED] and entry[ASKED] >= entry[ANSWERED]:
                     yield name, day, entry

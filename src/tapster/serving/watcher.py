@@ -109,7 +109,7 @@ class Watcher:
 
     def served(self, requests: Sequence[Watched], now: int, started: int, compute: int) -> None:
         """See Watch. What is on nobody's bill was asked by the server itself."""
-        if requests[0].series == self._region.unbilled:
+        if requests[0].account is self._region.unbilled:
             return
         logged = self._drawn(requests) if self._share else ()
         least = now - min(self._slowest.floor + 1, self._slow)
@@ -132,7 +132,7 @@ class Watcher:
 
     def failed(self, request: Watched, status: int, error: Exception, elapsed: int) -> None:
         """See Watch."""
-        asked = request.series != self._region.unbilled
+        asked = request.account is not self._region.unbilled
         slow = asked and elapsed > self._slowest.floor
         logged = bool(asked and self._share and self._drawn([request]))
         traced = self._tracer is not None and request in self._tracer

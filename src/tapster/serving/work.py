@@ -1,6 +1,7 @@
 """A request to a model, and the answer of the batch that it ran in."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -9,10 +10,12 @@ import numpy as np
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Signature
-from tapster.serving.slots import Watched
+from tapster.serving.slots import UNAVAILABLE, Region, Watched
 
 # Values that are made Python's at once.
 PIECE: Final = 1 << 15
+# Answers beyond this are given only while there is memory for them.
+LARGE_ANSWER: Final = 64 * 1024
 Failure = BaseException
 # Arrays by input name; or the 32-bit floats of all rows, where `packed_input` gives their place.
 Inputs = dict[str, Array] | bytes
@@ -91,6 +94,10 @@ class Work(Watched, Protocol):
         """The answer's body, from the batch's rows `first` and following."""
         ...
 
+    def withhold(self, size: int) -> TapsterError | None:
+        """What is wrong with giving a large answer of so many bytes; None as a rule."""
+        ...
+
     def succeed(self, body: bytes) -> None:
         """Give the answer (on the event loop), which is counted already."""
         ...
@@ -98,6 +105,45 @@ class Work(Watched, Protocol):
     def fail(self, error: Failure) -> None:
         """Count and give an error (on the event loop)."""
         ...
+
+
+def deliver(
+    region: Region, outcomes: Sequence[tuple[Work, bytes | Failure]], began: int, ran: int
+) -> None:
+    """Answer what still waits; what is served is counted before any of it is written.
+
+    The batch began to run at `began` (monotonic clock) and took `ran`, both in nanoseconds. Of
+    what was counted nothing is ever taken back, so a large answer is counted by itself, once there
+    is memory for it.
+    """
+    waiting = [pair for pair in outcomes if not pair[0].done]
+    good = [work for work, outcome in waiting if isinstance(outcome, bytes)]
+    large = [work for work, body in waiting if isinstance(body, bytes) and len(body) > LARGE_ANSWER]
+    spent = dict.fromkeys(large, 0)
+    if large:
+        rows = sum([work.rows for work in good]) or 1
+        spent = {work: ran * work.rows // rows for work in large}
+        good = [work for work in good if work not in spent]
+        ran -= sum(spent.values())
+    region.served(good, time.monotonic_ns(), began, ran)
+    for work, outcome in waiting:
+        if work.done:  # its connection ended with an answer before it
+            continue
+        if not isinstance(outcome, bytes):
+            work.fail(outcome)
+        elif work not in spent or _admit(region, work, len(outcome), began, spent[work]):
+            work.succeed(outcome)
+
+
+def _admit(region: Region, work: Work, size: int, began: int, spent: int) -> bool:
+    """Whether a large answer may be given; it is counted either way."""
+    error = work.withhold(size)
+    if error is None:
+        region.served([work], time.monotonic_ns(), began, spent)
+        return True
+    region.count(work.place, UNAVAILABLE)
+    work.fail(error)
+    return False
 
 
 def packed_input(signature: Signature) -> tuple[str, int] | None:

@@ -31,7 +31,7 @@ from tapster.core.processes import die_with_parent
 from tapster.core.settings import Settings, load
 from tapster.core.tls import HTTP, HTTP2, Certificate
 from tapster.core.vault import Vault
-from tapster.serving import agent, datakeys, tracing, watcher
+from tapster.serving import accounts, agent, datakeys, tracing, watcher
 from tapster.serving.engine import Engine
 from tapster.serving.following import Follower
 from tapster.serving.gate import Gate
@@ -124,7 +124,8 @@ class Worker:
             changed=self._changed,
             stuck=self._stuck,
         )
-        self.service = Service(settings, slots, self._region, gate, engine)
+        self._accounts = accounts.opened(settings.home, index, self._region)
+        self.service = Service(settings, slots, self._region, gate, engine, self._accounts)
         self._engine = engine
         self._agent = agent.Agent(settings, slots)
         self._tracer = self.service.tracer = tracing.tracer(settings, index)
@@ -206,6 +207,8 @@ class Worker:
         models, cached = self._engine.memory
         region.set(MODEL_BYTES, models)
         region.set(CACHE_BYTES, cached)
+        if self._accounts.beat():
+            self._engine.generation += 1
         self._loop.call_later(BEAT_SECONDS, self._beat)
 
     def _watch(self) -> None:

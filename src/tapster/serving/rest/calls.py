@@ -6,17 +6,16 @@ from typing import Final, Protocol
 from tapster.contract.errors import HTTP_STATUS, TapsterError
 from tapster.serving.batcher import Answer, Inputs
 from tapster.serving.engine import Target
+from tapster.serving.gate import Pass
+from tapster.serving.meters import LimitError
 from tapster.serving.rest.forms import PLAIN
-from tapster.serving.rest.heads import Heads
+from tapster.serving.rest.heads import JSON, Heads, quota
 from tapster.serving.rest.wires import Wire
-from tapster.serving.slots import Region
+from tapster.serving.slots import Bill, Region
+from tapster.serving.work import LARGE_ANSWER
 
 # A caller can mend what the model could not process; clients of these wires expect a 400.
 STATUS: Final = {**HTTP_STATUS, "unprocessable": 400}
-
-
-# Answers beyond this are sent only while there is memory for them.
-LARGE_ANSWER: Final = 64 * 1024
 
 
 class Line(Protocol):
@@ -54,6 +53,7 @@ class Call(Turn):
     __slots__ = (
         "_line",
         "_region",
+        "account",
         "began",
         "by_row",
         "chosen",
@@ -65,7 +65,6 @@ class Call(Turn):
         "lines",
         "place",
         "rows",
-        "series",
         "tag",
         "target",
         "tenant",
@@ -73,9 +72,11 @@ class Call(Turn):
     )
 
     target: Target
+    account: Bill
     # No slots: of most calls they are these; `asked` are the version and the label in the path.
     form = PLAIN
     asked = ("", "")
+    holder: Pass | None = None
 
     def __init__(
         self, line: Line, wire: Wire, region: Region, heads: Heads, keep_alive: bool
@@ -89,7 +90,7 @@ class Call(Turn):
         self.wire = wire
         self.began = time.monotonic_ns()
         self.place = region.nowhere
-        self.series = region.nobody
+        self.account = region.nobody
         self.deadline = 0.0
         self.done = False
         self.inputs: Inputs = b""
@@ -104,13 +105,12 @@ class Call(Turn):
         """See Work."""
         return self.wire.write(self, answer, first)
 
+    def withhold(self, size: int) -> TapsterError | None:
+        """See Work."""
+        return None if self._line.takes(size) else crowded("answers")
+
     def succeed(self, body: bytes) -> None:
         """See Work."""
-        large = len(body) > LARGE_ANSWER
-        if large and not self._line.takes(len(body)):
-            self._region.withheld(self)
-            self._refuse(crowded("answers"))
-            return
         self.done = True
         if self.lines or self.identity or not self.keep_alive:
             self.response = self.heads.respond(
@@ -119,7 +119,7 @@ class Call(Turn):
         else:
             self.response = self.heads.good(body)
         self._line.advance()
-        if large:
+        if len(body) > LARGE_ANSWER:
             self._line.account()
 
     def fail(self, error: BaseException) -> None:
@@ -128,21 +128,16 @@ class Call(Turn):
             error = TapsterError("invalid", "the body is nested too deeply")
         if not isinstance(error, TapsterError):
             error = unexpected(error)
-        elapsed = time.monotonic_ns() - self.began
-        self._region.answered(self.place, self.series, STATUS[error.code], 0, elapsed)
-        self._refuse(error)
-
-    def _refuse(self, error: TapsterError) -> None:
-        """Give an error that is counted already."""
+        status, now = STATUS[error.code], time.monotonic_ns()
+        self._region.answered(self, status, now)
         self.done = True
-        status = STATUS[error.code]
         self.identify()
         if self._region.watch is not None:
-            elapsed = time.monotonic_ns() - self.began
-            self._region.watch.failed(self, status, error, elapsed)
+            self._region.watch.failed(self, status, error, now - self.began)
         body = self.wire.refuse(error)
+        lines = JSON + quota(error) if isinstance(error, LimitError) else b""
         self.response = self.heads.respond(
-            status, body, self.keep_alive, self.identity, pause=error.retry_after
+            status, body, self.keep_alive, self.identity, lines, pause=error.retry_after
         )
         self._line.advance()
 

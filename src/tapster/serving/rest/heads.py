@@ -7,6 +7,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
+from tapster.serving.meters import LimitError
+
 MAX_IDENTITY: Final = 128
 JSON: Final = b"content-type: application/json\r\n"
 _RETRIED: Final = frozenset({429, 503})
@@ -71,6 +73,16 @@ class Heads:
             text += "www-authenticate: Bearer\r\n" if status == 401 else ""
             head = self._heads[status] = text.encode()
         return head
+
+
+def quota(error: LimitError) -> bytes:
+    """The headers that tell of a limit (draft-ietf-httpapi-ratelimit-headers-06)."""
+    resets = max(1, math.ceil(error.resets))
+    return b"ratelimit-limit: %d\r\nratelimit-remaining: %d\r\nratelimit-reset: %d\r\n" % (
+        error.limit,
+        error.remaining,
+        resets,
+    )
 
 
 def _printable(text: bytes) -> bool:

@@ -68,18 +68,31 @@ class InferenceProtocol(Reception):
             call = Call(self, seen.wire, service.region, service.heads, True)
         else:
             call = FormedCall(self, seen.wire, service, True, seen.form)
-            call.asked = seen.asked
-        call.series = seen.series
+            call.asked, call.holder = seen.asked, seen.holder
+        call.account = seen.account
         call.tenant = seen.holder.tenant
         if seen.holder.tenant != share.tenant:
             self._share = service.shares.of(seen.holder.tenant)
         line = self._line
         line.append(call)
-        target = seen.target or seen.endpoint.target("", "")
-        assert target is not None
-        self._answer(call, target, data[seen.head :], seen.timeout)
+        if seen.target is not None:
+            self._answer(call, seen.target, data[seen.head :], seen.timeout)
+        else:
+            self._answer_drawn(call, seen, data[seen.head :])
         if len(line) >= self._longest:
             self.flow.pause_reading()
+
+    def _answer_drawn(self, call: Call, seen: Seen, body: bytes) -> None:
+        """Answer a request with a head that was seen before by whatever version is drawn for it."""
+        target = seen.endpoint.target("", "")
+        assert target is not None
+        try:
+            call.account = self._service.accounts.find(seen.holder, target)
+        except TapsterError as error:
+            call.place = target.place
+            call.fail(error)
+            return
+        self._answer(call, target, body, seen.timeout)
 
     def _arrived(self, route: Route) -> None:
         if route.call and self._pass is not None:
@@ -98,7 +111,7 @@ class InferenceProtocol(Reception):
         else:
             held, self._held = self._held, 0
             call = FormedCall(self, wire, service, self._keep_alive, self._form, held)
-            call.asked = (route.version, route.label)
+            call.asked, call.holder = (route.version, route.label), holder
         if b"x-request-id" in self._noted:
             call.identity = service.heads.identify(self._noted[b"x-request-id"])
         if service.tracer is not None:
@@ -111,19 +124,20 @@ class InferenceProtocol(Reception):
             call.fail(error)
             return
         call.place = endpoint.place
-        call.series = service.engine.series(endpoint, holder)
         call.tenant = holder.tenant
         sticky = self._noted.get(b"x-sticky-key", b"")
         try:
             timeout = _timeout(self._noted.get(b"x-request-timeout"), endpoint)
             target = service.target(endpoint, route, sticky)
+            call.account = service.accounts.find(holder, target)
         except TapsterError as error:
+            call.account = service.accounts.unserved(holder, endpoint)
             call.fail(error)
             return
         if self._keep_alive and holder.expires is None and not self._noted.keys() & _VARYING:
             fixed = target if _fixed(route, sticky, target) else None
-            seen = Seen(wire, endpoint, target=fixed, holder=holder, form=self._form)
-            seen.series, seen.timeout, seen.asked = call.series, timeout, call.asked
+            seen = Seen(wire, endpoint, holder, target=fixed, form=self._form)
+            seen.account, seen.timeout, seen.asked = call.account, timeout, call.asked
             seen.length = int(self._noted.get(b"content-length", b"0"))
             self._learned = seen
         body, self._body = self._body, b""
@@ -138,7 +152,10 @@ class InferenceProtocol(Reception):
                 self._service.reader.read(call, body)
             else:
                 call.wire.read(call, body)
-                target.submit(call)
+                if call.account.meters is None:
+                    target.submit(call)
+                else:
+                    self._service.limiter.submit(call, target)
         except Exception as error:
             call.fail(error)
 

@@ -13,13 +13,14 @@ from typing import Final, Protocol
 
 from tapster.contract.errors import TapsterError
 from tapster.serving.engine import Target
+from tapster.serving.gate import Pass
 from tapster.serving.rest import codings
 from tapster.serving.rest.calls import Call, Line, crowded
 from tapster.serving.rest.forms import Form
 from tapster.serving.rest.heads import JSON, Heads
 from tapster.serving.rest.memory import Memory
 from tapster.serving.rest.wires import Wire
-from tapster.serving.slots import UNAVAILABLE, Region
+from tapster.serving.slots import UNAVAILABLE, Bill, Region
 
 # Bytes of a body that is read on the event loop; compressed ones may also grow to no more.
 AT_ONCE: Final = 128 * 1024
@@ -33,19 +34,28 @@ class Reader:
     many times its size while it is read, and one for all else.
 
     `limit`: bytes of a body. `current`: where a call to a target, asked for by this version and
-    label, goes now, as the plan may have changed while its body was read.
+    label, goes now, as the plan may have changed while its body was read. `submit`: runs a call
+    that has been read. `account`: at whose expense a call goes to its target.
     """
 
-    def __init__(self, limit: int, current: Callable[[Target, tuple[str, str]], Target]) -> None:
+    def __init__(
+        self,
+        limit: int,
+        current: Callable[[Target, tuple[str, str]], Target],
+        submit: Callable[[Call], None],
+        account: Callable[[Call], Bill],
+    ) -> None:
         self._limit = limit
         self._current = current
+        self._submit = submit
+        self._account = account
         self._json = ThreadPoolExecutor(1, thread_name_prefix="json")
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="body")
 
     def read(self, call: Call, body: Body) -> None:
         """Have a call's body read, then submit the call. Raises what its wire raises."""
         if self._read_at_once(call, body):
-            call.target.submit(call)
+            self._submit(call)
             return
         if isinstance(call, FormedCall):
             call.hold(len(body))
@@ -56,7 +66,7 @@ class Reader:
         other = call.form.csv or call.form.header >= 0
         pool = self.pool if other else self._json
         reading = loop.run_in_executor(pool, self._read, call, body)
-        reading.add_done_callback(partial(self._submit, call, body))
+        reading.add_done_callback(partial(self._was_read, call, body))
 
     def _read_at_once(self, call: Call, body: Body) -> bool:
         coding = call.form.coding
@@ -84,7 +94,7 @@ class Reader:
         call.wire.read(call, body)
         return len(body)
 
-    def _submit(self, call: Call, body: Body, reading: "asyncio.Future[int]") -> None:
+    def _was_read(self, call: Call, body: Body, reading: "asyncio.Future[int]") -> None:
         if call.done or reading.cancelled():
             return
         try:
@@ -94,8 +104,10 @@ class Reader:
             before = call.target
             call.target = self._current(before, call.asked)
             call.place = call.target.place
+            if call.target is not before:
+                call.account = self._account(call)
             if call.target.model is before.model:
-                call.target.submit(call)
+                self._submit(call)
             else:
                 self._begin(call, body)
         except Exception as failure:
@@ -124,7 +136,7 @@ class FormedCall(Call):
     already.
     """
 
-    __slots__ = ("_gone", "_memory", "_reader", "asked", "form", "held")
+    __slots__ = ("_gone", "_memory", "_reader", "asked", "form", "held", "holder")
 
     def __init__(  # noqa: PLR0917
         self, line: Line, wire: Wire, shared: Shared, keep_alive: bool, form: Form, held: int = 0
@@ -134,6 +146,7 @@ class FormedCall(Call):
         self._memory = shared.memory
         self._gone = False
         self.asked = ("", "")
+        self.holder: Pass | None = None
         self.form = form
         self.held = held
 

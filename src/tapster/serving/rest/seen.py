@@ -10,6 +10,7 @@ from tapster.serving.engine import Endpoint, Target
 from tapster.serving.gate import Pass
 from tapster.serving.rest.forms import Form
 from tapster.serving.rest.wires import Wire
+from tapster.serving.slots import Bill
 
 MAX_KEPT: Final = 4096
 MAX_HEAD: Final = 1024
@@ -19,25 +20,27 @@ _END: Final = b"\r\n\r\n"
 class Seen:
     """What a head was found to say: where it goes, who sent it, how long its body is.
 
-    `target` is None where each request is to be drawn a version of its own; `asked` are the version
-    and the label in the path.
+    `target` is None where each request is to be drawn a version of its own, at whose expense only
+    then is known; `asked` are the version and the label in the path.
     """
 
+    account: Bill
+
     __slots__ = (
+        "account",
         "asked",
         "endpoint",
         "form",
         "head",
         "holder",
         "length",
-        "series",
         "target",
         "timeout",
         "wire",
     )
 
     def __init__(
-        self, wire: Wire, endpoint: Endpoint, *, target: Target | None, holder: Pass, form: Form
+        self, wire: Wire, endpoint: Endpoint, holder: Pass, *, target: Target | None, form: Form
     ) -> None:
         self.wire = wire
         self.form = form
@@ -45,7 +48,6 @@ class Seen:
         self.target = target
         self.holder = holder
         self.asked = ("", "")
-        self.series = 0
         self.timeout = 0.0  # seconds
         self.length = 0
         self.head = 0  # bytes of the head itself, once learned

@@ -5,10 +5,13 @@ from typing import Final, cast
 
 from tapster.contract.errors import TapsterError
 from tapster.core.settings import Settings
+from tapster.serving.accounts import Accounts
 from tapster.serving.engine import Endpoint, Engine, Target
 from tapster.serving.gate import REFUSAL, REFUSAL_HINT, Gate, Pass
+from tapster.serving.limits import Limiter, Runs
 from tapster.serving.rest import open_binary, open_inference, plain, tf_serving
 from tapster.serving.rest.bodies import shown
+from tapster.serving.rest.calls import Call
 from tapster.serving.rest.forms import PLAIN, Form
 from tapster.serving.rest.heads import Heads
 from tapster.serving.rest.memory import Memory
@@ -18,7 +21,7 @@ from tapster.serving.rest.seen import SeenHeads
 from tapster.serving.rest.tf_examples import Classify, Regress
 from tapster.serving.rest.wires import Wire
 from tapster.serving.shares import Shares
-from tapster.serving.slots import UNAVAILABLE, Region, Slots
+from tapster.serving.slots import UNAVAILABLE, Bill, Region, Slots
 from tapster.serving.tracing import Tracer
 
 _LOOPBACK: Final = frozenset({b"127.0.0.1", b"localhost", b"[::1]"})
@@ -33,17 +36,21 @@ class Service:
     region: Region
     gate: Gate
     engine: Engine
+    accounts: Accounts
     heads: Heads = field(default_factory=Heads)
     routes: Routes = field(default_factory=Routes)
     seen: SeenHeads = field(default_factory=SeenHeads)
     reader: Reader = field(init=False)
+    limiter: Limiter = field(init=False)
     memory: Memory = field(init=False)
     shares: Shares = field(init=False)
     draining: bool = False
     tracer: Tracer | None = None
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.settings.max_body, self.current)
+        self.reader = Reader(self.settings.max_body, self.current, self.submit, self._account)
+        self.limiter = self.accounts.limiter
+        self.limiter.alive = self._serves
         self.memory = Memory(self.settings.body_memory)
         self.shares = Shares(self.gate.weight)
 
@@ -109,6 +116,21 @@ class Service:
             f"endpoint {shown(route.name)} does not serve {what}",
             hint=f"it serves: {', '.join(each.version for each in endpoint.targets)}",
         )
+
+    def submit(self, call: Call) -> None:
+        """Run a call that has been read, once it may."""
+        self.limiter.submit(call, call.target)
+
+    def _account(self, call: Call) -> Bill:
+        assert call.holder is not None
+        return self.accounts.find(call.holder, call.target)
+
+    def _serves(self, target: Runs) -> bool:
+        """Whether requests may still be sent to a target."""
+        assert isinstance(target, Target)
+        plan = target.endpoint.plan
+        there = self.engine.find(plan.tenant, plan.name) is target.endpoint
+        return there and target in target.endpoint.targets
 
     def current(self, target: Target, asked: tuple[str, str]) -> Target:
         """Where a call to a target goes now: to the same version, else to the version or label

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from tapster.contract.errors import TapsterError
 from tapster.serving.batcher import Answer, Inputs
 from tapster.serving.engine import Target
-from tapster.serving.rest.calls import LARGE_ANSWER, STATUS, crowded, unexpected
-from tapster.serving.slots import Region
+from tapster.serving.rest.calls import STATUS, crowded, unexpected
+from tapster.serving.slots import Bill, Region
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class Call:
     __slots__ = (
         "_line",
         "_region",
+        "account",
         "began",
         "chosen",
         "deadline",
@@ -77,7 +78,6 @@ class Call:
         "place",
         "response",
         "rows",
-        "series",
         "tag",
         "target",
         "tenant",
@@ -85,6 +85,7 @@ class Call:
     )
 
     target: Target
+    account: Bill
 
     def __init__(self, line: Line, wire: Wire, region: Region, exchange: Any) -> None:
         self._line = line
@@ -102,35 +103,30 @@ class Call:
         self.chosen: tuple[int, ...] | None = None
         self.tenant: str = exchange.holder.tenant
         self.place = region.nowhere
-        self.series = region.nobody
+        self.account = region.nobody
 
     def render(self, answer: Answer, first: int) -> bytes:
         """See Work."""
         return self.wire.write(self, answer, first)
 
+    def withhold(self, size: int) -> TapsterError | None:
+        """See Work."""
+        return crowded("answers") if self.exchange.owner.service.memory.unread else None
+
     def succeed(self, body: bytes) -> None:
         """See Work."""
-        if len(body) > LARGE_ANSWER and self.exchange.owner.service.memory.unread:
-            self._region.withheld(self)
-            self._refuse(crowded("answers"))
-            return
         self.done = True
         self._line.succeeded(self, body)
 
     def fail(self, error: BaseException) -> None:
         """See Work."""
         known = explained(error)
-        elapsed = time.monotonic_ns() - self.began
-        self._region.answered(self.place, self.series, STATUS[known.code], 0, elapsed)
-        self._refuse(known)
-
-    def _refuse(self, error: TapsterError) -> None:
-        """Give an error that is counted already."""
+        status, now = STATUS[known.code], time.monotonic_ns()
+        self._region.answered(self, status, now)
         self.done = True
-        watch = self._region.watch
-        if watch is not None:
-            watch.failed(self, STATUS[error.code], error, time.monotonic_ns() - self.began)
-        self._line.failed(self, error)
+        if self._region.watch is not None:
+            self._region.watch.failed(self, status, known, now - self.began)
+        self._line.failed(self, known)
 
     def identify(self) -> str:
         """The request's identifier: the caller's, else one of ours."""

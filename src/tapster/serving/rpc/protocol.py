@@ -150,12 +150,12 @@ class GrpcProtocol(Gathering):
         self._streams[number] = exchange
         call = exchange.call = Call(self, OPEN, self._region, exchange)
         target = call.target = repeat.target
-        call.place, call.series = target.place, repeat.series
+        call.place, call.account = target.place, repeat.account
         call.inputs, call.rows = data[at + size - repeats.tensor : at + size], repeat.rows
         longest = target.endpoint.plan.options.deadline
         call.deadline = min(call.began / 1e9 + longest, exchange.expires)
         try:
-            target.submit(call)
+            self._submit(call)
         except Exception as error:
             call.fail(error)
         return size
@@ -181,7 +181,7 @@ class GrpcProtocol(Gathering):
         service = self.service
         stamp = (self._decoder.revision, service.gate.generation + service.engine.generation)
         repeat = Repeat(
-            exchange.head, exchange.holder, exchange.method, call.target, call.series, call.rows
+            exchange.head, exchange.holder, exchange.method, call.target, call.account, call.rows
         )
         self._repeats.learn(data[start:end], len(call.inputs), stamp, repeat)
 
@@ -235,9 +235,15 @@ class GrpcProtocol(Gathering):
             call.wire.read(call, message)
             if self._repeats.hopeful and self._repeatable(call, message):
                 self._lesson = call
-            call.target.submit(call)
+            self._submit(call)
         except Exception as error:
             call.fail(error)
+
+    def _submit(self, call: Call) -> None:
+        if call.account.meters is None:
+            call.target.submit(call)
+        else:
+            self.service.limiter.submit(call, call.target)
 
     def _later(self, call: Call, flag: int, data: bytes) -> None:
         self._keep(self._infer_slowly(call, flag, data))
@@ -263,7 +269,7 @@ class GrpcProtocol(Gathering):
                     model = call.target.model
                     await self._in_thread(call.wire.read, call, message)
             if not call.done:
-                call.target.submit(call)
+                self._submit(call)
         except Exception as error:
             if not call.done:
                 call.fail(error)
@@ -290,12 +296,13 @@ class GrpcProtocol(Gathering):
         if endpoint is None:
             endpoint = service.endpoint(holder, Route("rpc", name=name))
         call.place = endpoint.place
-        call.series = service.engine.series(endpoint, holder)
         target = endpoint.target(version, label, exchange.head.sticky)
         if target is None:
+            call.account = service.accounts.unserved(holder, endpoint)
             target = service.target(endpoint, Route("rpc", name=name, version=version, label=label))
         call.target = target
         call.place = target.place
+        call.account = service.accounts.find(holder, target)
         began = call.began / 1e9
         call.deadline = min(began + endpoint.plan.options.deadline, exchange.expires)
         if call.deadline <= began:

@@ -15,6 +15,7 @@ from tapster.serving.rpc.encoding import header
 from tapster.serving.rpc.frames import DATA, END_STREAM, HEAD_BYTES
 from tapster.serving.rpc.heads import Head
 from tapster.serving.rpc.methods import Method
+from tapster.serving.slots import Bill
 
 MAX_KEPT: Final = 16
 MAX_BYTES: Final = 2048
@@ -29,16 +30,16 @@ _PREFIX: Final = 5
 class Repeat:
     """What a request was found to ask."""
 
-    __slots__ = ("head", "holder", "method", "rows", "series", "target")
+    __slots__ = ("account", "head", "holder", "method", "rows", "target")
 
     def __init__(  # noqa: PLR0917
-        self, head: Head, holder: Pass, method: Method, target: Target, series: int, rows: int
+        self, head: Head, holder: Pass, method: Method, target: Target, account: Bill, rows: int
     ) -> None:
         self.head = head
         self.holder = holder
         self.method = method
         self.target = target
-        self.series = series
+        self.account = account
         self.rows = rows
 
 

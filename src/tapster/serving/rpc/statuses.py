@@ -3,10 +3,12 @@
 Source: gRPC over HTTP2 (PROTOCOL-HTTP2.md): `grpc-status`, percent-encoded `grpc-message`.
 """
 
+import math
 from typing import Final
 from urllib.parse import quote_from_bytes
 
 from tapster.contract.errors import GRPC_STATUS, TapsterError
+from tapster.serving.meters import LimitError
 from tapster.serving.rpc.hpack import encode, encode_static
 
 NAMES: Final = (
@@ -16,6 +18,7 @@ NAMES: Final = (
 )  # fmt: skip
 NUMBERS: Final = {name: number for number, name in enumerate(NAMES)}
 MAX_MESSAGE: Final = 1024
+LONGEST_PUSHBACK: Final = 60.0
 # Answers of every kind begin so.
 BEGIN: Final = encode_static(b":status", b"200") + encode(b"content-type", b"application/grpc")
 OK: Final = encode(b"grpc-status", b"0")
@@ -36,11 +39,23 @@ def refusal(error: TapsterError, identity: bytes) -> bytes:
     message = quote_from_bytes(text_of(error).encode()[:MAX_MESSAGE], _SAFE).encode()
     block = encode(b"grpc-status", status) + encode(b"grpc-message", message)
     if error.code in {"unavailable", "exhausted"}:
-        pause = b"%d" % round(1000 * (error.retry_after or 1.0))
-        block += encode(b"grpc-retry-pushback-ms", pause)
+        block += _retried(error.retry_after or 1.0)
+        if isinstance(error, LimitError):
+            block += encode(b"ratelimit-limit", b"%d" % error.limit)
+            block += encode(b"ratelimit-remaining", b"%d" % error.remaining)
+            block += encode(b"ratelimit-reset", b"%d" % max(1, math.ceil(error.resets)))
     elif error.code == "unsupported":
         block += ENCODINGS
     return block + named(identity)
+
+
+def _retried(pause: float) -> bytes:
+    """The trailers that say when to try again. Clients that do so by themselves (gRFC A6) are told
+    not to when that is long after.
+    """
+    pushback = b"%d" % round(1000 * pause) if pause <= LONGEST_PUSHBACK else b"-1"
+    seconds = b"%d" % max(1, math.ceil(pause))
+    return encode(b"grpc-retry-pushback-ms", pushback) + encode(b"retry-after", seconds)
 
 
 def named(identity: bytes) -> bytes:
