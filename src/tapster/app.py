@@ -39,6 +39,7 @@ from tapster.datasets import service as datasets
 from tapster.deployments import routes as deployment_routes
 from tapster.deployments import service as deployments
 from tapster.deployments.reports import Reports
+from tapster.deployments.sharing import routes as sharing_routes
 from tapster.jobs import routes as job_routes
 from tapster.jobs import service as jobs
 from tapster.jobs.claims import ClaimLoop
@@ -99,6 +100,7 @@ def build(config: Settings) -> FastAPI:
             training_routes.routes(parts),
             *registry_routes.routes(parts, deployments.in_use),
             deployment_routes.routes(parts, reports),
+            sharing_routes.routes(parts),
             deployment_routes.agent_routes(parts, agent_key, reports),
             job_routes.routes(parts),
             *tenancy_routes.routes(parts),

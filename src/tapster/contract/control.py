@@ -130,7 +130,9 @@ class Endpoint:
     version with the largest share, "kind" (split or ensemble) and "variants": all of them, each
     with "weight" (percent; a factor in an ensemble) and "shadow". `options` are those in force,
     `rollout` is the canary that is under way or was last, `traffic` has what each version has
-    answered: requests, errors, p50, p95 and p99 (seconds), and a shadow's comparisons.
+    answered: requests, errors, p50, p95 and p99 (seconds), and a shadow's comparisons. `shared`
+    are the tenants that it is shared with, `*` for all. Of another tenant's, `name` is what the
+    caller calls it, and there is no more to see than that.
     """
 
     name: str
@@ -146,6 +148,7 @@ class Endpoint:
     options: dict[str, Any] = field(default_factory=dict)
     rollout: dict[str, Any] | None = None
     traffic: list[dict[str, Any]] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ def begin(tx: Connection, row: Row, pending: ServingSet, rollout: Rollout | None
         row,
         status="loading",
         phase="prepare",
-        revision=tenancy.revise(tx, row.tenant, f"endpoint {row.name} prepares {main}"),
+        revision=tenancy.revise(
+            tx, row.tenant, f"endpoint {row.name} prepares {main}", kind="endpoint", ref=row.id
+        ),
         pending=pending,
         error=None,
         rollout=rollout,

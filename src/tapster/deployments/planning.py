@@ -16,6 +16,7 @@ from tapster.contract.plan import (
     Variant,
 )
 from tapster.deployments import options, store
+from tapster.deployments.sharing import service as sharing
 from tapster.deployments.store import Row
 from tapster.registry import service as registry
 from tapster.tenancy import revisions
@@ -69,6 +70,8 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
     signers = {public_key}
     prices = ledger.planned(tx)
     secrets = erasure.wrapped_keys(tx)
+    rows = list(rows)
+    shared = sharing.every(tx, sorted({row.tenant for row in rows}))
     for row in rows:
         for held in row.sets:
             signers.update(registry.trusted(tx, row.tenant))
@@ -78,11 +81,14 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
         digests = sorted(set().union(*(held.digests for held in row.sets)))
         needs.append(Need(row.id, tuple(digests)))
         if row.serving is not None:
-            endpoints.append(_endpoint(tx, row, prices.get((row.tenant, row.name), ())))
+            place = (row.tenant, row.name)
+            endpoints.append(_endpoint(tx, row, prices.get(place, ()), shared.get(place, ())))
     return Part(tuple(endpoints), tuple(packages.values()), tuple(needs), tuple(sorted(signers)))
 
 
-def _endpoint(tx: Connection, row: Row, prices: tuple[Price, ...]) -> EndpointPlan:
+def _endpoint(
+    tx: Connection, row: Row, prices: tuple[Price, ...], shared: tuple[str, ...]
+) -> EndpointPlan:
     serving = row.serving
     assert serving is not None
     canary = row.rolling.canary.ref if row.rolling else ""
@@ -106,5 +112,6 @@ def _endpoint(tx: Connection, row: Row, prices: tuple[Price, ...]) -> EndpointPl
         kind=serving.kind,
         options=options.made(row.options or {}),
         version=serving.number,
+        shared=shared,
         prices=prices,
     )

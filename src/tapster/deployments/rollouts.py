@@ -86,7 +86,9 @@ def act(tx: Connection, row: Row, found: Verdict, totals: Totals) -> None:
         row,
         status="loading" if last else row.status,
         phase="switch",
-        revision=tenancy.revise(tx, row.tenant, f"endpoint {row.name}: canary at {percent}"),
+        revision=tenancy.revise(
+            tx, row.tenant, f"endpoint {row.name}: canary at {percent}", kind="endpoint", ref=row.id
+        ),
         serving=serving_at(rollout),
         previous=previous,
         rollout=rollout,
@@ -109,7 +111,9 @@ def go_back(tx: Connection, row: Row, rollout: Rollout, state: str, reason: str)
         row,
         status="loading",
         phase="switch",
-        revision=tenancy.revise(tx, row.tenant, f"endpoint {row.name}: canary {state}"),
+        revision=tenancy.revise(
+            tx, row.tenant, f"endpoint {row.name}: canary {state}", kind="endpoint", ref=row.id
+        ),
         serving=rollout.stable,
         pending=None,
         rollout=store.ended(rollout, state, reason),

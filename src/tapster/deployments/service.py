@@ -15,6 +15,7 @@ from tapster.deployments.judgement import Rules
 from tapster.deployments.planning import plan
 from tapster.deployments.sets import Held, ServingSet
 from tapster.deployments.settling import Heard, settle, unsettled
+from tapster.deployments.sharing import service as sharing
 from tapster.deployments.store import Row
 from tapster.registry import service as registry
 from tapster.tenancy import service as tenancy
@@ -164,25 +165,38 @@ def set_options(tx: Connection, tenant: str, name: str, given: dict[str, Any]) -
     """Change how an endpoint is served, at once. Raises TapsterError(invalid)."""
     row = _known(tx, tenant, name)
     store.change(tx, row, options=options.changed(row.options or {}, given))
-    tenancy.revise(tx, tenant, f"endpoint {name}: options")
+    tenancy.revise(tx, tenant, f"endpoint {name}: options", kind="endpoint", ref=row.id)
     return show(tx, tenant, name)
 
 
 def show(tx: Connection, tenant: str, name: str, totals: Totals | None = None) -> Endpoint:
-    """One endpoint, with what its versions have answered. Raises TapsterError(not_found)."""
-    return showing.endpoint(_known(tx, tenant, name), totals or {})
+    """The endpoint that a tenant means by a name, with what its versions have answered; of
+    another tenant's only that it is shared. Raises TapsterError(not_found)."""
+    owner, own = sharing.callee(tx, tenant, name) or (tenant, name)
+    row = _known(tx, owner, own, name)
+    if owner != tenant:
+        return showing.offered(row, name)
+    return showing.endpoint(row, totals or {}, sharing.consumers(tx, owner, own))
 
 
 def listing(tx: Connection, tenant: str) -> list[Endpoint]:
-    """A tenant's endpoints by name."""
-    return [showing.endpoint(row, {}) for row in store.listing(tx, tenant)]
+    """A tenant's endpoints by name, then those that are shared with it."""
+    shared = sharing.every(tx, [tenant])
+    return [
+        *(
+            showing.endpoint(row, {}, shared.get((tenant, row.name), ()))
+            for row in store.listing(tx, tenant)
+        ),
+        *(showing.offered(row, called) for called, row in sharing.offered(tx, tenant)),
+    ]
 
 
 def delete(tx: Connection, tenant: str, name: str) -> None:
     """Stop serving and forget the endpoint. Raises TapsterError(not_found)."""
-    _known(tx, tenant, name)
+    row = _known(tx, tenant, name)
+    sharing.forget(tx, tenant, name)
     store.remove(tx, tenant, name)
-    tenancy.revise(tx, tenant, f"endpoint {name} deleted")
+    tenancy.revise(tx, tenant, f"endpoint {name} deleted", kind="endpoint", ref=row.id)
 
 
 def loaded(tx: Connection, tenant: str) -> int:
@@ -192,8 +206,7 @@ def loaded(tx: Connection, tenant: str) -> int:
 
 def callee(tx: Connection, tenant: str, name: str) -> tuple[str, str] | None:
     """Owner and name of the endpoint that a tenant calls by `name`, None if there is none."""
-    row = store.get(tx, tenant, name)
-    return None if row is None else (row.tenant, row.name)
+    return sharing.callee(tx, tenant, name)
 
 
 def in_use(tx: Connection, tenant: str, version: ModelVersion) -> list[str]:
@@ -206,11 +219,13 @@ def in_use(tx: Connection, tenant: str, version: ModelVersion) -> list[str]:
     ]
 
 
-def _known(tx: Connection, tenant: str, name: str) -> Row:
+def _known(tx: Connection, tenant: str, name: str, called: str = "") -> Row:
     row = store.get(tx, tenant, name)
     if row is None:
         raise TapsterError(
-            "not_found", f"there is no endpoint {name!r}", hint="see `tapster endpoints list`"
+            "not_found",
+            f"there is no endpoint {(called or name)!r}",
+            hint="see `tapster endpoints list`",
         )
     return row
 

@@ -84,7 +84,9 @@ def _settle_prepare(tx: Connection, row: Row, now: "_Preparation", totals: Total
         tx,
         row,
         phase="switch",
-        revision=tenancy.revise(tx, row.tenant, f"endpoint {row.name} switches"),
+        revision=tenancy.revise(
+            tx, row.tenant, f"endpoint {row.name} switches", kind="endpoint", ref=row.id
+        ),
         serving=pending,
         pending=None,
         previous=row.previous if kept else row.serving,
@@ -194,4 +196,6 @@ def _refuse(tx: Connection, row: Row, refused: Held, reason: str) -> None:
         error={**error.as_dict(), "digest": refused.digest},
         rollout=rollout,
     )
-    tenancy.revise(tx, row.tenant, f"endpoint {row.name}: {refused.model} refused")
+    tenancy.revise(
+        tx, row.tenant, f"endpoint {row.name}: {refused.model} refused", kind="endpoint", ref=row.id
+    )

@@ -1,5 +1,6 @@
 """Endpoints as the API gives them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,8 +12,8 @@ from tapster.deployments.sets import Held, ServingSet
 from tapster.deployments.store import Row
 
 
-def endpoint(row: Row, totals: Totals) -> Endpoint:
-    """An endpoint, with what `totals` say of its versions."""
+def endpoint(row: Row, totals: Totals, shared: Sequence[str] = ()) -> Endpoint:
+    """An endpoint as its owner sees it, with what `totals` say of its versions."""
     return Endpoint(
         name=row.name,
         tenant=row.tenant,
@@ -26,6 +27,22 @@ def endpoint(row: Row, totals: Totals) -> Endpoint:
         options=msgspec.to_builtins(options.made(row.options or {})),
         rollout=rollouts.shown(row, totals),
         traffic=_traffic(row.serving, totals) if row.serving else [],
+        shared=list(shared),
+    )
+
+
+def offered(row: Row, called: str) -> Endpoint:
+    """An endpoint as those see it whom it is shared with: that it is there, and what to call it."""
+    return Endpoint(
+        name=called,
+        tenant=row.tenant,
+        status="live" if row.serving is not None else "idle",
+        serving=None,
+        pending=None,
+        previous=None,
+        error=None,
+        created=row.created,
+        updated=row.created,
     )
 
 

@@ -195,7 +195,7 @@ def set_alias(tx: Connection, tenant: str, ref: str, alias: str) -> ModelVersion
         )
     found = resolve(tx, tenant, ref)
     store.set_alias(tx, tenant, found.model, alias, found.version)
-    tenancy.revise(tx, tenant, f"alias {found.model}:{alias}")
+    tenancy.revise(tx, tenant, f"alias {found.model}:{alias}", kind="model", ref=found.model)
     return resolve(tx, tenant, f"{found.model}@{found.version}")
 
 
@@ -205,7 +205,7 @@ def unset_alias(tx: Connection, tenant: str, model: str, alias: str) -> None:
         raise _no_model(tx, tenant, model)
     if not store.unset_alias(tx, tenant, model, alias):
         raise _no_alias(tx, tenant, model, alias)
-    tenancy.revise(tx, tenant, f"alias {model}:{alias} removed")
+    tenancy.revise(tx, tenant, f"alias {model}:{alias} removed", kind="model", ref=model)
 
 
 def aliases(tx: Connection, tenant: str, model: str) -> dict[str, int]:
