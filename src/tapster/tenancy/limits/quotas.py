@@ -54,9 +54,9 @@ def refusal(limit: Row, used: int, more: int, *, resets: float = 0.0) -> Tapster
     amount = units.spelled(limit.metric, limit.amount, limit.period)
     return TapsterError(
         "exhausted",
-        f"the limit {name} of tenant {limit.tenant} is reached: {amount}, of which "
-        f"{units.spelled(limit.metric, used)} are used, and this takes "
-        f"{units.spelled(limit.metric, more)}",
+        f"tenant {limit.tenant} has reached its limit of {name}: "
+        f"{units.number(limit.metric, used)} of {amount} are used, "
+        f"and this takes {units.number(limit.metric, more)} more",
         hint=_HINTS.get(limit.metric, "see `tapster limits show`"),
         field=name,
         retry_after=resets,

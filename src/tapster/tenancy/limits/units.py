@@ -85,13 +85,17 @@ def shown(metric: str, amount: int) -> float:
     return amount / scale if rest else whole
 
 
+def number(metric: str, amount: int) -> str:
+    """An amount in figures, such as `36,000`."""
+    exact = Decimal(amount) / KINDS[msgspec.convert(metric, Metric)].scale
+    whole = exact == exact.to_integral_value()
+    return f"{int(exact):,}" if whole else f"{exact.normalize():,f}"
+
+
 def spelled(metric: str, amount: int, period: str = "") -> str:
     """An amount in words, such as `500 requests a day`."""
-    kind = KINDS[msgspec.convert(metric, Metric)]
-    number = Decimal(amount) / kind.scale
-    whole = number == number.to_integral_value()
-    text = f"{int(number):,}" if whole else f"{number.normalize():,f}"
-    return f"{text} {kind.what}" + (f" a {period}" if period else "")
+    words = f"{number(metric, amount)} {KINDS[msgspec.convert(metric, Metric)].what}"
+    return f"{words} a {period}" if period else words
 
 
 def check_period(metric: Metric, period: str) -> None:
