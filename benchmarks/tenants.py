@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 HERE: Final = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parent)
 
-from benchmarks import subjects, wires  # noqa: E402 - found from the line above
+from benchmarks import population, subjects, wires  # noqa: E402 - found from the line above
 from benchmarks.load import Plan  # noqa: E402
 from benchmarks.planes import Plane, key_grant  # noqa: E402
 from benchmarks.report import Verdict, spell_goals  # noqa: E402
@@ -60,13 +60,11 @@ class Bench:
     """What all measurements share."""
 
     folder: Path
-    server_cpu: int
-    load_cpu: int
-    seconds: float
+    options: argparse.Namespace
 
     def plane(self, name: str, **settings: str) -> Plane:
         """A data plane in a folder of its own."""
-        return Plane(self.folder / name, self.server_cpu, settings)
+        return Plane(self.folder / name, self.options.server_cpu, settings)
 
     def drive(self, plane: Plane, subject: Subject, wire: str, groups: Sequence[Group]) -> Results:
         """What each group has seen, all at the same time."""
@@ -105,8 +103,8 @@ class Bench:
             headers={":authority": "127.0.0.1", ":path": wires.METHOD, **key},
             connections=group.connections,
             warm_up=1.0,
-            seconds=self.seconds,
-            cpu=self.load_cpu,
+            seconds=self.options.seconds,
+            cpu=self.options.load_cpu,
             server=plane.pids[0],
             quantiles=QUANTILES,
         )
@@ -218,23 +216,33 @@ def _flooded(bench: Bench, plane: Plane, subject: Subject, wire: str, connection
     return Verdict(goal, f"{ratio:.2f}", ratio < GOAL)
 
 
+def populated(bench: Bench) -> Iterator[Verdict]:
+    """Very many tenants and keys."""
+    options = bench.options
+    return population.measure(bench.folder, options.tenants, options.keys, options.changes)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a round")
     parser.add_argument("--server-cpu", type=int, default=0)
     parser.add_argument("--load-cpu", type=int, default=1)
+    parser.add_argument("--tenants", type=int, default=10_000, help="how many there are in all")
+    parser.add_argument("--keys", type=int, default=10, help="keys of each")
+    parser.add_argument("--changes", type=int, default=30, help="keys that are made and revoked")
     parser.add_argument("--only", choices=sorted(PARTS), action="append")
     options = parser.parse_args()
     verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), options.server_cpu, options.load_cpu, options.seconds)
+        bench = Bench(Path(folder), options)
         for name in options.only or PARTS:
             verdicts += PARTS[name](bench)
-    print("\n" + spell_goals(verdicts))
+            print()
+    print(spell_goals(verdicts))
     return 0 if all(verdict.met for verdict in verdicts) else 1
 
 
-PARTS: Final = {"flooding": flooding}
+PARTS: Final = {"population": populated, "flooding": flooding}
 
 if __name__ == "__main__":
     sys.exit(main())
