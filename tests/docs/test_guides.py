@@ -27,6 +27,7 @@ GUIDES = (
     "guides/packages.md",
     "guides/serving.md",
     "guides/traffic.md",
+    "guides/billing.md",
     "guides/engine.md",
     "guides/isolation.md",
     "guides/faults.md",
