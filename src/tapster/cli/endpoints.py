@@ -10,6 +10,9 @@ from tapster.contract.errors import TapsterError
 
 app = typer.Typer(help="Names that callers use, and what they serve.")
 Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's name.")]
+Tenants = Annotated[
+    list[str] | None, typer.Option("--with", metavar="TENANT", help="A tenant; may be repeated.")
+]
 
 
 def add_to(root: typer.Typer) -> None:
@@ -116,6 +119,53 @@ def rollback(endpoint: Name, as_json: Json = False) -> None:
         live = tapster.rollback(endpoint)
         rest_url = tapster.rest_url
     emit(as_json, live, lambda: traffic.deployed(live, rest_url))
+
+
+@command(
+    app,
+    "share",
+    "tapster endpoints share wine --with acme",
+    "tapster endpoints share wine --with-all",
+)
+def share(
+    endpoint: Name,
+    tenant: Tenants = None,
+    everybody: Annotated[
+        bool, typer.Option("--with-all", help="With every tenant there is or will be.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Let other tenants call an endpoint, with keys of their own and at their expense."""
+    with client() as tapster:
+        seen = tapster.endpoint_share(endpoint, tenant or [], everybody=everybody)
+    emit(as_json, seen, lambda: f"endpoint {endpoint} is shared with {_consumers(seen.shared)}")
+
+
+@command(
+    app,
+    "withdraw",
+    "tapster endpoints withdraw wine --from acme",
+    "tapster endpoints withdraw wine",
+)
+def withdraw(
+    endpoint: Name,
+    tenant: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="TENANT", help="Only from this tenant."),
+    ] = None,
+    everybody: Annotated[
+        bool, typer.Option("--from-all", help="What was shared with every tenant.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Let other tenants call an endpoint no longer; at once, and nobody if none is named."""
+    with client() as tapster:
+        seen = tapster.endpoint_withdraw(endpoint, tenant or [], everybody=everybody)
+    emit(as_json, seen, lambda: f"endpoint {endpoint} is shared with {_consumers(seen.shared)}")
+
+
+def _consumers(shared: list[str]) -> str:
+    return "all" if "*" in shared else ", ".join(shared) or "nobody"
 
 
 @command(app, "delete", "tapster endpoints delete wine")

@@ -33,10 +33,11 @@ def _ref(held: dict[str, Any]) -> str:
 def endpoints(found: list[Endpoint]) -> Any:
     """Endpoints."""
     return table(
-        ["NAME", "STATUS", "SERVES", "LOADING", "BEFORE", "SINCE"],
+        ["NAME", "OWNER", "STATUS", "SERVES", "LOADING", "BEFORE", "SINCE"],
         (
             [
                 e.name,
+                e.tenant,
                 e.status,
                 described(e.serving),
                 described(e.pending),
@@ -54,6 +55,8 @@ def endpoint(seen: Endpoint, rest_url: str) -> Any:
 
     known: dict[str, Any] = {
         "name": seen.name,
+        "owner": seen.tenant,
+        "shared with": ", ".join("all" if each == "*" else each for each in seen.shared),
         "status": seen.status,
         "serves": described(seen.serving),
         "loading": described(seen.pending),

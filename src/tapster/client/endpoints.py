@@ -111,13 +111,32 @@ class EndpointVerbs(Caller):
             raise TapsterError("cancelled", f"the rollout ended: {rollout['reason']}")
         return settled
 
+    def endpoint_share(
+        self, name: str, tenants: Sequence[str] = (), *, everybody: bool = False
+    ) -> Endpoint:
+        """Let other tenants call an endpoint by its name, or everybody; with their own keys, at
+        their expense."""
+        body = {"tenants": list(tenants), "all": everybody}
+        return self._call(Endpoint, "POST", f"/endpoints/{spell(name)}/share", body)
+
+    def endpoint_withdraw(
+        self, name: str, tenants: Sequence[str] = (), *, everybody: bool = False
+    ) -> Endpoint:
+        """Let tenants call an endpoint no longer: these, or what `everybody` may, or without both
+        whoever may."""
+        body = {"tenants": list(tenants), "all": everybody}
+        return self._call(Endpoint, "POST", f"/endpoints/{spell(name)}/withdraw", body)
+
     def endpoint_delete(self, name: str) -> Answer:
         """Stop serving at a name."""
         return self._call(Answer, "DELETE", f"/endpoints/{spell(name)}")
 
     def signature(self, endpoint: str) -> Answer:
-        """Columns, inputs and outputs of what an endpoint serves."""
-        serving = self.endpoint(endpoint).serving
+        """Columns, inputs and outputs of what an endpoint serves, or of one that is shared."""
+        seen = self.endpoint(endpoint)
+        serving = seen.serving
+        if serving is None and seen.status == "live":
+            return self._shared_signature(endpoint)
         if serving is None:
             raise TapsterError(
                 "unavailable",
@@ -126,6 +145,16 @@ class EndpointVerbs(Caller):
             )
         ref = spell(f"{serving['model']}@{serving['version']}")
         return self._call(ModelVersion, "GET", f"/models/{ref}").signature
+
+    def _shared_signature(self, endpoint: str) -> Answer:
+        """What the data plane tells those who may only ask: another tenant has the model."""
+        path = f"/v2/models/{spell(endpoint)}"
+        found = self._transport.call(Answer, "GET", path, at=self.rest_url)
+        parameters = found.get("parameters", {})
+        columns = [{**each, "tensor": each["input"]} for each in parameters.get("columns", [])]
+        classes = parameters.get("classes", [])
+        parts = {"inputs": found["inputs"], "outputs": found["outputs"]}
+        return {**parts, "columns": columns, "classes": classes}
 
     def predict(self, endpoint: str, rows: Any) -> list[dict[str, Any]]:
         """Predictions for rows: objects of column values, or a pandas or polars frame.
