@@ -1,6 +1,6 @@
 """The composition root: settings in, a running control process out.
 
-The only file that chooses concrete parts, and the only upward table (HANDLERS).
+The only file that chooses concrete parts, and the only upward tables (HANDLERS, ERASERS).
 """
 
 import asyncio
@@ -40,6 +40,7 @@ from tapster.deployments import routes as deployment_routes
 from tapster.deployments import service as deployments
 from tapster.deployments.reports import Reports
 from tapster.deployments.sharing import routes as sharing_routes
+from tapster.deployments.sharing import service as sharing
 from tapster.jobs import routes as job_routes
 from tapster.jobs import service as jobs
 from tapster.jobs.claims import ClaimLoop
@@ -50,10 +51,13 @@ from tapster.registry import service as registry
 from tapster.tenancy import routes as tenancy_routes
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.audit import routes as audit_routes
+from tapster.tenancy.audit import service as audit
 from tapster.tenancy.audit.acts import acting
 from tapster.tenancy.audit.heads import Heads
 from tapster.tenancy.audit.record import Record
 from tapster.tenancy.erasure import keyring
+from tapster.tenancy.erasure import routes as erasure_routes
+from tapster.tenancy.erasure.service import Endings, Eraser
 from tapster.tenancy.ledger import routes as ledger_routes
 from tapster.tenancy.ledger import service as ledger
 from tapster.tenancy.limits import routes as limit_routes
@@ -65,6 +69,14 @@ HANDLERS: Final[dict[str, Handler]] = {
     **datasets.HANDLERS,
     **registry.HANDLERS,
     **training.HANDLERS,
+}
+
+# What slices do when a tenant ends, besides losing its rows.
+ERASERS: Final[dict[str, Eraser]] = {
+    "jobs": Eraser(stop=jobs.stop_all, folders=jobs.folders),
+    "sharing": Eraser(rows=sharing.erase),
+    "ledger": Eraser(rows=ledger.anonymise),
+    "audit": Eraser(rows=audit.erase),
 }
 
 _SETTLE: Final = 0.05
@@ -93,6 +105,9 @@ def build(config: Settings) -> FastAPI:
             await asyncio.to_thread(_sample_storage, parts)
             await asyncio.sleep(_SAMPLE)
 
+    async def end_tenants() -> None:
+        await erasure_routes.go_on(parts, Endings(parts, ERASERS))
+
     return api.build(
         parts,
         [
@@ -104,12 +119,13 @@ def build(config: Settings) -> FastAPI:
             deployment_routes.agent_routes(parts, agent_key, reports),
             job_routes.routes(parts),
             *tenancy_routes.routes(parts),
+            erasure_routes.routes(parts),
             *ledger_routes.routes(parts, deployments.show),
             audit_routes.routes(parts, record.heads),
             limit_routes.routes(parts, deployments.callee),
             limit_routes.agent_routes(parts, agent_key),
         ],
-        [ClaimLoop(parts, HANDLERS, executor).run, settle, show_back, record.run],
+        [ClaimLoop(parts, HANDLERS, executor).run, settle, show_back, end_tenants, record.run],
         record,
     )
 

@@ -1,11 +1,13 @@
 """`tapster tenants`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tapster.cli.output import Json, client, command, emit
+from tapster.cli.output import Json, client, command, emit, read_text
 from tapster.contract.control import Tenant
+from tapster.contract.errors import TapsterError
 
 app = typer.Typer(help="Who has data, models, keys and bills of its own.")
 Name = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
@@ -53,6 +55,43 @@ def resume(tenant: Name, as_json: Json = False) -> None:
     with client() as tapster:
         found = tapster.tenants_resume(tenant)
     emit(as_json, found, lambda: f"tenant {found.name} is active")
+
+
+@command(app, "erase", "tapster tenants erase acme --yes --json > acme-receipt.json")
+def erase(
+    tenant: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Destroy a tenant: its keys, data, models, members, for good; print the signed receipt."""
+    if not yes and (as_json or not typer.confirm(f"Destroy all that {tenant} has, for good?")):
+        raise TapsterError("invalid", "nothing was erased", hint="say --yes if you mean it")
+    with client() as tapster:
+        done = tapster.tenants_erase(tenant)
+    receipt = done.receipt or {}
+    emit(as_json, receipt, lambda: _erased(receipt))
+
+
+@command(app, "verify", "tapster tenants verify acme-receipt.json --key 3b6a27bc...")
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A receipt; - is stdin.")],
+    key: Annotated[str, typer.Option(help="The installation's public key, if you know it.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Check the signature of an erasure's receipt; needs no server."""
+    from tapster.cli.receipts import check
+
+    receipt = check(read_text(file), key)
+    signer = receipt["public_key"]
+    emit(as_json, {"valid": True, "public_key": signer}, lambda: f"valid, signed by {signer}")
+
+
+def _erased(receipt: dict[str, Any]) -> str:
+    rows = sum(receipt["rows"].values())
+    return (
+        f"tenant {receipt['tenant']} is erased: {len(receipt['objects'])} objects,"
+        f" {receipt['bytes']} bytes, {rows} rows; receipt {receipt['id']}"
+    )
 
 
 def _table(found: list[Tenant]) -> Any:

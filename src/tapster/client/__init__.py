@@ -13,6 +13,7 @@ from tapster.client.bills import BillVerbs
 from tapster.client.calling import Answer
 from tapster.client.endpoints import EndpointVerbs
 from tapster.client.entering import EnteringVerbs
+from tapster.client.erasing import ErasureVerbs
 from tapster.client.folders import model_files
 from tapster.client.keys import KeyVerbs
 from tapster.client.limits import LimitVerbs
@@ -67,7 +68,7 @@ def connect(
 
 
 class Client(
-    EndpointVerbs, LimitVerbs, AuditVerbs, BillVerbs, PeopleVerbs, KeyVerbs, EnteringVerbs
+    EndpointVerbs, LimitVerbs, AuditVerbs, BillVerbs, PeopleVerbs, KeyVerbs, EnteringVerbs, ErasureVerbs
 ):
     """One method a verb. Use as a context manager, or call `close`.
 

@@ -2,15 +2,26 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 from tapster.client.transport import Transport, spell
 from tapster.contract.control import FINISHED, Job
 from tapster.contract.errors import TapsterError
 
+T = TypeVar("T")
 JobProgress = Callable[[Job], None]
 RECONNECT_SECONDS: Final = 30.0
 SILENCE_SECONDS: Final = 15.0
+
+
+def until(look: Callable[[], T | None], seconds: float, what: str) -> T:
+    """What `look` gives once it gives something. Raises TapsterError(deadline)."""
+    end = time.monotonic() + seconds
+    while (found := look()) is None:
+        if time.monotonic() > end:
+            raise TapsterError("deadline", f"{what} goes on; ask again later")
+        time.sleep(0.1)
+    return found
 
 
 def finish(transport: Transport, job_id: str, on_progress: JobProgress | None) -> Job:

@@ -162,6 +162,22 @@ class Tenant:
 
 
 @dataclass(frozen=True)
+class Erasure:
+    """The end of a tenant. `status`: running or ended, and then `receipt` says what was destroyed.
+
+    The receipt's `signature` (Ed25519, hex, by `public_key`) is over its other members as JSON
+    with sorted keys and no spaces.
+    """
+
+    id: str
+    tenant: str
+    status: str
+    began: float
+    ended: float | None
+    receipt: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
 class Role:
     """A set of rights with a name; `custom` if a tenant made it."""
 

@@ -197,6 +197,21 @@ def owners(tx: Connection, identifiers: list[str]) -> dict[str, str]:
     return store.owners(tx, identifiers)
 
 
+def stop_all(tx: Connection, tenant: str) -> int:
+    """Ask every job of a tenant to end; how many have not yet."""
+    for job in store.unfinished(tx):
+        if job.tenant == tenant:
+            store.request_cancel(tx, tenant, job.id)
+    return store.count_unfinished(tx, tenant)
+
+
+def folders(tx: Connection, parts: Parts, tenant: str) -> list[Path]:
+    """Where the logs of a tenant's jobs lie."""
+    roots = [parts.settings.home] if parts.vault is None else [parts.settings.home, parts.vault.root]
+    found = [root / "jobs" / job for job in store.of_tenant(tx, tenant) for root in roots]
+    return [path for path in found if path.is_dir()]
+
+
 def _check_storable(spec: dict[str, Any], priority: int) -> None:
     if abs(priority) > _PRIORITY:
         raise TapsterError(

@@ -249,6 +249,11 @@ def owners(tx: Connection, identifiers: list[str]) -> dict[str, str]:
     return {row.id: row.tenant for row in tx.execute(query)}
 
 
+def of_tenant(tx: Connection, tenant: str) -> list[str]:
+    """The ids of all of a tenant's jobs."""
+    return list(tx.execute(select(jobs.c.id).where(jobs.c.tenant == tenant)).scalars())
+
+
 def any_claimable(tx: Connection) -> bool:
     """Whether any tenant has a job that may be claimed now."""
     query = select(jobs.c.id).where(jobs.c.status == "queued", jobs.c.run_after <= time.time())

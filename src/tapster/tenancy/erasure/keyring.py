@@ -3,7 +3,7 @@
 import threading
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from tapster.contract.errors import TapsterError
 from tapster.core.db import Database
@@ -28,9 +28,11 @@ class StoredKeys:
                 try:
                     with self._db.write() as tx:
                         wrapped = self._made(tx, tenant)
-                except IntegrityError:  # another control process was first
+                except DBAPIError:  # another control process may have been first
                     with self._db.read() as tx:
                         wrapped = store.wrapped_key(tx, tenant)
+                    if not wrapped:
+                        raise
         return self._master.unwrap(tenant, wrapped)
 
     def find(self, tenant: str, identifier: str) -> DataKey:

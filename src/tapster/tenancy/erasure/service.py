@@ -1,10 +1,227 @@
-"""The end of a tenant, in steps that can be taken again; and the keys that the plan carries."""
+"""The end of a tenant, in steps that can be taken again; and the keys that the plan carries.
+
+`begin` ends its keys and sessions and destroys its data key, in one transaction. What runs is then
+waited for, its files are written down and removed, and in a last transaction its rows go and the
+receipt is signed: before that one commits, everything is done again after a death.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from tapster.contract.control import DEFAULT_TENANT, Erasure
+from tapster.contract.errors import TapsterError
+from tapster.core.crypto import new_id
+from tapster.core.parts import Parts
+from tapster.core.telemetry import logger
+from tapster.tenancy import service as tenancy
+from tapster.tenancy.audit.acts import remark
 from tapster.tenancy.erasure import store
+from tapster.tenancy.tenants import service as tenants
+
+log = logger(__name__)
+
+# Data planes report what was used before they heard of the end, about once a second.
+_LAST_WORDS: Final = 3.0
+FORMAT: Final = "tapster-erasure-1"
+# What a slice keeps of a tenant: amounts under another name, and a chain of hashes.
+KEPT: Final = frozenset({"audit_lines", "audit_heads", "audit_details"})
+
+
+@dataclass(frozen=True)
+class Eraser:
+    """What a slice does when a tenant ends, besides losing its rows; each may be left out.
+
+    `stop` ends what runs, and says how much still does. `folders` are the tenant's outside the
+    stores of blobs and uploads. `rows` does what deleting rows would not; what it returns is told
+    in the receipt.
+    """
+
+    stop: Callable[[Connection, str], int] | None = None
+    folders: Callable[[Connection, Parts, str], list[Path]] | None = None
+    rows: Callable[[Connection, str], Any] | None = None
 
 
 def wrapped_keys(tx: Connection) -> dict[str, str]:
     """Every tenant's data key as the master key has wrapped it: for the plan."""
     return store.all_keys(tx)
+
+
+def begin(tx: Connection, tenant: str, asked_by: str) -> Erasure:
+    """Let a tenant end: from the commit on, nobody is let in, and what was sealed opens no more.
+
+    Raises TapsterError(not_found), and (conflict) for the installation's own.
+    """
+    tenants.show(tx, tenant)
+    if tenant == DEFAULT_TENANT:
+        raise TapsterError("conflict", "the installation's own tenant cannot be erased")
+    row = store.ending(tx, tenant)
+    if row is None:
+        identifier = new_id("era")
+        store.begin(tx, tenant, identifier, asked_by)
+        store.note(tx, tenant, identifier, {"key": store.destroy_key(tx, tenant)})
+        tenancy.suspend_tenant(tx, tenant)
+        remark(tx, tenant, "tenants.erase", f"tenant={tenant}", after={"erasure": identifier})
+        row = store.ending(tx, tenant)
+    return _shown(row)
+
+
+def show(tx: Connection, tenant: str, identifier: str) -> Erasure:
+    """One erasure. Raises TapsterError(not_found)."""
+    for each in history(tx, tenant):
+        if each.id == identifier:
+            return each
+    raise TapsterError("not_found", f"there is no erasure {identifier[:100]!r} of this tenant")
+
+
+def history(tx: Connection, tenant: str) -> list[Erasure]:
+    """A tenant's erasures, newest first, with their receipts."""
+    return [_shown(row) for row in store.of_tenant(tx, tenant)]
+
+
+class Endings:
+    """Finishes erasures that have begun, whoever began them."""
+
+    def __init__(self, parts: Parts, erasers: Mapping[str, Eraser]) -> None:
+        self._parts = parts
+        self._erasers = erasers
+
+    def go_on(self) -> int:
+        """Take every erasure as far as it goes now; returns how many are still under way."""
+        with self._parts.db.read() as tx:
+            rows = store.unfinished(tx)
+        left = 0
+        for row in rows:
+            if self._stop(row["tenant"]) or time.time() - row["began"] < _LAST_WORDS:
+                left += 1
+            else:
+                self._end(row)
+        return left
+
+    def _stop(self, tenant: str) -> int:
+        """End what runs; how much still does."""
+        stops = [eraser.stop for eraser in self._erasers.values() if eraser.stop is not None]
+        with self._parts.db.write() as tx:
+            return sum(stop(tx, tenant) for stop in stops)
+
+    def _end(self, row: Any) -> None:
+        tenant, identifier, found = row["tenant"], row["id"], dict(row["found"])
+        files = _Files(self._parts, tenant)
+        if "objects" not in found:
+            with self._parts.db.write() as tx:
+                folders = self._folders(tx, tenant)
+                sizes = {str(path): _size(path) for path in folders}
+            found |= {"objects": files.objects(), "folders": len(sizes)}
+            found["bytes"] = sum(found["objects"].values()) + sum(sizes.values())
+            with self._parts.db.write() as tx:
+                store.note(tx, tenant, identifier, found)
+        with self._parts.db.read() as tx:
+            folders = self._folders(tx, tenant)
+        with self._parts.storage:
+            files.remove(found["objects"])
+            for path in folders:
+                shutil.rmtree(path, ignore_errors=True)
+            with self._parts.db.write() as tx:
+                self._close(tx, row, found)
+            files.remove({})  # what came between: nothing names it now
+        log.info("a tenant is erased", tenant=tenant, erasure=identifier)
+
+    def _folders(self, tx: Connection, tenant: str) -> list[Path]:
+        asked = [eraser.folders for eraser in self._erasers.values() if eraser.folders is not None]
+        return [path for folders in asked for path in folders(tx, self._parts, tenant)]
+
+    def _close(self, tx: Connection, row: Any, found: dict[str, Any]) -> None:
+        tenant = row["tenant"]
+        if store.ending(tx, tenant) is None:
+            return
+        store.overwrite(tx)
+        told = {
+            name: eraser.rows(tx, tenant)
+            for name, eraser in self._erasers.items()
+            if eraser.rows is not None
+        }
+        rows = store.remove_rows(tx, tenant, KEPT)
+        if left := store.left(tx, tenant, KEPT):
+            raise RuntimeError(f"rows are left: {left}")
+        store.remove_tenant(tx, tenant)
+        tenancy.revise(tx, tenant, f"tenant {tenant} erased")
+        ended = time.time()
+        receipt = {
+            "format": FORMAT,
+            "id": row["id"],
+            "tenant": tenant,
+            "asked_by": row["asked_by"],
+            "began": row["began"],
+            "ended": ended,
+            "key": found["key"],
+            "objects": found["objects"],
+            "folders": found["folders"],
+            "bytes": found["bytes"],
+            "rows": rows,
+            "kept": told,
+            "public_key": self._parts.signer.public,
+        }
+        signed = {**receipt, "signature": self._parts.signer.sign(canonical(receipt))}
+        store.end(tx, tenant, row["id"], ended, signed)
+
+
+class _Files:
+    """What of a tenant's lies in files of ours."""
+
+    def __init__(self, parts: Parts, tenant: str) -> None:
+        self._parts = parts
+        self._tenant = tenant
+        home = parts.settings.home
+        self._uploads = home / "uploads" / tenant
+        roots = [home] if parts.vault is None else [home, parts.vault.root]
+        self._shelves = [root / "shelf" for root in roots]
+
+    def objects(self) -> dict[str, int]:
+        """Everything stored, by what it is called: bytes."""
+        found = {}
+        for key in self._parts.blobs.keys():
+            if key.startswith(f"{self._tenant}/"):
+                found[key] = _size(self._parts.settings.home / "blobs" / key)
+        for path in sorted(self._uploads.glob("*/*")):
+            found[f"{self._tenant}/uploads/{path.parent.name}"] = path.stat().st_size
+        return found
+
+    def remove(self, known: Mapping[str, int]) -> None:
+        """Remove what is known, and what else is there."""
+        shutil.rmtree(self._uploads, ignore_errors=True)
+        for key in sorted({*known, *self.objects()}):
+            _, kind, name = key.split("/")
+            if kind == "uploads":
+                continue
+            self._parts.blobs.delete(key)
+            for shelf in self._shelves if kind == "packages" else ():
+                shutil.rmtree(shelf / name, ignore_errors=True)
+        if self._parts.vault is not None:
+            self._parts.vault.drop(self._tenant)
+
+
+def canonical(receipt: Mapping[str, Any]) -> bytes:
+    """The bytes that a receipt's signature is over: JSON, keys in order, no spaces."""
+    text = json.dumps(receipt, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _shown(row: Any) -> Erasure:
+    return Erasure(
+        id=row["id"],
+        tenant=row["tenant"],
+        status="ended" if row["ended"] is not None else "running",
+        began=row["began"],
+        ended=row["ended"],
+        receipt=row["receipt"],
+    )

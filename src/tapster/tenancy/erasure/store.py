@@ -7,6 +7,7 @@ from typing import Any, Final
 from sqlalchemy import (
     JSON,
     Column,
+    ColumnElement,
     Connection,
     Float,
     String,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -26,6 +28,7 @@ data_keys = Table(
     Column("tenant", String(64), primary_key=True),
     Column("wrapped", String(200), nullable=False),
     Column("created", Float, nullable=False),
+    info={"unwitnessed": True},
 )
 
 # `found` is what is destroyed, by kind, as far as it is known; `ended` is null while it goes on.
@@ -39,6 +42,7 @@ erasures = Table(
     Column("asked_by", String(64), nullable=False),
     Column("found", JSON, nullable=False),
     Column("receipt", JSON),
+    info={"unwitnessed": True},
 )
 
 # What stays when a tenant goes: the erasures themselves, and the numbers of plans.
@@ -114,26 +118,50 @@ def of_tenant(tx: Connection, tenant: str) -> list[Any]:
     )
 
 
+def overwrite(tx: Connection) -> None:
+    """Have SQLite overwrite with zeros what the transaction deletes, of any tenant."""
+    if tx.dialect.name == "sqlite":
+        tx.exec_driver_sql("PRAGMA secure_delete=ON")
+
+
 def remove_rows(tx: Connection, tenant: str, kept: Collection[str]) -> dict[str, int]:
     """Delete a tenant's rows from every table that has a tenant; returns the counts by table.
 
-    `kept` are tables whose rows stay. Rows that others point at go last.
+    So are rows of others that name it as their owner or consumer. `kept` are tables whose rows
+    stay. Rows that others point at go last.
     """
     counts = {}
-    for table in reversed(metadata.sorted_tables):
-        if "tenant" in table.c and table.name not in _OURS and table.name not in kept:
-            done = tx.execute(delete(table).where(table.c.tenant == tenant))
-            if done.rowcount:
-                counts[table.name] = int(done.rowcount)
+    for table in reversed(_emptied(kept)):
+        done = tx.execute(delete(table).where(_of(table, tenant)))
+        if done.rowcount:
+            counts[table.name] = int(done.rowcount)
     return counts
 
 
 def left(tx: Connection, tenant: str, kept: Collection[str]) -> dict[str, int]:
     """Rows of a tenant that are still there, by table."""
     counts = {}
-    for table in metadata.sorted_tables:
-        if "tenant" in table.c and table.name not in _OURS and table.name not in kept:
-            query = select(func.count()).select_from(table).where(table.c.tenant == tenant)
-            if found := int(tx.execute(query).scalar_one()):
-                counts[table.name] = found
+    for table in _emptied(kept):
+        query = select(func.count()).select_from(table).where(_of(table, tenant))
+        if found := int(tx.execute(query).scalar_one()):
+            counts[table.name] = found
     return counts
+
+
+def remove_tenant(tx: Connection, tenant: str) -> None:
+    """Delete the tenant itself: its name is free."""
+    table = metadata.tables["tenants"]
+    tx.execute(delete(table).where(table.c.tenant == tenant))
+
+
+def _emptied(kept: Collection[str]) -> list[Table]:
+    return [
+        table
+        for table in metadata.sorted_tables
+        if "tenant" in table.c and table.name not in _OURS and table.name not in kept
+    ]
+
+
+def _of(table: Table, tenant: str) -> ColumnElement[bool]:
+    named = [name for name in ("tenant", "owner", "consumer") if name in table.c]
+    return or_(*(table.c[name] == tenant for name in named))
