@@ -68,7 +68,14 @@ def connect(
 
 
 class Client(
-    EndpointVerbs, LimitVerbs, AuditVerbs, BillVerbs, PeopleVerbs, KeyVerbs, EnteringVerbs, ErasureVerbs
+    EndpointVerbs,
+    LimitVerbs,
+    AuditVerbs,
+    BillVerbs,
+    PeopleVerbs,
+    KeyVerbs,
+    EnteringVerbs,
+    ErasureVerbs,
 ):
     """One method a verb. Use as a context manager, or call `close`.
 

@@ -207,7 +207,8 @@ def stop_all(tx: Connection, tenant: str) -> int:
 
 def folders(tx: Connection, parts: Parts, tenant: str) -> list[Path]:
     """Where the logs of a tenant's jobs lie."""
-    roots = [parts.settings.home] if parts.vault is None else [parts.settings.home, parts.vault.root]
+    vaults = [] if parts.vault is None else [parts.vault.root]
+    roots = [parts.settings.home, *vaults]
     found = [root / "jobs" / job for job in store.of_tenant(tx, tenant) for root in roots]
     return [path for path in found if path.is_dir()]
 
