@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import EndpointPlan, Variant
 from tapster.serving import golden
@@ -76,7 +78,8 @@ class Endpoint:
         Returns whether that is anything new. Raises TapsterError(unprocessable), and changes
         nothing, for models that cannot be put together as the plan says.
         """
-        if models == self.models and plan == self.plan:
+        if models == self.models and replace(plan, shared=self.plan.shared) == self.plan:
+            self.plan = plan
             return False
         before, self.plan = self.plan, plan
         try:
