@@ -38,6 +38,7 @@ ledger.record.close()
 """
 PROCESSES = 3
 CHANGES = 40
+PROXIED = "203.0.113.66"
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ class Callers:
             thread.join()
 
     def _call(self, mark: int) -> None:
-        headers = {"authorization": f"Bearer {self._server.key}"}
+        headers = {"authorization": f"Bearer {self._server.key}", "x-forwarded-for": PROXIED}
         at = 0
         with httpx.Client(base_url=f"{self._server.url}/api/v1", headers=headers) as client:
             while not self._ending.is_set():
@@ -163,7 +164,7 @@ def _answers(server: Server) -> bool:
 def test_a_killed_control_process_leaves_a_whole_record(
     new_server: Callable[..., Server], tmp_path: Path
 ) -> None:
-    server = new_server(audit_heads=tmp_path / "elsewhere")
+    server = new_server(audit_heads=tmp_path / "elsewhere", trusted_proxies="127.0.0.1")
     with Callers(server) as callers:
         for _ in range(2):
             time.sleep(0.7)
@@ -171,7 +172,10 @@ def test_a_killed_control_process_leaves_a_whole_record(
         time.sleep(0.5)
     with connect(server.url, key=server.key) as tapster:
         assert len(callers.done) > 20
-        assert callers.done <= {_change(line) for line in _all(tapster)}
+        lines = _all(tapster)
+        assert callers.done <= {_change(line) for line in lines}
+        proxied = {line.client for line in lines if line.action == "POST /trust"}
+        assert proxied == {PROXIED}, "a proxy that was named is believed"
         verdict = tapster.audit_verify()
         assert (verdict.ok, verdict.faults) == (True, [])
         assert verdict.heads >= 3, "one at each start at least"
