@@ -28,11 +28,11 @@ from tapster.contract.plan import (
     Variant,
     WorkerState,
 )
+from tapster.contract.snapshots import pack
 from tapster.core.crypto import Signer
 from tapster.runtimes import parity
 from tapster.runtimes.onnx import open_session, signature_from_graph
 from tapster.runtimes.package import MODEL, PARITY, seal, sign
-from tapster.contract.snapshots import pack
 from tapster.serving import planfile
 
 KEY: Final = "tap_benchmark"

@@ -1,10 +1,14 @@
-"""Many tenants on one data plane: what one who floods does to the polite ones.
+"""Many tenants on one data plane: what they cost, and what one who floods does to the others.
 
-`load.py` drives one worker on one core from another core. So many connections, each with one
-request on its way, are spread evenly over ten tenants; then nine of these have one connection each
-and the tenth has all the others. Compared is what the nine wait: their 99th percentile with the
-flooder, in multiples of that without. For orientation: the same where all are one tenant, so that
-nobody is protected, and the nine by themselves. Exit code 0 if the goals are met, 1 if not.
+**Metering** is in `metering.py`, **population** in `population.py`.
+
+**Flooding:** `load.py` drives one worker on one core from another core. So many connections, each
+with one request on its way, are spread evenly over ten tenants; then nine of these have one
+connection each and the tenth has all the others. Compared is what the nine wait: their 99th
+percentile with the flooder, in multiples of that without. For orientation: the same where all are
+one tenant, so that nobody is protected, and the nine by themselves.
+
+Exit code 0 if the goals are met, 1 if not.
 """
 
 import argparse
@@ -22,17 +26,19 @@ from typing import Any, Final, NamedTuple
 HERE: Final = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parent)
 
-from benchmarks import population, subjects, wires  # noqa: E402 - found from the line above
+from benchmarks import metering, population, subjects, wires  # noqa: E402 - found from the line above
 from benchmarks.load import Plan  # noqa: E402
 from benchmarks.planes import Plane, key_grant  # noqa: E402
 from benchmarks.report import Verdict, spell_goals  # noqa: E402
 from benchmarks.subjects import Subject  # noqa: E402
 
-from tapster.contract.plan import EndpointPlan, PackageRef, Variant  # noqa: E402
+from tapster.contract.plan import EndpointPlan, Price, TenantGrant, Variant  # noqa: E402
 
 POLITE: Final = 9
 GOAL: Final = 1.5
 FLOODER: Final = "flooder"
+OWNER: Final = "default"
+CALLERS: Final = 32
 ROUNDS: Final = 3
 CASES: Final = 16
 QUANTILES: Final = 500
@@ -115,22 +121,21 @@ def key_of(tenant: str) -> str:
     return f"tap_{tenant}"
 
 
-def serve(plane: Plane, subject: Subject, tenants: Sequence[str]) -> None:
-    """Have a worker serve a model to these tenants, as `m`."""
+def serve(
+    plane: Plane,
+    subject: Subject,
+    tenants: Sequence[str],
+    grants: Sequence[TenantGrant] = (),
+    prices: tuple[Price, ...] = (),
+) -> None:
+    """Have a worker serve a model of one tenant to these, as `m`."""
     packages = plane.packages(subject.folder / "model.onnx", subject.rows[:4], 1)
-    plane.serve([endpoint(packages[0], t) for t in tenants], packages, keys(tenants))
+    variants = (Variant("m", 1, packages[0].digest),)
+    shared = EndpointPlan("ep", OWNER, "m", variants, shared=("*",), prices=prices)
+    keys = [key_grant(key_of(tenant), tenant) for tenant in (OWNER, *tenants)]
+    plane.serve([shared], packages, keys, grants)
     plane.start()
     plane.applied()
-
-
-def endpoint(package: PackageRef, tenant: str) -> EndpointPlan:
-    """An endpoint `m` of a tenant."""
-    return EndpointPlan(f"ep-{tenant}", tenant, "m", (Variant("m", 1, package.digest),))
-
-
-def keys(tenants: Sequence[str]) -> list[Any]:
-    """A key for each tenant."""
-    return [key_grant(key_of(tenant), tenant) for tenant in tenants]
 
 
 # -- one who floods
@@ -216,6 +221,23 @@ def _flooded(bench: Bench, plane: Plane, subject: Subject, wire: str, connection
     return Verdict(goal, f"{ratio:.2f}", ratio < GOAL)
 
 
+def metered(bench: Bench) -> Iterator[Verdict]:
+    """The gate, the limits and the counting."""
+    subject = subjects.make("forest", bench.folder)
+    print("| wire | of the caller | req/s | CPU us a call | more |\n|---|---|--:|--:|--:|")
+    for wire in ("json", "grpc"):
+
+        def drive(plane: Plane, wire: str = wire) -> dict[str, Any]:
+            return bench.drive(plane, subject, wire, [Group("", "caller", CALLERS)])[""]
+
+        def prepare(
+            plane: Plane, grants: tuple[TenantGrant, ...], prices: tuple[Price, ...]
+        ) -> None:
+            serve(plane, subject, ["caller"], grants, prices)
+
+        yield from metering.measure(wire, ROUNDS, bench.plane, prepare, drive)
+
+
 def populated(bench: Bench) -> Iterator[Verdict]:
     """Very many tenants and keys."""
     options = bench.options
@@ -242,7 +264,7 @@ def main() -> int:
     return 0 if all(verdict.met for verdict in verdicts) else 1
 
 
-PARTS: Final = {"population": populated, "flooding": flooding}
+PARTS: Final = {"metering": metered, "population": populated, "flooding": flooding}
 
 if __name__ == "__main__":
     sys.exit(main())
