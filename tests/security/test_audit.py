@@ -28,7 +28,6 @@ WRITING = {"POST", "PUT", "PATCH", "DELETE"}
 PREFIX = "/api/v1"
 PASSWORD = "correct horse battery staple"
 OTHER = "another horse, another staple"
-Answer = dict[str, Any]
 
 
 class Installation:
@@ -147,7 +146,7 @@ class Journey:
 
     def __call__(
         self, method: str, template: str, body: Any = None, token: str | None = None, **named: str
-    ) -> Answer:
+    ) -> Any:
         path = re.sub(r"\{(\w+)\}", lambda found: named[found[1]], template)
         before = self._at.last()
         answer = self._at.ask(method, path, body, token)
@@ -162,8 +161,7 @@ class Journey:
             assert deferred or line.before or line.after, (method, template)
         self.walked.add((method, template))
         self.lines += mine
-        found: Answer = answer.json()
-        return found
+        return answer.json()
 
 
 def test_every_change_leaves_its_line_in_the_same_transaction(
