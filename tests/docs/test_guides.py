@@ -29,6 +29,7 @@ GUIDES = (
     "guides/traffic.md",
     "guides/billing.md",
     "guides/engine.md",
+    "guides/fairness.md",
     "guides/isolation.md",
     "guides/faults.md",
     "guides/observability.md",
@@ -39,6 +40,7 @@ GOES_ON_FROM = {
     "guides/serving.md": "guides/training.md",
     "guides/traffic.md": "guides/training.md",
     "guides/engine.md": "guides/training.md",
+    "guides/fairness.md": "guides/training.md",
     "guides/isolation.md": "",
 }
 # Pages that are read with a server of their own, and how it is set up.
