@@ -79,6 +79,9 @@ class Slots:
                 os.ftruncate(self._file, 0)
                 os.ftruncate(self._file, FILE_BYTES)
             self._map = mmap.mmap(self._file, FILE_BYTES)
+            # Words that lie regularly apart are looked at: read ahead, the holes between them would
+            # be memory of every process.
+            self._map.madvise(mmap.MADV_RANDOM)
             self.words: memoryview[int] = memoryview(self._map).cast("Q")
             if self.words[0] != MAGIC or self.words[1] != VERSION:
                 if not fresh:  # of another layout: a hole reads as zeros, and stays sparse
