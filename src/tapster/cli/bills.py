@@ -11,8 +11,7 @@ _COUNTS: Final = {
     "requests": "REQUESTS", "errors": "ERRORS", "rows": "ROWS", "tokens": "TOKENS",
     "cached": "CACHED",
 }  # fmt: skip
-_LABELS: Final = ("day", "hour", "tenant", "key", "owner", "name", "model", "version")
-_TITLES: Final = {"name": "ENDPOINT"}
+_LABELS: Final = ("day", "hour", "tenant", "key", "owner", "endpoint", "model", "version")
 
 
 def usage(found: dict[str, Any]) -> Any:
@@ -34,12 +33,12 @@ def _usage(part: dict[str, Any]) -> Any:
     rows, total = part["rows"], part["total"]
     labels = [name for name in _LABELS if name in rows[0]]
     counts = [name for name in _COUNTS if total[name]]
-    more = [name for name in ("compute_seconds", "training_seconds") if float(total[name])]
+    more = [name for name in ("compute_seconds", "training_seconds") if total[name]]
     money = ["amount", *(["showback"] if float(total["showback"]) else [])]
     plotted = "amount" if float(total["amount"]) else "requests"
     top = max(float(row[plotted]) for row in rows)
     headers = [
-        *[_TITLES.get(name, name.upper()) for name in labels],
+        *[name.upper() for name in labels],
         *[_COUNTS[name] for name in counts],
         *[name.replace("_seconds", " s").upper() for name in more],
         *[name.upper() for name in money],
@@ -49,14 +48,14 @@ def _usage(part: dict[str, Any]) -> Any:
         [
             *[row[name] or "-" for name in labels],
             *[row[name] for name in counts],
-            *[round(float(row[name]), 3) for name in more],
+            *[round(row[name], 3) for name in more],
             *[_right(row[name]) for name in money],
             _bar(float(row[plotted]), top),
         ]
         for row in rows
     ]
     last: list[Any] = ["total", *[""] * (len(labels) - 1), *[total[name] for name in counts]]
-    last += [round(float(total[name]), 3) for name in more]
+    last += [round(total[name], 3) for name in more]
     last += [*[_right(total[name]) for name in money], ""]
     if len(rows) < part["groups"]:
         lines.append([f"and {part['groups'] - len(rows):,} more", *[None] * (len(headers) - 1)])
@@ -116,14 +115,14 @@ def invoice(found: dict[str, Any]) -> Any:
             (
                 [
                     line["owner"],
-                    line["name"],
+                    line["endpoint"],
                     f"{line['model']}@{line['version']}",
                     _rates(line["rates"], ""),
                     line["above"],
                     line["requests"],
                     line["rows"],
                     line["tokens"],
-                    round(float(line["compute_seconds"]), 3),
+                    round(line["compute_seconds"], 3),
                     _right(line["amount"]),
                 ]
                 for line in found["lines"]

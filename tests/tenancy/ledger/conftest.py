@@ -1,13 +1,13 @@
 """A migrated, empty database of either kind, and reports to bring into it."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 
-import tapster.app  # noqa: F401 - every slice's tables are registered
 from tapster.contract.usage import Count, Line, Segment, UsageReport
 from tapster.core.db import Database
 
@@ -15,26 +15,38 @@ DAY = "2026-11-21"
 NOON = 1795262400.0  # of that day
 
 
-@pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[Database]:
-    """A migrated SQLite database."""
-    made = Database(f"sqlite:///{tmp_path / 'test.db'}")
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a migrated SQLite database, to be copied."""
+    path = tmp_path_factory.mktemp("ledger") / "migrated.db"
+    made = Database(f"sqlite:///{path}")
     made.migrate()
+    made.close()
+    return path
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path, migrated: Path) -> Iterator[Database]:
+    """A migrated, empty SQLite database."""
+    shutil.copy(migrated, tmp_path / "test.db")
+    made = Database(f"sqlite:///{tmp_path / 'test.db'}")
     yield made
     made.close()
 
 
 @pytest.fixture(scope="session")
-def postgresql_database(postgres_url: str) -> str:
-    """A database of our own on the server that all tests share."""
+def postgresql_server(postgres_url: str) -> Iterator[Engine]:
+    """The server that all tests share, with a migrated database `ledger_template`."""
     admin = create_engine(
         postgres_url.replace("postgresql://", "postgresql+psycopg://", 1),
         isolation_level="AUTOCOMMIT",
     )
-    with admin.connect() as connection:
-        connection.execute(text("CREATE DATABASE ledger"))
+    _say(admin, "CREATE DATABASE ledger_template")
+    made = Database(postgres_url.replace("/postgres?", "/ledger_template?", 1))
+    made.migrate()
+    made.close()
+    yield admin
     admin.dispose()
-    return postgres_url.replace("/postgres?", "/ledger?", 1)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -43,13 +55,18 @@ def db(request: pytest.FixtureRequest) -> Iterator[Database]:
     if request.param == "sqlite":
         yield request.getfixturevalue("sqlite")
         return
-    made = Database(request.getfixturevalue("postgresql_database"))
-    with made.engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    made.migrate()
+    admin = request.getfixturevalue("postgresql_server")
+    url = request.getfixturevalue("postgres_url").replace("/postgres?", "/ledger?", 1)
+    _say(admin, "CREATE DATABASE ledger TEMPLATE ledger_template STRATEGY FILE_COPY")
+    made = Database(url)
     yield made
     made.close()
+    _say(admin, "DROP DATABASE ledger WITH (FORCE)")
+
+
+def _say(admin: Engine, words: str) -> None:
+    with admin.connect() as connection:
+        connection.execute(text(words))
 
 
 def line(**values: str) -> Line:

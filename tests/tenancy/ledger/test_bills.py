@@ -152,10 +152,10 @@ def test_everybody_sees_what_they_pay_and_are_paid(db: Database) -> None:
     }  # fmt: skip
     assert (all_of_it["total"]["amount"], all_of_it["groups"]) == ("3.00", 3)
     own = _usage(db, _who("acme"), "endpoint")
-    assert {(r["owner"], r["name"]): r["requests"] for r in own["rows"]} == {
+    assert {(r["owner"], r["endpoint"]): r["requests"] for r in own["rows"]} == {
         ("default", "wine"): 7, ("acme", "beer"): 2,
     }  # fmt: skip
-    assert [(r["name"], r["requests"], r["amount"]) for r in own["earned"]["rows"]] == [
+    assert [(r["endpoint"], r["requests"], r["amount"]) for r in own["earned"]["rows"]] == [
         ("beer", 4, "2.00")
     ]
     earned = _usage(db, _who("acme"), "key")["earned"]["rows"]
@@ -237,7 +237,7 @@ def test_a_job_is_shown_back_once(db: Database) -> None:
     bill = _invoice(db, _who("acme"))
     assert (bill["total"], bill["showback"]["total"], bill["lines"]) == ("0.00", "1.00", [])
     assert bill["showback"]["lines"][0]["job"] == "job_1"
-    assert _usage(db, _who("acme"), "day")["total"]["training_seconds"] == "10"
+    assert _usage(db, _who("acme"), "day")["total"]["training_seconds"] == 10
 
 
 def test_storage_is_sampled_once_an_hour(db: Database) -> None:

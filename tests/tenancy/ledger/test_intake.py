@@ -1,6 +1,7 @@
 """Reports become lines once, whatever becomes of the reports."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from tapster.contract.usage import Count, Segment, UsageReport
 from tapster.core.db import Database
 from tapster.tenancy.ledger import service, store
+from tapster.tenancy.ledger.prices import service as prices
+from tapster.tenancy.ledger.tariffs import Tier
 from tests.tenancy.ledger.conftest import DAY, NOON, count, line, report
 
 
@@ -226,6 +229,23 @@ def test_a_thousand_records_are_taken_in_well_under_a_second(sqlite: Database) -
         took.append(time.perf_counter() - began)
     assert (_lines(sqlite), _sum(sqlite, "requests")) == (3000, 3000)
     assert min(took) < 1.0, took
+
+
+def test_reports_at_once_count_once(db: Database) -> None:
+    """Two control processes may hear the same machine, and others; their payers are the same."""
+    with db.write() as tx:
+        prices.put(tx, "default", "wine", "", (Tier(0, {"row": 3}), Tier(40, {"row": 1})), now=0.0)
+    reports = [
+        report(count(0, rows=n), count(1, line(key="b"), rows=2 * n), machine=machine)
+        for n in range(1, 9)
+        for machine in ("m1", "m2", "m1")
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda one: _take(db, one), reports))
+    assert _sum(db, "rows") == 2 * (8 + 16)
+    assert _sum(db, "amount") == 40 * 3 + 8 * 1
+    with db.read() as tx:
+        assert service.check(tx) == []
 
 
 def test_no_line_without_its_sums(db: Database) -> None:

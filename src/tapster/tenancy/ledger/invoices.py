@@ -83,14 +83,15 @@ def _head(payer: str, month: str, currency: str, at: float) -> dict[str, Any]:
 
 
 def _line(row: dict[str, Any], rates: dict[str, Any]) -> dict[str, Any]:
-    line = {name: row[name] for name in ("owner", "endpoint", "name", "model", "version", "price")}
+    line = {"owner": row["owner"], "endpoint": row["name"], "endpoint_id": row["endpoint"]}
+    line |= {name: row[name] for name in ("model", "version", "price")}
     counts = {name: row[name] for name in ("requests", "errors", "rows", "tokens", "cached")}
     return {
         **line,
         "above": row["above"],
         "rates": _rates(rates.get(row["price"]), row["above"]),
         **counts,
-        "compute_seconds": money.decimal(row["compute"], 10**9),
+        "compute_seconds": row["compute"] / 1e9,
         "amount": money.spell(row["amount"]),
     }
 
@@ -99,7 +100,7 @@ def _house_line(row: dict[str, Any], rates: dict[str, Any]) -> dict[str, Any]:
     line = {"kind": row["kind"], "name": row["name"], "price": row["price"], "above": row["above"]}
     line["rates"] = _rates(rates.get(row["price"]), row["above"])
     if row["kind"] == "training":
-        line |= {"job": row["endpoint"], "seconds": money.decimal(row["training"], 10**9)}
+        line |= {"job": row["endpoint"], "seconds": row["training"] / 1e9}
     else:
         line["byte_hours"] = row["storage"]
     return {**line, "amount": money.spell(row["amount"])}

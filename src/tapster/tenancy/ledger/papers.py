@@ -7,13 +7,13 @@ from html import escape
 from typing import Any, Final
 
 _COLUMNS: Final = (
-    "owner", "name", "model", "version", "price", "above", "requests", "errors", "rows", "tokens",
-    "cached", "compute_seconds", "amount",
+    "owner", "endpoint", "model", "version", "price", "above", "requests", "errors", "rows",
+    "tokens", "cached", "compute_seconds", "amount",
 )  # fmt: skip
 _HOUSE: Final = ("name", "job", "price", "above", "seconds", "byte_hours", "amount")
 _NUMBERS: Final = frozenset(_COLUMNS[5:]) | frozenset(_HOUSE[3:])
 _HEADINGS: Final = {
-    "name": "endpoint", "above": "tier above", "compute_seconds": "compute (s)", "errors": "failed",
+    "above": "tier above", "compute_seconds": "compute (s)", "errors": "failed",
     "byte_hours": "byte-hours", "owner": "provider",
 }  # fmt: skip
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -38,7 +38,7 @@ def as_csv(invoice: dict[str, Any]) -> str:
     """The lines of an invoice, calls first, then showback; `charged` says which are to be paid."""
     out = io.StringIO()
     head = ("number", "tenant", "month", "status", "currency")
-    names = (*_COLUMNS, "job", "seconds", "byte_hours")
+    names = (*_COLUMNS, "name", "job", "seconds", "byte_hours")
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow([*head, "kind", "charged", *names])
     fixed = [invoice[name] for name in head]
@@ -121,7 +121,9 @@ def _side(name: str) -> str:
 
 
 def _text(name: str, value: Any) -> str:
-    return f"{value:,}" if name in _NUMBERS and isinstance(value, int) else escape(str(value))
+    if name in _NUMBERS and isinstance(value, int | float):
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+    return escape(str(value))
 
 
 def _money(invoice: dict[str, Any], amount: str) -> str:

@@ -24,6 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 MOST_GROUPS: Final = 10_000
+_NAMES: Final = {"name": "endpoint", "storage": "byte_hours"}
 _COLUMNS: Final[dict[Metric, str]] = {
     "requests": "requests",
     "rows": "rows",
@@ -184,19 +185,17 @@ def _shown(tx: Connection, scope: Scope, by: str, limit: int) -> dict[str, Any]:
 
 
 def spelled(row: dict[str, Any]) -> dict[str, Any]:
-    """Counters as the API gives them: times in seconds and money as exact decimal strings."""
-    found = {name: value for name, value in row.items() if name not in {"compute", "training"}}
-    if "period" in found:
-        period = found.pop("period")
-        found = {"hour" if "T" in period else "day": period, **found}
-    if "storage" in found:
-        found["byte_hours"] = found.pop("storage")
-    for name in ("compute", "training"):
-        if name in row:
-            found[f"{name}_seconds"] = money.decimal(row[name], 10**9)
-    for name in ("amount", "showback"):
-        if name in row:
-            found[name] = money.spell(row[name])
+    """A sum as the API gives it: times in seconds, money as exact decimal strings."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if name == "period":
+            found["hour" if "T" in value else "day"] = value
+        elif name in {"compute", "training"}:
+            found[f"{name}_seconds"] = value / 1e9
+        elif name in {"amount", "showback"}:
+            found[name] = money.spell(value)
+        else:
+            found[_NAMES.get(name, name)] = value
     return found
 
 
