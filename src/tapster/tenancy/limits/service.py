@@ -24,6 +24,8 @@ from tapster.tenancy.tenants import service as tenants
 # (tx, tenant, name) -> owner and name of the endpoint that a tenant calls so, None if none.
 Resolve = Callable[[Connection, str, str], tuple[str, str] | None]
 _MOST: Final = 1000
+# Seconds in which a burst must come back.
+_LONGEST_BURST: Final = 31 * 86400.0
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -221,8 +223,12 @@ def _burst(metric: Metric, amount: int, wanted: float | None) -> int:
         return 0
     if wanted is None:
         return max(1, -(-amount // 1000))
-    if wanted != int(wanted) or not 1 <= wanted <= units.LARGEST:
-        raise TapsterError("invalid", f"burst {wanted:g} is no number of requests", field="burst")
+    if not 1 <= wanted <= amount / 1000 * _LONGEST_BURST or wanted != int(wanted):
+        raise TapsterError(
+            "invalid",
+            f"burst {wanted:g} is no number of requests that the rate allows in 31 days",
+            field="burst",
+        )
     return int(wanted)
 
 
