@@ -289,3 +289,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def plane(served: Served) -> Plane:
     """The plane of `served`."""
     return served.plane
+
+
+@pytest.fixture
+def control() -> Iterator[Any]:
+    """A control plane in a few lines, see `Control`, to be started by the test."""
+    from tests.serving.control import Control
+
+    made = Control()
+    yield made
+    if made.server.fileno() != -1:
+        made.stop()

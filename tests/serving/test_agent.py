@@ -1,94 +1,13 @@
 """The agent against a control plane that is real HTTP: pulling, reporting, its death."""
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Callable
 
-import msgspec
-import pytest
-
-from tapster.contract.plan import ServingPlan, UsageBatch
-from tapster.contract.snapshots import pack, unpack
+from tapster.contract.plan import ServingPlan
+from tapster.contract.snapshots import unpack
 from tests.serving import packages
 from tests.serving.conftest import AGENT_KEY, KEY, SIGNERS, Plane, endpoint, grant, wait_for
+from tests.serving.control import Control
 from tests.serving.loads import BODY, INFER
-
-
-@dataclass
-class Control:
-    """A control plane in a few lines: it gives its plan out and keeps the last report."""
-
-    plan: ServingPlan = field(default_factory=lambda: ServingPlan(number=1))
-    reports: list[UsageBatch] = field(default_factory=list)
-    refusals: int = 0
-
-    def start(self, port: int = 0) -> int:
-        control = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                query = parse_qs(urlsplit(self.path).query)
-                until = time.monotonic() + float(query["wait"][0])
-                if not self.allowed():
-                    return
-                held = int(query["after"][0]), query.get("mark", [""])[0]
-                while (control.plan.number, control.plan.mark) == held:
-                    if time.monotonic() > until or control.closing:
-                        self.answer(204, b"")
-                        return
-                    time.sleep(0.01)
-                self.answer(200, pack(control.plan))
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.allowed():
-                    control.reports.append(msgspec.json.decode(body, type=UsageBatch))
-                    self.answer(200, b"{}")
-
-            def allowed(self) -> bool:
-                if self.headers["Authorization"] == f"Bearer {AGENT_KEY.decode()}":
-                    return True
-                control.refusals += 1
-                self.answer(401, b"{}")
-                return False
-
-            def answer(self, status: int, body: bytes) -> None:
-                with suppress(OSError):
-                    self.send_response(status)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.closing = False
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
-        self.thread.start()
-        return int(self.server.server_address[1])
-
-    def stop(self) -> None:
-        self.closing = True
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-    def newest(self) -> UsageBatch | None:
-        return self.reports[-1] if self.reports else None
-
-
-@pytest.fixture
-def control() -> Iterator[Control]:
-    made = Control()
-    yield made
-    if made.server.fileno() != -1:
-        made.stop()
 
 
 def test_a_plan_comes_down_and_usage_goes_up(

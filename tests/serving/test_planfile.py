@@ -205,7 +205,7 @@ def test_killed_writers_lose_nothing_that_was_read(tmp_path: Path) -> None:
     begun(tmp_path).close()
     pages, seen = Pages(tmp_path, KEY), 1
     context = multiprocessing.get_context("spawn")
-    for _ in range(5):
+    for _ in range(2):
         writer = context.Process(target=_write_on, args=(tmp_path,))
         writer.start()
         until, more = time.monotonic() + 20, seen + 5

@@ -160,7 +160,8 @@ class Book:
     def append(self, body: bytes) -> None:
         """Add a delta (JSON in one line) to the log, whole or not at all.
 
-        Raises TapsterError(storage_full), ValueError for what does not go on from `number`.
+        Raises TapsterError(storage_full), ValueError for what does not go on from
+        `number`, and when somebody else has touched the files.
         """
         try:
             delta = _DELTAS.decode(body)
@@ -168,6 +169,8 @@ class Book:
             raise ValueError(str(error)) from None
         if (delta.after, delta.base) != (self.number, self.mark) or b"\n" in body:
             raise ValueError("the delta is of another plan")
+        if not self.intact():
+            raise ValueError("the saved plan was touched by somebody else")
         tip = _seal(self.key, self._tip, body)
         line = tip.hex().encode() + b" " + body + b"\n"
         try:
@@ -175,6 +178,7 @@ class Book:
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._log, self._at)
+                self._left = self._stamps()
             raise storage_error(error) from error
         self._tip, self._at = tip, self._at + len(line)
         self.number, self.mark = delta.number, delta.mark
