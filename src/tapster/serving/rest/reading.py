@@ -7,11 +7,11 @@ here, within the limit of a body.
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, Protocol
 
 from tapster.contract.errors import TapsterError
+from tapster.serving.desks import Desk
 from tapster.serving.engine import Target
 from tapster.serving.gate import Pass
 from tapster.serving.rest import codings
@@ -31,11 +31,12 @@ Body = bytes | bytearray
 
 class Reader:
     """The threads of one worker that read bodies and compress answers: one for JSON, which may take
-    many times its size while it is read, and one for all else.
+    many times its size while it is read, and one (`desk`) for all else.
 
     `limit`: bytes of a body. `current`: where a call to a target, asked for by this version and
     label, goes now, as the plan may have changed while its body was read. `submit`: runs a call
-    that has been read. `account`: at whose expense a call goes to its target.
+    that has been read. `account`: at whose expense a call goes to its target. `weight`: a tenant's,
+    whose turn at a thread it is.
     """
 
     def __init__(
@@ -44,13 +45,14 @@ class Reader:
         current: Callable[[Target, tuple[str, str]], Target],
         submit: Callable[[Call], None],
         account: Callable[[Call], Bill],
+        weight: Callable[[str], float],
     ) -> None:
         self._limit = limit
         self._current = current
         self._submit = submit
         self._account = account
-        self._json = ThreadPoolExecutor(1, thread_name_prefix="json")
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="body")
+        self._json = Desk("json", weight)
+        self.desk = Desk("body", weight)
 
     def read(self, call: Call, body: Body) -> None:
         """Have a call's body read, then submit the call. Raises what its wire raises."""
@@ -62,10 +64,9 @@ class Reader:
         self._begin(call, body)
 
     def _begin(self, call: Call, body: Body) -> None:
-        loop = asyncio.get_running_loop()
         other = call.form.csv or call.form.header >= 0
-        pool = self.pool if other else self._json
-        reading = loop.run_in_executor(pool, self._read, call, body)
+        desk = self.desk if other else self._json
+        reading = desk.run(call.tenant, self._read, call, body)
         reading.add_done_callback(partial(self._was_read, call, body))
 
     def _read_at_once(self, call: Call, body: Body) -> bool:
@@ -115,8 +116,7 @@ class Reader:
 
     def compress(self, call: "FormedCall", body: bytes) -> None:
         """Compress an answer in a thread, then give it to its call."""
-        loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self.pool, codings.deflate, call.form.accepts, body)
+        done = self.desk.run(call.tenant, codings.deflate, call.form.accepts, body)
         done.add_done_callback(lambda _: call.compressed(done.result()))
 
 

@@ -48,7 +48,9 @@ class Service:
     tracer: Tracer | None = None
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.settings.max_body, self.current, self.submit, self._account)
+        self.reader = Reader(
+            self.settings.max_body, self.current, self.submit, self._account, self.gate.weight
+        )
         self.limiter = self.accounts.limiter
         self.limiter.alive = self._serves
         self.memory = Memory(self.settings.body_memory)

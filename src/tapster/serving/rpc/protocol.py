@@ -257,8 +257,8 @@ class GrpcProtocol(Gathering):
         """Read a large message in a thread. What it names may change its model meanwhile."""
         try:
             if flag:
-                data = await self._in_thread(self._inflated, call.exchange, data, self._limit)
-            message = await self._in_thread(call.wire.parse, data)
+                data = await self._in_thread(call, self._inflated, call.exchange, data, self._limit)
+            message = await self._in_thread(call, call.wire.parse, data)
             del data
             engine = self.service.engine
             generation, model = -1, None
@@ -267,15 +267,15 @@ class GrpcProtocol(Gathering):
                 self._aim(call, message)
                 if model is not call.target.model:
                     model = call.target.model
-                    await self._in_thread(call.wire.read, call, message)
+                    await self._in_thread(call, call.wire.read, call, message)
             if not call.done:
                 self._submit(call)
         except Exception as error:
             if not call.done:
                 call.fail(error)
 
-    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await self._loop.run_in_executor(self.service.reader.pool, work, *arguments)
+    async def _in_thread(self, call: Call, work: Callable[..., T], *arguments: Any) -> T:
+        return await self.service.reader.desk.run(call.tenant, work, *arguments)
 
     def _inflated(self, exchange: Exchange, data: bytes, limit: int) -> bytes:
         coding = exchange.head.encoding
