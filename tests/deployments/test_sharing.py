@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Connection
 
 from tapster.contract.errors import TapsterError
-from tapster.deployments import deltas, service
+from tapster.deployments import deltas, service, store
 from tapster.deployments.sharing import service as sharing
 from tapster.tenancy import revisions
 from tapster.tenancy import service as tenancy
@@ -63,14 +63,14 @@ def test_what_is_asked_twice_changes_the_plan_once(tx: Connection) -> None:
 
 def test_ones_own_comes_first_and_a_clash_is_called_by_its_owner(tx: Connection) -> None:
     sharing.share(tx, "default", "e", ["acme"])
-    service.store.add(tx, "zeta", "e")
+    store.add(tx, "zeta", "e")
     sharing.share(tx, "zeta", "e", ["*"])
     assert seen(tx, "acme") == [("default--e", "default"), ("zeta--e", "zeta")]
     assert sharing.callee(tx, "acme", "e") is None
     assert sharing.callee(tx, "acme", "zeta--e") == ("zeta", "e")
     with pytest.raises(TapsterError, match="there is no endpoint 'e'"):
         service.show(tx, "acme", "e")
-    service.store.add(tx, "acme", "e")
+    store.add(tx, "acme", "e")
     assert sharing.callee(tx, "acme", "e") == ("acme", "e")
     assert sharing.callee(tx, "default", "e") == ("default", "e")
     assert seen(tx, "default") == [("e", "default"), ("zeta--e", "zeta")]
@@ -92,7 +92,7 @@ def test_only_the_owner_may_change_it(tx: Connection) -> None:
 def test_a_share_goes_with_its_endpoint(tx: Connection) -> None:
     sharing.share(tx, "default", "e", ["*"])
     service.delete(tx, "default", "e")
-    service.store.add(tx, "default", "e")
+    store.add(tx, "default", "e")
     assert sharing.consumers(tx, "default", "e") == []
     sharing.share(tx, "default", "e", ["acme"])
     sharing.erase(tx, "acme")
@@ -117,7 +117,7 @@ def test_bad_consumers_are_refused(tx: Connection, consumers: list[str], words: 
 
 
 def test_a_name_with_two_hyphens_is_not_shared(tx: Connection) -> None:
-    service.store.add(tx, "default", "acme--e")
+    store.add(tx, "default", "acme--e")
     with pytest.raises(TapsterError, match="cannot be shared"):
         sharing.share(tx, "default", "acme--e", ["*"])
 

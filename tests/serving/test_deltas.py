@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -51,6 +52,10 @@ def everywhere(plane: Plane, number: int) -> None:
 
 def status(plane: Plane, key: str | None, path: str = INFER) -> int:
     return plane.call("POST", path, BODY, key=key).status
+
+
+def lets_in(plane: Plane, key: str) -> bool:
+    return status(plane, key) == 200
 
 
 def log(plane: Plane) -> Path:
@@ -176,7 +181,7 @@ def test_numbers_that_were_given_before_are_of_another_history(
         control.deltas.clear()
         keys = (*before.keys[:2], grant(f"after-{number}"))
         control.plan = msgspec.structs.replace(before, number=number, mark=mark, keys=keys)
-        wait_for(lambda number=number: status(plane, f"after-{number}") == 200, "the whole plan")
+        wait_for(partial(lets_in, plane, f"after-{number}"), "the whole plan")
         assert status(plane, "k4") == 401
 
 
