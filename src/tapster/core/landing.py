@@ -5,15 +5,20 @@ from collections import Counter
 
 
 class Landing:
-    """What is on its way. Whoever decides by it holds `lock` meanwhile."""
+    """What is on its way. Whoever decides by it holds `lock` meanwhile, and only for a moment."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._bytes: Counter[str] = Counter()
+        self._ends: Counter[str] = Counter()
 
     def of(self, tenant: str) -> int:
         """Bytes of a tenant that are on their way."""
         return self._bytes[tenant]
+
+    def ends(self, tenant: str) -> int:
+        """How often something of a tenant's has arrived, or has given up."""
+        return self._ends[tenant]
 
     def add(self, tenant: str, count: int) -> None:
         """More are; the lock is held."""
@@ -23,5 +28,4 @@ class Landing:
         """They have arrived, or never will."""
         with self.lock:
             self._bytes[tenant] -= count
-            if not self._bytes[tenant]:
-                del self._bytes[tenant]
+            self._ends[tenant] += 1

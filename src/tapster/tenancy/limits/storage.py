@@ -4,8 +4,10 @@ Bytes are measured where they lie. Those that have been let in, and do not lie t
 `parts.landing`, so that two that come at once cannot both take the last of the room.
 """
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
@@ -13,6 +15,10 @@ from starlette.concurrency import run_in_threadpool
 from tapster.core.parts import Parts
 from tapster.tenancy.limits import quotas, store
 from tapster.tenancy.limits.store import Row
+
+# How long (seconds) whoever finds no room waits for what is landing, looking so often.
+PATIENCE: Final = 2.0
+_LOOK: Final = 0.01
 
 
 def check(tx: Connection, parts: Parts, tenant: str) -> None:
@@ -62,10 +68,24 @@ async def receive(
 
 
 def _let_in(parts: Parts, tenant: str, more: int, leaving: int = 0) -> None:
-    with parts.landing.lock:
+    """Count `more` bytes as landing, if they fit beside those that lie there and those that land.
+
+    What has just landed may be seen in both places, so that whoever finds no room waits a little
+    for what is landing before it is refused.
+    """
+    until = time.monotonic() + PATIENCE
+    while True:
+        ends = parts.landing.ends(tenant)
         limits, used = _now(parts, tenant)
-        _hold_to(limits, used + parts.landing.of(tenant) - leaving, more)
-        parts.landing.add(tenant, more)
+        with parts.landing.lock:
+            same, others = ends == parts.landing.ends(tenant), parts.landing.of(tenant)
+            full = [limit for limit in limits if used - leaving + others + more > limit.amount]
+            if same and not full:
+                parts.landing.add(tenant, more)
+                return
+        if full and (not others or time.monotonic() > until):
+            raise quotas.refusal(full[0], used + others, more)
+        time.sleep(_LOOK)
 
 
 def _now(parts: Parts, tenant: str) -> tuple[list[Row], int]:
