@@ -33,6 +33,7 @@ GUIDES = (
     "guides/isolation.md",
     "guides/faults.md",
     "guides/observability.md",
+    "guides/audit.md",
     "guides/operations.md",
     "plugins.md",
 )
