@@ -60,14 +60,13 @@ class Provider:
         self._known: tuple[float, dict[str, Any]] = (0.0, {})
 
     def begin(self, redirect: str) -> Pending:
-        """Begin a sign-in that returns to `redirect`, a page of the caller's own machine.
+        """Begin a sign-in that returns to `redirect`, which was checked.
 
-        Raises TapsterError(invalid) for another, (unavailable) without an answer of the provider.
+        Raises TapsterError(unavailable) without an answer of the provider.
         """
         from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
         from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
-        check_redirect(redirect)
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         url = prepare_grant_uri(
             self._metadata()["authorization_endpoint"],

@@ -39,6 +39,7 @@ def arrive(tx: Connection, address: str) -> None:
 
 
 def _fill(tx: Connection, buckets: list[tuple[str, Bucket]]) -> None:
+    store.in_turn(tx)
     now = time.time()
     levels = []
     for key, bucket in buckets:

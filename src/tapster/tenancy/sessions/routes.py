@@ -116,6 +116,7 @@ def _entering(parts: Parts) -> APIRouter:
     @router.post("/oidc", status_code=201, dependencies=[Depends(everybody)])
     def begin_oidc(body: OidcStart, request: Request) -> OidcStarted:
         """Begin to sign in by OpenID Connect: where to send the browser."""
+        oidc.check_redirect(body.redirect)
         with parts.db.write() as tx:
             patience.arrive(tx, address_of(request))
         pending = provider.begin(body.redirect)
@@ -136,6 +137,7 @@ def _entering(parts: Parts) -> APIRouter:
             row = members.known_as(tx, begun["tenant"], found.subject, found.email)
             if row is None:
                 raise oidc.refused("nobody in the tenant is known by it")
+            patience.forgive(tx, row["tenant"], row["name"], address_of(request))
             return tenancy.sign_in(
                 tx,
                 row["tenant"],

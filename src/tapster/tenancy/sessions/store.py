@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     Column,
@@ -12,12 +12,16 @@ from sqlalchemy import (
     String,
     Table,
     delete,
+    func,
     insert,
     select,
     update,
 )
 
 from tapster.core.db import metadata
+
+# The lock of whoever fills a bucket.
+_TURNS: Final = 0x7A957E13
 
 sessions = Table(
     "sessions",
@@ -101,6 +105,12 @@ def remove(tx: Connection, tenant: str, identifier: str) -> None:
 def used(tx: Connection, identifier: str, at: float) -> None:
     """Remember that a session, of whichever tenant, was used at a time."""
     tx.execute(update(sessions).where(sessions.c.id == identifier).values(last_used=at))
+
+
+def in_turn(tx: Connection) -> None:
+    """Let nobody else look at buckets of any tenant until this transaction ends."""
+    if tx.dialect.name == "postgresql":
+        tx.execute(select(func.pg_advisory_xact_lock(_TURNS)))
 
 
 def level(tx: Connection, tenant: str, who: str) -> tuple[float, float]:
