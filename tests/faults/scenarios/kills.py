@@ -98,6 +98,10 @@ class Fleet:
         """Requests that wait for their answer, as of the last quarter of a second."""
         return sum(self._slots.state(index, slots.IN_FLIGHT) for index in range(self.workers))
 
+    def plans(self) -> list[int]:
+        """The number of the plan that each worker has in force."""
+        return [self._slots.state(index, slots.PLAN) for index in range(self.workers)]
+
     def close(self) -> None:
         """Let go of the counters."""
         self._slots.close()
