@@ -1,6 +1,7 @@
 """Erasures over HTTP, and the work that finishes them."""
 
 import asyncio
+import time
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends
@@ -16,6 +17,7 @@ from tapster.tenancy.erasure.service import Endings
 _Reader = Annotated[Principal, Depends(need("tenants:read"))]
 _Writer = Annotated[Principal, Depends(need("tenants:write"))]
 _POLL: Final = 0.2
+_SWEEP: Final = 5.0
 
 
 def routes(parts: Parts) -> APIRouter:
@@ -40,9 +42,12 @@ def routes(parts: Parts) -> APIRouter:
 async def go_on(parts: Parts, endings: Endings) -> None:
     """Finish what has begun, now and whenever there is more, until cancelled."""
     watch = Watch(parts.db)
-    left = 0
+    left, swept = 0, 0.0
     while True:
         if left or watch.news():
             with acting("", "tenants.erase"):
                 left = await asyncio.to_thread(endings.go_on)
+                if time.monotonic() - swept > _SWEEP:
+                    swept = time.monotonic()
+                    await asyncio.to_thread(endings.sweep)
         await asyncio.sleep(_POLL)

@@ -29,6 +29,8 @@ log = logger(__name__)
 
 # Data planes report what was used before they heard of the end, about once a second.
 _LAST_WORDS: Final = 3.0
+# So long (seconds) after an end there may be news of the one who is no more.
+_LATEST: Final = 40 * 24 * 3600.0
 FORMAT: Final = "tapster-erasure-1"
 # What a slice keeps of a tenant: amounts under another name, and a chain of hashes.
 KEPT: Final = frozenset({"audit_lines", "audit_heads", "audit_details"})
@@ -104,6 +106,30 @@ class Endings:
                 self._end(row)
         return left
 
+    def sweep(self) -> int:
+        """Treat what has come since of tenants that are no more; returns of how many it had.
+
+        A data plane that was away reports what was used when it is back, days later perhaps.
+        """
+        with self._parts.db.read() as tx:
+            gone = store.gone(tx, time.time() - _LATEST)
+            late = [tenant for tenant in gone if store.left(tx, tenant, KEPT)]
+        for tenant in late:
+            with self._parts.db.write() as tx:
+                if tenant in store.gone(tx, 0.0):
+                    self._rows(tx, tenant)
+        return len(late)
+
+    def _rows(self, tx: Connection, tenant: str) -> tuple[dict[str, int], dict[str, Any]]:
+        """Remove a tenant's rows; the counts by table, and what slices tell of what they keep."""
+        store.overwrite(tx)
+        told = {
+            name: eraser.rows(tx, tenant)
+            for name, eraser in self._erasers.items()
+            if eraser.rows is not None
+        }
+        return store.remove_rows(tx, tenant, KEPT), told
+
     def _stop(self, tenant: str) -> int:
         """End what runs; how much still does."""
         stops = [eraser.stop for eraser in self._erasers.values() if eraser.stop is not None]
@@ -140,13 +166,7 @@ class Endings:
         tenant = row["tenant"]
         if store.ending(tx, tenant) is None:
             return
-        store.overwrite(tx)
-        told = {
-            name: eraser.rows(tx, tenant)
-            for name, eraser in self._erasers.items()
-            if eraser.rows is not None
-        }
-        rows = store.remove_rows(tx, tenant, KEPT)
+        rows, told = self._rows(tx, tenant)
         if left := store.left(tx, tenant, KEPT):
             raise RuntimeError(f"rows are left: {left}")
         store.remove_tenant(tx, tenant)

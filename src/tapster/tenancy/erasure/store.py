@@ -110,6 +110,15 @@ def unfinished(tx: Connection) -> list[Any]:
     return list(tx.execute(select(erasures).where(erasures.c.ended.is_(None))).mappings())
 
 
+def gone(tx: Connection, since: float) -> list[str]:
+    """Tenants, any tenant, that were erased after a time and have not been made again."""
+    table = metadata.tables["tenants"]
+    query = select(erasures.c.tenant).where(
+        erasures.c.ended > since, erasures.c.tenant.not_in(select(table.c.tenant))
+    )
+    return sorted(set(tx.execute(query).scalars()))
+
+
 def of_tenant(tx: Connection, tenant: str) -> list[Any]:
     """A tenant's erasures, newest first; a name may be given again, and erased again."""
     mine = erasures.c.tenant == tenant
