@@ -162,6 +162,12 @@ def _clock(settings: Settings) -> Iterator[Check]:
     )
 
 
+def _privacy(settings: Settings) -> Iterator[Check]:
+    from tapster.cli import doctor_privacy
+
+    yield from (Check(*found) for found in doctor_privacy.look(settings))
+
+
 def _server(settings: Settings) -> Iterator[Check]:
     running = read_run(settings.home)
     address = locate(None, None, settings.home)
@@ -217,4 +223,4 @@ def _ports(settings: Settings) -> Iterator[Check]:
                 yield Check(name, "warn", f"{settings.host}:{port}: {error.strerror}", remedy)
 
 
-CHECKS: Final = (_python, _libraries, _plug_ins, _home, _memory, _clock, _server)
+CHECKS: Final = (_python, _libraries, _plug_ins, _home, _memory, _clock, _privacy, _server)

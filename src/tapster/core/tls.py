@@ -233,6 +233,14 @@ def self_signed(names: Iterable[str]) -> tuple[bytes, bytes]:
     return made.public_bytes(serialization.Encoding.PEM), private
 
 
+def days_left(certificate: Path) -> int:
+    """Whole days for which the (first) certificate in a file is still good."""
+    from cryptography import x509
+
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    return (found.not_valid_after_utc - datetime.datetime.now(datetime.UTC)).days
+
+
 def _general(name: str) -> Any:
     from cryptography import x509
 
