@@ -77,8 +77,9 @@ class Account:
         self.meters = limiter.meters(_chosen(holder.standing.limits, self._label), self.price)
         budgets = self.meters.budgets if self.meters is not None else ()
         spent = tuple((limit.id, limit.metric) for limit in budgets)
-        if spent != self._label.budgets:
-            self._label, self._record = replace(self._label, budgets=spent), None
+        label = replace(self._label, budgets=spent, price=self.price.id)
+        if label != self._label:
+            self._label, self._record = label, None
 
 
 class Accounts:

@@ -60,6 +60,7 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
     model: str
     version: str
     budgets: tuple[tuple[str, Metric], ...] = ()
+    price: str = ""
 
 
 def today() -> int:

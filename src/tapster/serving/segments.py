@@ -142,7 +142,7 @@ def found(home: Path) -> list[Found]:
 def _line(day: str, label: Label) -> Line:
     return Line(
         day, label.tenant, label.key, label.owner, label.endpoint, label.name, label.model,
-        label.version,
+        label.version, label.price,
     )  # fmt: skip
 
 

@@ -15,9 +15,11 @@ from tapster.contract.control import Job, Principal
 from tapster.contract.errors import TapsterError
 from tapster.contract.usage import Line, Segment, UsageReport
 from tapster.core.db import Database
+from tapster.tenancy.erasure import store as erasure_store
 from tapster.tenancy.ledger import invoices, papers, service, store
 from tapster.tenancy.ledger.prices import service as prices
 from tapster.tenancy.ledger.reading import store as reading
+from tapster.tenancy.tenants import service as tenants
 from tests.tenancy.ledger.conftest import DAY, NOON, count, line, report
 
 HOUSE = Principal("default", "k", frozenset({"*"}))
@@ -397,3 +399,25 @@ def test_an_erased_tenant_has_no_name_and_the_sums_stay(db: Database) -> None:
         assert not any(word in row for row in everything), word
     assert _invoice(db, HOUSE, receipt["pseudonym"])["total"] == "1.10"
     assert _invoice(db, HOUSE, "beta")["total"] == "0.40"
+
+
+def test_what_is_reported_of_an_erased_tenant_later_names_nobody(db: Database) -> None:
+    with db.write() as tx:
+        erasure_store.begin(tx, "acme", "era_1", "key_admin")
+        erasure_store.end(tx, "acme", "era_1", NOON, {})
+    theirs = line(tenant="beta", owner="acme", key="key_b")
+    _take(db, report(count(0, requests=2), count(1, theirs, requests=1)))
+    with db.read() as tx:
+        everything = [
+            str(dict(row))
+            for table in (store.lines, store.hours, store.days, store.totals)
+            for row in tx.execute(select(table)).mappings()
+        ]
+        assert service.counted(tx, "requests", "erased:late", DAY) == 2
+        assert service.counted(tx, "requests", "beta", DAY) == 1
+    assert not any("acme" in row or "key_a'" in row for row in everything)
+    with db.write() as tx:
+        tenants.ensure(tx, "acme")
+    _take(db, report(count(0, requests=5), segment="another"))
+    with db.read() as tx:
+        assert service.counted(tx, "requests", "acme", DAY) == 5, "a new tenant of that name"

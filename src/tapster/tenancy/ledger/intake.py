@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from tapster.contract.control import DEFAULT_TENANT
@@ -21,6 +22,8 @@ from tapster.tenancy.ledger.posting import Growth
 
 log = logger(__name__)
 
+# Whoever is counted after its erasure.
+GONE: Final = "erased:late"
 _COUNTED: Final = tariffs.COUNTERS[:6]
 _MOST: Final = 1 << 53
 _ZERO: Final = (0,) * len(_COUNTED)
@@ -89,14 +92,19 @@ class _Taking:
             self.growth.append(Growth("calls", count.line, counts, self.machine))
         return True
 
-    def totals_rows(self) -> list[dict[str, Any]]:
+    def erased(self, tx: Connection) -> set[str]:
+        """Whom the report names though they have been erased."""
+        lines = [each.line for each in self.growth]
+        return store.erased(tx, {name for line in lines for name in (line.tenant, line.owner)})
+
+    def totals_rows(self, gone: set[str]) -> list[dict[str, Any]]:
         """What to remember of the records that grew."""
         return [
             {
                 "machine": self.machine,
                 "segment": segment,
                 "record": record,
-                "tenant": count.line.tenant,
+                "tenant": GONE if count.line.tenant in gone else count.line.tenant,
                 "label": self.totals[segment, record][0],
                 **dict(zip(_COUNTED, self.totals[segment, record][1], strict=True)),
             }
@@ -121,8 +129,9 @@ def take(tx: Connection, report: UsageReport, now: float | None = None) -> Usage
     store.lock(tx)
     taking = _Taking(tx, report)
     whole = [segment.id for segment in report.segments if taking.segment(segment, at)]
-    posting.post(tx, taking.growth, at)
-    store.keep_totals(tx, taking.totals_rows())
+    gone = taking.erased(tx)
+    posting.post(tx, [_nameless(each, gone) for each in taking.growth], at)
+    store.keep_totals(tx, taking.totals_rows(gone))
     store.keep_segments(tx, list(taking.rows.values()))
     if len(report.machine) <= 255:
         store.keep_open_days(tx, report.machine, DEFAULT_TENANT, _spelled(report.open_days), at)
@@ -163,6 +172,16 @@ def _possible(segment: Segment, count: Count) -> bool:
         and bool(line.tenant and line.owner)
         and all(_storable(getattr(line, name), most) for name, most in _LENGTHS)
     )
+
+
+def _nameless(each: Growth, gone: set[str]) -> Growth:
+    """What is reported of an erased tenant after its end, without its name."""
+    line = each.line
+    if line.owner in gone:
+        line = replace(line, owner=GONE, endpoint="", name="", model="", version="")
+    if line.tenant in gone:
+        line = replace(line, tenant=GONE, key="")
+    return replace(each, line=line) if line is not each.line else each
 
 
 def _storable(text: str, most: int) -> bool:

@@ -28,7 +28,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tapster.core.db import metadata
+from tapster.tenancy.erasure.store import erasures
 from tapster.tenancy.ledger.tariffs import COUNTERS
+from tapster.tenancy.tenants.store import tenants
 
 Key = tuple[str, str, str]
 AMOUNTS: Final = (*COUNTERS, "amount")
@@ -251,6 +253,15 @@ def add_lines(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 def add_sums(tx: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add to sums of any tenant."""
     _put(tx, table, rows, add=AMOUNTS)
+
+
+def erased(tx: Connection, names: Iterable[str]) -> set[str]:
+    """Which of some tenants, of whichever tenants there were, have been erased."""
+    gone = select(erasures.c.tenant).where(
+        erasures.c.tenant.in_(list(names)), erasures.c.ended.is_not(None)
+    )
+    there = select(tenants.c.tenant)
+    return set(tx.execute(gone.where(erasures.c.tenant.not_in(there)).distinct()).scalars())
 
 
 def rename(tx: Connection, tenant: str, pseudonym: str) -> int:
