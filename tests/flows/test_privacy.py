@@ -136,7 +136,7 @@ def test_what_was_there_before_encryption_serves_on(
 
 
 def _everything(server: Server, folder: Path, tenant: str = "acme", *, serve: bool = True) -> str:
-    """A tenant with data and a key, and if it is to `serve`, a model, an endpoint, usage; the key."""
+    """A tenant with data, and if it is to `serve`, a model, an endpoint and usage; its key."""
     with tapster.connect(server.url, key=server.key) as admin:
         admin.tenants_add(tenant)
         made = admin.keys_create(tenant=tenant, role="owner")
