@@ -89,7 +89,7 @@ class ClaimLoop:
         if sole_owner:
             for left in self._root.glob("*/[0-9]*"):  # of attempts that a kill ended
                 shutil.rmtree(left, ignore_errors=True)
-        with self._parts.db.write() as tx:
+        with acting("", "jobs.recover"), self._parts.db.write() as tx:
             lost = service.recover(tx, sole_owner=sole_owner)
             uploads = service.uploads_in_use(tx)
             owners = service.owners(tx, self._folders.left()) if sole_owner else {}

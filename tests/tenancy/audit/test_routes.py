@@ -131,6 +131,23 @@ def test_looking_is_recorded(admin: Client) -> None:
     assert eventually(lambda: admin.audit_list(action="GET /audit", limit=1))
 
 
+def test_what_a_job_makes_is_the_systems_work(
+    server: Server, admin: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n3,4\n")
+    made = admin.data_add("audited-rows", tmp_path / "rows.csv")
+    (line,) = [
+        line
+        for line in admin.audit_list(action="jobs.end dataset.import", limit=50)
+        if line.object == f"job={made.job}"
+    ]
+    assert (line.who, line.client, line.tenant) == ("system", "", "default")
+    assert line.after is not None
+    assert line.after["dataset_versions"][0]["name"] == "audited-rows"
+    assert line.after["jobs"][0]["status"] == "succeeded"
+    admin.data_delete("audited-rows")
+
+
 def run(server: Server, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """A command, as a person types it."""
     environment = {
