@@ -70,7 +70,7 @@ class _StandIn:
 
     def __init__(self, listener: socket.socket, certificate: tls.Certificate | None) -> None:
         self._listener = listener
-        self._tls = certificate and certificate.context(tls.HTTP)
+        self._tls = certificate.context(tls.HTTP) if certificate is not None else None
         self._lingering: list[tuple[float, socket.socket]] = []
 
     def answer(self) -> None:

@@ -250,7 +250,7 @@ def test_an_erasure_that_is_killed_goes_on_at_the_next_start(
 ) -> None:
     server = new_server(master_key=MASTER)
     key = _everything(server, tmp_path)
-    receipts = []
+    receipts: list[dict[str, Any]] = []
     with tapster.connect(server.url, key=server.key) as admin:
         objects = {path.name for path in (server.home / "blobs/acme").glob("*/*")}
         admin.tenants_erase("acme", wait=False)

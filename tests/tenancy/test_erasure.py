@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tapster.app import ERASERS, open_parts
+from tapster.contract.control import Erasure
 from tapster.contract.errors import TapsterError
 from tapster.core.db import metadata
 from tapster.core.parts import Parts
 from tapster.core.settings import load
-from tapster.tenancy import service as tenancy
-from tapster.tenancy.erasure import service
+from tapster.tenancy.erasure import service, store
 from tapster.tenancy.erasure.service import KEPT, Endings, Eraser
 from tapster.tenancy.roles import store as roles
 from tapster.tenancy.tenants import service as tenants
@@ -39,8 +39,8 @@ def parts(
     (made.uploads.check("acme", upload) / "left.csv").write_bytes(b"x")
     yield made
     with made.db.write() as tx:
-        service.store.remove_rows(tx, "acme", KEPT)
-        service.store.remove_tenant(tx, "acme")
+        store.remove_rows(tx, "acme", KEPT)
+        store.remove_tenant(tx, "acme")
         tx.execute(metadata.tables["erasures"].delete())
         tx.execute(metadata.tables["data_keys"].delete())
     assert made.vault is not None
@@ -48,7 +48,7 @@ def parts(
     made.db.close()
 
 
-def _begun(parts: Parts) -> service.Erasure:
+def _begun(parts: Parts) -> Erasure:
     with parts.db.write() as tx:
         return service.begin(tx, "acme", "key_admin")
 
@@ -108,7 +108,7 @@ def test_whatever_is_cut_off_is_done_again(
     assert not [key for key in parts.blobs.keys() if key.startswith("acme/")]  # noqa: SIM118
     assert not (parts.settings.home / "uploads" / "acme").exists()
     with parts.db.read() as tx:
-        assert service.store.left(tx, "acme", KEPT) == {}
+        assert store.left(tx, "acme", KEPT) == {}
         with pytest.raises(TapsterError):
             tenants.show(tx, "acme")
 
@@ -135,7 +135,7 @@ def test_what_comes_late_is_treated_likewise(parts: Parts) -> None:
     assert endings.sweep() == 1
     assert seen == ["acme", "acme"]
     with parts.db.write() as tx:
-        assert service.store.left(tx, "acme", KEPT) == {}
+        assert store.left(tx, "acme", KEPT) == {}
         tenants.add(tx, "acme")
         roles.put(tx, "acme", "late", ["predict"], "")
     assert endings.sweep() == 0, "a tenant of the same name is somebody else"
@@ -150,8 +150,7 @@ def test_the_installations_own_tenant_stays(parts: Parts) -> None:
 
 def test_every_table_of_tenants_is_emptied_or_kept_on_purpose(parts: Parts) -> None:
     """A slice that adds a table with a tenant need not think of this one; others are named."""
-    assert tenancy.revision  # the slices are imported
-    emptied = {table.name for table in service.store._emptied(KEPT)}
+    emptied = {table.name for table in store._emptied(KEPT)}
     for table in metadata.sorted_tables:
         if "tenant" in table.c:
             named = {"erasures", "data_keys", "revisions", "tenants", *KEPT}

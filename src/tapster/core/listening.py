@@ -36,8 +36,9 @@ class TlsServer(Server):
             await super().startup(sockets)
             return
         await super().startup([])
+        protocol: Any = self.config.http_protocol_class
         make = partial(
-            self.config.http_protocol_class,
+            protocol,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
@@ -45,7 +46,7 @@ class TlsServer(Server):
         loop = asyncio.get_running_loop()
         for listener in sockets:
             server = await loop.create_server(
-                make,  # type: ignore[arg-type]
+                make,
                 sock=listener,
                 ssl=context,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,

@@ -62,7 +62,7 @@ class Context(ssl.SSLContext):
 
     def wrap_bio(self, incoming: Any, outgoing: Any, *arguments: Any, **options: Any) -> Any:
         """See ssl.SSLContext."""
-        made = super().wrap_bio(incoming, outgoing, *arguments, **options)
+        made: Any = super().wrap_bio(incoming, outgoing, *arguments, **options)
         made.outgoing = outgoing
         return made
 
