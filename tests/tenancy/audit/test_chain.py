@@ -154,6 +154,21 @@ def test_a_cut_that_forgets_the_databases_own_head_shows_without_any_other(ledge
     assert ledger.faults()[0].number == 5
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update audit_heads set number = 11",
+        "update audit_heads set number = 13",
+        "update audit_heads set hash = '00'",
+        "update audit_heads set tenant = 'x'",
+        "delete from audit_heads",
+    ],
+)
+def test_a_changed_head_of_the_databases_own_is_found(full: Ledger, statement: str) -> None:
+    assert full.tamper(statement) == 1
+    assert full.faults() != []
+
+
 def test_a_tenants_check_finds_what_is_wrong_with_its_own_lines(full: Ledger) -> None:
     full.tamper("delete from audit_lines where number = 4")
     assert full.faults("berlin") != []

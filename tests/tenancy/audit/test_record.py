@@ -270,6 +270,16 @@ def test_a_flood_is_bounded_and_counted(ledger: Ledger) -> None:
     assert ledger.faults() == []
 
 
+def test_a_flood_of_many_tenants_is_bounded_too(ledger: Ledger) -> None:
+    for at in range(2 * refusals.MOST):
+        refuse(ledger, 404, request("DELETE", "/x/{name}", tenant=f"t{at}", name=f"x{at}"))
+    ledger.record.beat()
+    with ledger.db.read() as tx:
+        count, total = tx.execute(text("select count(*), sum(count) from audit_lines")).one()
+    assert total == 2 * refusals.MOST
+    assert count <= refusals.MOST + 1001
+
+
 def test_refusals_that_cannot_be_written_wait_on(ledger: Ledger) -> None:
     refuse(ledger, 404, request("DELETE", "/trust/{name}", name="x"))
     ledger.tamper("alter table audit_details rename to away")

@@ -13,6 +13,7 @@ from tapster.tenancy.audit.telling import Draft
 
 BURST: Final = 200.0  # lines of a tenant at once
 RATE: Final = 1.0  # lines of a tenant a second, for as long as it goes on
+MOST: Final = 2000  # different lines that wait, of all tenants
 _MOST_TENANTS: Final = 1000
 _MANY: Final = "*"  # what stands where lines differ that were put together
 
@@ -31,7 +32,8 @@ class Refusals:
         """Put an attempt to those like it."""
         with self._lock:
             key = _alike(draft)
-            if key not in self._waiting and not self._allowed(draft.tenant):
+            new = key not in self._waiting
+            if new and (len(self._waiting) >= MOST or not self._allowed(draft.tenant)):
                 draft = _vague(draft, self._tenant_known(draft.tenant))
                 key = _alike(draft)
             known = self._waiting.get(key)

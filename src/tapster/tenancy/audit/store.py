@@ -98,13 +98,13 @@ def lock_head(tx: Connection) -> tuple[int, str]:
     """The newest line of all tenants, number and hash, held against others until the commit."""
     held = "" if tx.dialect.name == "sqlite" else " FOR UPDATE"
     row = _run(tx, _LOCKED + held, ()).fetchone()
-    return row[0], row[1]
+    return (0, GENESIS) if row is None else (row[0], row[1])
 
 
 def head(tx: Connection) -> tuple[int, str]:
     """The newest line of all tenants: number and hash."""
-    row = tx.execute(_HEAD).one()
-    return row[0], row[1]
+    row = tx.execute(_HEAD).first()
+    return (0, GENESIS) if row is None else (row[0], row[1])
 
 
 def highest(tx: Connection) -> int:
