@@ -262,7 +262,6 @@ def main(descriptor: int, parent: int) -> int:
     if vault is not None:
         vault.adopt()
     certificate = Certificate(config) if config.encrypted else None
-    context = certificate.context(HTTP, clients=True) if certificate else None
     server = TlsServer(
         uvicorn.Config(
             Observed(build(config), config),
@@ -274,7 +273,7 @@ def main(descriptor: int, parent: int) -> int:
             forwarded_allow_ips=config.trusted_proxies,
             server_header=False,
             http=CertifiedProtocol if certificate else "auto",
-            ssl_context_factory=(lambda *_: context) if context else None,
+            ssl_context_factory=certificate.factory(HTTP, clients=True) if certificate else None,
         ),
         certificate,
     )

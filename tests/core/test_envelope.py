@@ -228,13 +228,9 @@ def test_a_file_that_is_altered_swapped_or_gone_is_not_served(
     store = _store(tmp_path, vault, Keys())
     store.put("acme/datasets/1", _folder(tmp_path / "in", a=b"first", b=b"other"))
     folder = tmp_path / "blobs/acme/datasets/1"
-    other = "1" if name == "0" else "0"
-    for damage in (
-        lambda path: path.write_bytes(path.read_bytes()[:-1]),
-        lambda path: path.write_bytes((folder / other).read_bytes()),
-    ):
-        kept = (folder / name).read_bytes()
-        damage(folder / name)
+    kept = (folder / name).read_bytes()
+    for damaged in (kept[:-1], (folder / ("1" if name == "0" else "0")).read_bytes()):
+        (folder / name).write_bytes(damaged)
         with pytest.raises(TapsterError, match="does not open"):
             store.get("acme/datasets/1")
         (folder / name).write_bytes(kept)

@@ -10,7 +10,7 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +97,11 @@ class Certificate:
             made.verify_mode = ssl.CERT_OPTIONAL
         self._contexts.append(made)
         return made
+
+    def factory(self, protocol: str, *, clients: bool = False) -> Callable[..., ssl.SSLContext]:
+        """`context`, for uvicorn, which calls for it."""
+        made = self.context(protocol, clients=clients)
+        return lambda *_: made
 
     def refresh(self, *, force: bool = False) -> bool:
         """Take the files again if they have changed; whether that was so.

@@ -151,9 +151,9 @@ class Worker:
             server_header=False,
             backlog=2048,
             timeout_graceful_shutdown=settings.stop_grace,  # type: ignore[arg-type]
-            ssl_context_factory=certificate and (lambda *_: certificate.context(HTTP)),
+            ssl_context_factory=certificate.factory(HTTP) if certificate else None,
         )
-        self._grpc = GrpcServer(self.service, certificate and certificate.context(HTTP2))
+        self._grpc = GrpcServer(self.service, certificate.context(HTTP2) if certificate else None)
         self._server = _Server(config, self.service, self._grpc, certificate)
 
     async def run(self, listener: socket.socket, grpc: socket.socket | None) -> None:
