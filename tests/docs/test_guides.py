@@ -34,6 +34,7 @@ GUIDES = (
     "guides/faults.md",
     "guides/observability.md",
     "guides/audit.md",
+    "guides/privacy.md",
     "guides/operations.md",
     "plugins.md",
 )
@@ -43,6 +44,7 @@ GOES_ON_FROM = {
     "guides/engine.md": "guides/training.md",
     "guides/fairness.md": "guides/training.md",
     "guides/isolation.md": "",
+    "guides/privacy.md": "",
 }
 # Pages that are read with a server of their own, and how it is set up.
 SETTINGS = {"guides/isolation.md": {"TAPSTER_PYTHON_MODELS": "true"}}
