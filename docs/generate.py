@@ -91,6 +91,7 @@ def _methods() -> Iterator[str]:
     from tapster.client import Client
     from tapster.contract import control
     from tapster.contract.errors import TapsterError
+    from tapster.contract.limits import Limit
 
     yield "Every refusal raises `TapsterError` (`code`, `message`, `hint`, `field`)."
     yield from ["", f"## `tapster.connect{_signature(tapster.connect)}`", ""]
@@ -101,10 +102,10 @@ def _methods() -> Iterator[str]:
             continue
         heading = name if isinstance(member, property) else f"{name}{_signature(member)}"
         yield from [f"### `{heading}`", "", inspect.getdoc(member) or "", ""]
-    yield from ["## What they return", "", "Frozen dataclasses of `tapster.contract.control`.", ""]
+    yield from ["## What they return", "", "Frozen dataclasses of `tapster.contract`.", ""]
     for noun in (control.DatasetVersion, control.Split, control.Job, control.ModelVersion,
                  control.Endpoint, control.Tenant, control.Member, control.Role, control.Key,
-                 control.Session):  # fmt: skip
+                 control.Session, Limit):  # fmt: skip
         yield from [f"### `{noun.__name__}`", "", inspect.getdoc(noun) or "", ""]
         yield from [", ".join(f"`{item.name}`" for item in fields(noun)) + ".", ""]
     yield from ["## `TapsterError`", "", inspect.getdoc(TapsterError) or ""]
