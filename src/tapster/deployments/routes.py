@@ -232,8 +232,11 @@ def agent_routes(parts: Parts, agent_key: str, reports: Reports) -> APIRouter:
         with parts.db.read() as tx:
             if not ledger.news(tx, report):
                 return ()
-        with parts.db.write() as tx:
-            return ledger.take(tx, report).taken
+        taken: tuple[str, ...] = ()
+        for portion in ledger.portions(report):
+            with parts.db.write() as tx:
+                taken = ledger.take(tx, portion).taken
+        return taken
 
     @router.post("/report")
     async def report(request: Request) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -246,6 +247,19 @@ def test_reports_at_once_count_once(db: Database) -> None:
     assert _sum(db, "amount") == 40 * 3 + 8 * 1
     with db.read() as tx:
         assert service.check(tx) == []
+
+
+def test_a_large_report_is_taken_in_portions_and_then_whole(sqlite: Database) -> None:
+    counts = tuple(count(n, line(key=f"key_{n}"), requests=n) for n in range(2500))
+    odd = tuple(msgspec.structs.replace(one, rows=-1) if not one.record else one for one in counts)
+    for number, (found, whole) in enumerate(((counts, ("s0",)), (odd, ()))):
+        what = UsageReport("m1", (Segment(f"s{number}", DAY, True, found),), ())
+        pieces = list(service.portions(what, 1000))
+        assert [len(piece.segments[0].counts) for piece in pieces] == [1000, 1000, 500, 2500]
+        taken = [_take(sqlite, piece) for piece in pieces]
+        assert taken == [(), (), (), whole]
+    assert _sum(sqlite, "requests") == 2 * sum(range(2500))
+    assert list(service.portions(report(count(0)))) == [report(count(0))]
 
 
 def test_no_line_without_its_sums(db: Database) -> None:

@@ -10,7 +10,7 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.usage import Line, Metric
 from tapster.core.crypto import new_id
 from tapster.tenancy.ledger import money, periods, posting, store
-from tapster.tenancy.ledger.intake import closed, news, take
+from tapster.tenancy.ledger.intake import closed, news, portions, take
 from tapster.tenancy.ledger.posting import Growth
 from tapster.tenancy.ledger.prices import store as price_rows
 from tapster.tenancy.ledger.prices.service import planned
@@ -19,8 +19,8 @@ from tapster.tenancy.ledger.reading.store import GROUPS, Scope
 from tapster.tenancy.tenants import service as tenants
 
 __all__ = [
-    "GROUPS", "anonymise", "check", "closed", "counted", "news", "planned", "sample_due",
-    "sample_storage", "take", "trained", "usage",
+    "GROUPS", "anonymise", "check", "closed", "counted", "news", "planned", "portions",
+    "sample_due", "sample_storage", "take", "trained", "usage",
 ]  # fmt: skip
 
 MOST_GROUPS: Final = 10_000

@@ -163,10 +163,14 @@ def known_segments(tx: Connection, machine: str, ids: Iterable[str]) -> dict[str
 
 
 def known_totals(
-    tx: Connection, machine: str, ids: Iterable[str]
+    tx: Connection, machine: str, ids: Iterable[str], span: tuple[int, int]
 ) -> dict[tuple[str, int], tuple[str, tuple[int, ...]]]:
-    """Label and counters of every record of some segments, of any tenant."""
-    query = select(totals).where(totals.c.machine == machine, totals.c.segment.in_(list(ids)))
+    """Label and counters of the records from one to another of some segments, of any tenant."""
+    query = select(totals).where(
+        totals.c.machine == machine,
+        totals.c.segment.in_(list(ids)),
+        totals.c.record.between(*span),
+    )
     return {(row[1], row[2]): (row[4], tuple(row[5:])) for row in tx.execute(query)}
 
 
