@@ -34,7 +34,7 @@ def matches(stored: str | None, password: str) -> bool:
     with _Turn():
         try:
             good = bool(_hasher().verify(stored or _nobodys(), password[:LONGEST]))
-        except (VerificationError, InvalidHashError):
+        except (VerificationError, InvalidHashError, UnicodeEncodeError):
             return False
     return good and stored is not None
 

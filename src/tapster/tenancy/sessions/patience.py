@@ -23,6 +23,10 @@ class Bucket:
     size: float
     drain: float
 
+    def left(self, level: float, seconds: float) -> float:
+        """What is left of a level after a while; nothing when the clock was set back meanwhile."""
+        return 0.0 if seconds < -1 else max(0.0, level - seconds / self.drain)
+
 
 MEMBER: Final = Bucket(5, 60.0)
 ADDRESS: Final = Bucket(30, 10.0)
@@ -44,7 +48,7 @@ def _fill(tx: Connection, buckets: list[tuple[str, Bucket]]) -> None:
     levels = []
     for key, bucket in buckets:
         level, at = store.level(tx, "", key)
-        level = max(0.0, level - max(0.0, now - at) / bucket.drain)
+        level = bucket.left(level, now - at)
         if level + 1 > bucket.size:
             raise TapsterError(
                 "exhausted",
@@ -62,7 +66,7 @@ def forgive(tx: Connection, tenant: str, name: str, address: str) -> None:
     store.empty(tx, "", _member(tenant, name)[0])
     key, bucket = _address(address)
     level, at = store.level(tx, "", key)
-    store.fill(tx, "", key, max(0.0, level - (time.time() - at) / bucket.drain - 1))
+    store.fill(tx, "", key, max(0.0, bucket.left(level, time.time() - at) - 1))
 
 
 def _member(tenant: str, name: str) -> tuple[str, Bucket]:
