@@ -37,14 +37,18 @@ class Part(NamedTuple):
 
 
 def plan(tx: Connection, public_key: str) -> ServingPlan:
-    """Endpoints that serve, packages that they need now or next, keys and trusted signers."""
+    """All that data planes must know."""
+    return msgspec.structs.replace(without_keys(tx, public_key), keys=tenancy.grants(tx))
+
+
+def without_keys(tx: Connection, public_key: str) -> ServingPlan:
+    """Endpoints that serve, packages that they need now or next, tenants and trusted signers."""
     found = part(tx, store.everywhere(tx), public_key)
     number = tenancy.revision(tx)
     return ServingPlan(
         number=number,
         endpoints=found.endpoints,
         packages=found.packages,
-        keys=tenancy.grants(tx),
         signers=found.signers,
         tenants=standings(tx),
         mark=revisions.mark(tx, number),

@@ -11,13 +11,13 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from tapster.contract.control import Endpoint, Principal
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import UsageBatch
-from tapster.contract.snapshots import pack
 from tapster.contract.usage import UsageReport
 from tapster.core.db import Watch
 from tapster.core.parts import Parts
 from tapster.deployments import deltas, rollouts, service
 from tapster.deployments.judgement import Rules
 from tapster.deployments.reports import Reports
+from tapster.deployments.wholes import Wholes
 from tapster.tenancy.access import agent_only, need
 from tapster.tenancy.ledger import service as ledger
 
@@ -200,15 +200,16 @@ def agent_routes(parts: Parts, agent_key: str, reports: Reports) -> APIRouter:
         dependencies=[Depends(agent_only(agent_key))],
     )
 
+    wholes = Wholes(parts)
+
     def plan(after: int, mark: str) -> Response | None:
         with parts.db.read() as tx:
             if not deltas.news(tx, after, mark):
                 return None
             found = deltas.delta(tx, parts.signer.public, after, mark)
-            whole = service.plan(tx, parts.signer.public) if found is None else None
-        if whole is None:
+        if found is not None:
             return Response(found, DELTA, {"IM": "tapster-plan"}, "application/json")
-        return Response(pack(whole), media_type="application/octet-stream")
+        return Response(wholes.newest(), media_type="application/octet-stream")
 
     @router.get("/plan")
     async def get_plan(

@@ -37,6 +37,8 @@ REPORT_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.05
 RETRY_SECONDS: Final = 0.25
 ANSWER_SECONDS: Final = 5.0
+# A whole plan of very many keys is not made in a moment.
+PLAN_SECONDS: Final = 60.0
 # Bytes a second that a report is taken in at least.
 SLOWEST: Final = 1 << 20
 MAX_PLAN: Final = 256 << 20
@@ -130,7 +132,7 @@ class Agent:
         book = self._opened()
         after = -1 if whole or book.long else book.number
         path = f"/internal/plan?after={after}&mark={book.mark}&wait={wait:g}"
-        status, body = self._ask("GET", path, b"", wait + ANSWER_SECONDS)
+        status, body = self._ask("GET", path, b"", wait + PLAN_SECONDS)
         if status == DELTA:
             book.append(body)
         elif status == 200:

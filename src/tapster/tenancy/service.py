@@ -52,6 +52,16 @@ def grants(tx: Connection, only: Sequence[str] = ()) -> tuple[KeyGrant, ...]:
     return (*keys.grants(tx, only), *sessions.grants(tx, only))
 
 
+def grants_beyond(tx: Connection, after: str, most: int) -> list[KeyGrant]:
+    """Of all those, so many keys with the next ids beyond one; two or none of some ids."""
+    return keys.grants(tx, after=after, most=most)
+
+
+def session_grants(tx: Connection) -> list[KeyGrant]:
+    """Of all those, the sessions."""
+    return sessions.grants(tx)
+
+
 def used(tx: Connection, times: dict[str, float]) -> None:
     """Remember when keys and sessions (ids) were last used (seconds since 1970)."""
     keys.used(tx, {each: at for each, at in times.items() if each.startswith("key_")})

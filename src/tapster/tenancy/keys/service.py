@@ -23,6 +23,7 @@ SHOWN: Final = 12
 LONGEST_LIFE: Final = 20 * 366 * 86400.0
 LONGEST_OVERLAP: Final = 30 * 86400.0
 _NAME: Final = 100
+_PLANNED: Final = {role: tuple(sorted(rights)) for role, rights in ROLES.items()}
 _MOST: Final = 1000
 _ENDPOINT: Final = re.compile(r"(?:[a-z0-9-]{1,63}--)?[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -161,18 +162,21 @@ def authenticate(tx: Connection, key: str) -> Principal | None:
     )
 
 
-def grants(tx: Connection, only: Sequence[str] = ()) -> list[KeyGrant]:
-    """Every key that is valid as the data plane must know it; `only` these ids.
+def grants(
+    tx: Connection, only: Sequence[str] = (), after: str = "", most: int = 0
+) -> list[KeyGrant]:
+    """Every key that is valid as the data plane must know it, in order of ids; `only` these ids,
+    or so many at `most`, beyond the id `after`.
 
     A key that was rotated is there twice, under one id, until its former secret ends. Keys of
     tenants that are suspended are there too: their tenant's standing keeps them out.
     """
     made, now = roles.everywhere(tx), time.time()
     found = []
-    for row in store.valid(tx, now, only):
+    for row in store.valid(tx, now, only, after, most):
         held = row["rights"]
         if row["role"] in ROLES:
-            held = sorted(ROLES[row["role"]])
+            held = _PLANNED[row["role"]]
         elif row["role"]:
             held = made.get((row["tenant"], row["role"]), [])
         ends = [(row["digest"], row["expires"])]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -42,6 +42,11 @@ keys = Table(
     Column("old_digest", String(64), unique=True, index=True, info={"secret": True}),
     Column("old_expires", Float),
 )
+
+# What data planes must know of a key.
+_PLANNED: Final = (
+    "id", "tenant", "digest", "rights", "role", "expires", "endpoints", "old_digest", "old_expires",
+)  # fmt: skip
 
 
 def add(tx: Connection, tenant: str, identifier: str, digest: str, **values: Any) -> None:
@@ -87,13 +92,22 @@ def find(tx: Connection, digest: str) -> Any:
     return tx.execute(query).mappings().first()
 
 
-def valid(tx: Connection, now: float, only: Sequence[str] = ()) -> list[Any]:
-    """Keys of every tenant that are neither revoked nor expired, for the plan; `only` these ids."""
-    query = select(keys).where(
+def valid(
+    tx: Connection, now: float, only: Sequence[str] = (), after: str = "", most: int = 0
+) -> list[Any]:
+    """Keys of every tenant that are neither revoked nor expired, for the plan, in order of ids.
+
+    `only` these ids; so many at `most`, those with ids beyond `after`.
+    """
+    query = select(*(keys.c[name] for name in _PLANNED)).where(
         keys.c.revoked.is_(None), or_(keys.c.expires.is_(None), keys.c.expires > now)
     )
     if only:
         query = query.where(keys.c.id.in_(only))
+    if after:
+        query = query.where(keys.c.id > after)
+    if most:
+        query = query.limit(most)
     return list(tx.execute(query.order_by(keys.c.id)).mappings())
 
 
