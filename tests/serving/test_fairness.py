@@ -189,16 +189,15 @@ def test_what_runs_inline_is_split_only_among_several(tmp_path: Path, tenants: i
 
 
 class Caller:
-    """A connection that is held back; being read costs `cost`."""
+    """A connection that is held back; four of them take a share of weight 1."""
 
-    def __init__(self, shares: Shares, tenant: str, read: list[str], cost: int = 8) -> None:
+    def __init__(self, shares: Shares, tenant: str, read: list[str]) -> None:
         self.share = shares.of(tenant)
         self._read = read
-        self._cost = cost
 
     def read_on(self) -> None:
         self._read.append(self.share.tenant)
-        self.share.spent += self._cost
+        self.share.spent += QUOTA // 4
 
 
 def competing(shares: Shares, *tenants: str) -> list[Caller]:
@@ -239,7 +238,7 @@ def test_who_is_held_back_is_read_by_turns(weight: float, order: str) -> None:
         assert all(caller.share.tight for caller in callers)
         read = callers[0]._read
         await asyncio.sleep(0)
-        assert len(read) <= (1 + weight) * QUOTA / 8
+        assert len(read) <= (1 + weight) * 4
         await until(lambda: len(read) == len(callers))
         assert "".join(read) == order
 

@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 
 # Cost is counted in small requests; so many bytes (as a power of two) cost as much as one more.
 BYTES_BITS: Final = 12
-# What a tenant of weight 1 may have in one turn, about a millisecond.
-QUOTA: Final = 32
+# What a tenant of weight 1 may have in one turn, about half a millisecond.
+QUOTA: Final = 16
 LEAST_WEIGHT: Final = 1.0 / QUOTA
 # Seconds of a turn that go to those who were held back, before sockets are looked at again.
 LONGEST: Final = 0.002

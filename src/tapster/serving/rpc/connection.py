@@ -58,6 +58,8 @@ class Connection(Receiving):
 
         What it has not said to the end is over. If it has gone, writing to it fails.
         """
+        while not self._deaf and (self._halted or self._whole()):
+            self.read_on()
         if self._deaf:
             return False
         self._deaf = self._leaving = True
@@ -183,8 +185,9 @@ class Connection(Receiving):
         self._heard = self._loop.time()
         self._asked = False
         share = self._share
-        if self._halted:  # TLS may have had this already
+        if self._halted:
             self._rest += data
+            self._transport.pause_reading()
         elif share.spent >= share.most and self._shares.over(share):
             self._rest += data
             self._halt()
@@ -224,7 +227,6 @@ class Connection(Receiving):
 
     def _halt(self) -> None:
         """Let what has come wait until the tenant's share comes round."""
-        self._transport.pause_reading()
         self._halted = self._loop.time()
         self._shares.hold(self._share, self)
 
