@@ -18,7 +18,7 @@ from tapster.tenancy import service as tenancy
 from tapster.tenancy.revisions import Revision
 
 # Changes that one delta may tell of, and how many a data plane may be behind.
-MOST: Final = 500
+MOST: Final = 200
 FAR: Final = 20_000
 _ENDPOINT: Final = 10
 _KINDS: Final = frozenset({"key", "tenant", "limits", "endpoint", "model"})
