@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,96 @@ def test_from_a_price_to_an_invoice(house: Server, run: Run, tmp_path: Path) -> 
     assert run("prices", "delete", price["id"])[0] == 0
     assert run("prices", "list")[1] == []
     assert [each["id"] for each in run("prices", "list", "--ended")[1]] == [price["id"]]
+
+
+@pytest.fixture
+def tenants(house: Server, run: Run) -> dict[str, str]:
+    """Keys of two tenants; `acme` is asked a price of its own, `beta` has nothing to do with it."""
+    found = {}
+    for name in ("acme", "beta"):
+        if run("tenants", "show", name)[0]:
+            assert run("tenants", "add", name)[0] == 0
+        code, made = run("keys", "create", "--tenant", name, "--role", "owner")
+        assert code == 0, made
+        found[name] = made["key"]
+    assert run("endpoints", "share", "sum", "--with", "acme")[0] == 0
+    price = ("prices", "set", "--endpoint", "sum", "--tenant", "acme", "row=0.002")
+    assert run(*price)[0] == 0
+    return found
+
+
+def test_a_tenant_pays_what_it_calls_of_anothers(
+    house: Server, run: Run, tenants: dict[str, str]
+) -> None:
+    with connect(house.url, key=tenants["acme"]) as acme:
+        for _ in range(3):
+            acme.predict("sum", [{"a": 1, "b": 1}] * 4)
+        found = _counted(acme, 3)
+        assert [(row["owner"], row["endpoint"]) for row in found["rows"]] == [("default", "sum")]
+        assert Decimal(found["total"]["amount"]) == 12 * Decimal("0.002")
+        [invoice] = acme.invoices()
+        assert Decimal(acme.invoice(invoice["month"])["total"]) == 12 * Decimal("0.002")
+        assert [price["rates"] for price in acme.prices_list()] == [{"row": "0.002"}]
+        assert acme.usage("tenant", tenant="acme")["total"]["rows"] == 12
+    with connect(house.url, key=house.key) as client:
+        assert client.usage("endpoint", tenant="acme")["total"]["rows"] == 12
+        earned = client.usage("tenant", tenant="default")["earned"]
+        assert [(row["tenant"], row["rows"]) for row in earned["rows"]] == [("acme", 12)]
+        assert Decimal(client.invoice(invoice["month"], "acme")["total"]) == 12 * Decimal("0.002")
+
+
+def test_others_see_nothing_of_it(house: Server, tenants: dict[str, str]) -> None:
+    month = time.strftime("%Y-%m", time.gmtime())
+    with connect(house.url, key=tenants["beta"]) as beta:
+        assert beta.usage("tenant")["rows"] == []
+        assert beta.prices_list() == []
+        assert beta.invoices() == []
+        said = set()
+        for name in ("acme", "default", "nobody"):
+            asks: list[Callable[[], Any]] = [
+                partial(beta.usage, "tenant", tenant=name),
+                partial(beta.invoices, name),
+                partial(beta.invoice, month, name),
+            ]
+            for ask in asks:
+                with pytest.raises(TapsterError) as refused:
+                    ask()
+                said.add((refused.value.code, refused.value.message.replace(name, "T")))
+        assert said == {("not_found", "there is no tenant 'T'")}
+        ways: list[Callable[[], Any]] = [
+            partial(beta.prices_set, "sum", {"row": "1"}),
+            partial(beta.prices_set, "", {"training": "1"}),
+            beta.usage_check,
+        ]
+        for way in ways:
+            with pytest.raises(TapsterError) as refused:
+                way()
+            assert refused.value.code in {"not_found", "forbidden"}
+    with connect(house.url, key=house.key) as client:
+        prices = {price["id"] for price in client.prices_list()}
+        with connect(house.url, key=tenants["acme"]) as acme:
+            for price in prices:
+                with pytest.raises(TapsterError) as refused:
+                    acme.prices_delete(price)
+                assert refused.value.code == "not_found"
+        assert {price["id"] for price in client.prices_list()} == prices
+
+
+def test_an_erased_tenant_leaves_its_amounts(
+    house: Server, run: Run, tenants: dict[str, str]
+) -> None:
+    with connect(house.url, key=house.key) as client:
+        before = client.usage("day")["total"]
+        assert run("tenants", "erase", "acme", "--yes")[0] == 0
+        after = client.usage("tenant")
+        assert after["total"]["amount"] == before["amount"]
+        names = {row["tenant"] for row in after["rows"]}
+        assert "acme" not in names
+        assert sum(name.startswith("erased:") for name in names) == 1
+        assert client.usage_check()["ok"]
+        assert {price["tenant"] for price in client.prices_list()} <= {""}
+        with pytest.raises(TapsterError):
+            client.usage("tenant", tenant="acme")
 
 
 def test_what_people_see(house: Server, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

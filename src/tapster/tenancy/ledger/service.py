@@ -158,7 +158,7 @@ def anonymise(tx: Connection, tenant: str) -> dict[str, Any]:
     store.lock(tx)
     pseudonym = f"erased:{new_id('ten')}"[:64]
     count = store.rename(tx, tenant, pseudonym)
-    price_rows.rename(tx, tenant, pseudonym)
+    price_rows.rename(tx, tenant, pseudonym, time.time())
     posting.add_up(tx, store.lines_of(tx, pseudonym))
     return {"pseudonym": pseudonym, "lines": count}
 

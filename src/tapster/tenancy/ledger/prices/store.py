@@ -4,7 +4,19 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from sqlalchemy import JSON, Column, Connection, Float, Index, String, Table, insert, select, update
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    Float,
+    Index,
+    String,
+    Table,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from tapster.core.db import metadata
 from tapster.tenancy.ledger.tariffs import Tariff, Tier
@@ -107,14 +119,13 @@ def everywhere(tx: Connection) -> list[PriceRow]:
     return [_row(row) for row in tx.execute(query).mappings()]
 
 
-def rename(tx: Connection, tenant: str, pseudonym: str) -> None:
-    """Give a tenant another name in the prices that it asks for, and in those it pays."""
-    tx.execute(
-        update(prices)
-        .where(prices.c.tenant == tenant)
-        .values(tenant=pseudonym, endpoint=prices.c.id)
-    )
-    tx.execute(update(prices).where(prices.c.caller == tenant).values(caller=pseudonym))
+def rename(tx: Connection, tenant: str, pseudonym: str, at: float) -> None:
+    """End the prices that a tenant asks for and those it pays, and give it another name there."""
+    until = func.coalesce(prices.c.until, at)
+    asked = update(prices).where(prices.c.tenant == tenant)
+    tx.execute(asked.values(tenant=pseudonym, endpoint=prices.c.id, until=until))
+    paid = update(prices).where(prices.c.caller == tenant)
+    tx.execute(paid.values(caller=pseudonym, until=until))
 
 
 def _row(row: Any) -> PriceRow:
