@@ -314,7 +314,8 @@ def test_papers_say_what_the_document_says(sqlite: Database) -> None:
     page = _Reader()
     page.feed(papers.as_html(bill))
     assert page.outside == []
-    assert {evil.model, evil.version, "1,234,567", f"{bill['total']} EUR"} <= set(page.cells)
+    spelled = f"{evil.model}@{evil.version}"
+    assert {spelled, "row 0.001", "1,234,567", f"{bill['total']} EUR"} <= set(page.cells)
     assert "open" in papers.as_html(bill)
 
 

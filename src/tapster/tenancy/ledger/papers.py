@@ -10,10 +10,15 @@ _COLUMNS: Final = (
     "owner", "endpoint", "model", "version", "price", "above", "requests", "errors", "rows",
     "tokens", "cached", "compute_seconds", "amount",
 )  # fmt: skip
-_HOUSE: Final = ("name", "job", "price", "above", "seconds", "byte_hours", "amount")
-_NUMBERS: Final = frozenset(_COLUMNS[5:]) | frozenset(_HOUSE[3:])
+_PRINTED: Final = (
+    "owner", "endpoint", "model", "costs", "above", "requests", "errors", "rows", "tokens",
+    "cached", "compute_seconds", "amount",
+)  # fmt: skip
+_HOUSE: Final = ("kind", "name", "job", "costs", "above", "seconds", "byte_hours", "amount")
+_NUMBERS: Final = frozenset(_PRINTED[4:]) | frozenset(_HOUSE[4:])
+_ALWAYS: Final = frozenset({"requests", "rows", "amount"})
 _HEADINGS: Final = {
-    "above": "tier above", "compute_seconds": "compute (s)", "errors": "failed",
+    "above": "tier above", "compute_seconds": "compute (s)", "errors": "failed", "name": "",
     "byte_hours": "byte-hours", "owner": "provider",
 }  # fmt: skip
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -65,13 +70,13 @@ def as_html(invoice: dict[str, Any]) -> str:
         _note(invoice),
         _facts(invoice),
         "<h2>Calls</h2>",
-        _table(_COLUMNS, invoice["lines"], "Total", _money(invoice, invoice["total"])),
+        _table(_PRINTED, _printed(invoice["lines"]), "Total", _money(invoice, invoice["total"])),
     ]
     if house["lines"]:
         parts += [
             "<h2>Showback</h2>",
             '<p class="note">What job time and storage come to. Not part of the total.</p>',
-            _table(_HOUSE, house["lines"], "Showback", _money(invoice, house["total"])),
+            _table(_HOUSE, _printed(house["lines"]), "Showback", _money(invoice, house["total"])),
         ]
     return "\n".join([*parts, "</body></html>", ""])
 
@@ -95,8 +100,24 @@ def _facts(invoice: dict[str, Any]) -> str:
     return f"<dl>{rows}</dl>"
 
 
+def _printed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines as people read them: the model with its version, what a unit costs instead of an id."""
+    return [
+        {
+            **line,
+            "model": "@".join(str(line[name]) for name in ("model", "version") if line.get(name)),
+            "costs": ", ".join(f"{rate} {price}" for rate, price in line["rates"].items()),
+        }
+        for line in lines
+    ]
+
+
 def _table(columns: tuple[str, ...], lines: list[dict[str, Any]], label: str, total: str) -> str:
-    used = [name for name in columns if any(line.get(name) not in (None, "") for line in lines)]
+    used = [
+        name
+        for name in columns
+        if any(line.get(name) or (name in _ALWAYS and name in line) for line in lines)
+    ]
     used = used or [columns[0], columns[-1]]
     head = "".join(f"<th{_side(name)}>{_heading(name)}</th>" for name in used)
     body = "".join(
