@@ -384,6 +384,32 @@ def test_writers_at_once_make_one_chain(ledger: Ledger) -> None:
     assert all(ledger.faults(f"t{n}") == [] for n in range(4))
 
 
+def test_a_check_in_the_midst_of_changes_finds_nothing_wrong(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "LINES", 2)
+    done = threading.Event()
+
+    def write(tenant: str) -> None:
+        at = 0
+        while not done.is_set():
+            at += 1
+            ledger.change(f"{tenant}{at}", tenant)
+
+    threads = [threading.Thread(target=write, args=(f"t{n}",)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(15):
+            assert ledger.faults() == []
+            assert ledger.faults("t0") == []
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert ledger.verdict().heads > 2
+
+
 def test_the_head_a_change_waited_for_is_not_another_error(ledger: Ledger) -> None:
     """A refused change is the caller's own error, with nothing of the record in it."""
     with Doing(request()), pytest.raises(TapsterError, match="not an Ed25519"):  # noqa: SIM117
