@@ -22,9 +22,13 @@ BINARY = "/v2/models/rows/infer"
 class Waiter:
     def __init__(self) -> None:
         self.told = 0
+        self.sent_off = False
 
     def granted(self) -> None:
         self.told += 1
+
+    def denied(self) -> None:
+        self.sent_off = True
 
 
 def test_those_who_wait_are_served_in_order() -> None:
@@ -40,6 +44,24 @@ def test_those_who_wait_are_served_in_order() -> None:
     assert (large.told, other.told, memory.held) == (1, 0, 10 * MIB)
     memory.give(5 * MIB)
     assert (other.told, memory.held, memory.wanted) == (1, 6 * MIB, False)
+
+
+def test_tenants_are_served_by_turns_and_who_has_most_that_wait_gives_way() -> None:
+    memory = Memory(MIB)
+    assert memory.take(MIB)
+    flood = [Waiter() for _ in range(MAX_WAITING)]
+    assert all(memory.wait(waiter, MIB, "flooder") for waiter in flood)
+    assert not memory.wait(Waiter(), MIB, "flooder")
+    polite = [Waiter() for _ in range(2)]
+    assert all(memory.wait(waiter, MIB, "polite") for waiter in polite)
+    assert [waiter.sent_off for waiter in flood[-3:]] == [False, True, True]
+    for _ in range(4):
+        memory.give(MIB)
+    assert [waiter.told for waiter in (*flood[:3], *polite)] == [1, 1, 0, 1, 1]
+    for waiter in (*flood[2:-2], *polite):
+        memory.forget(waiter)
+    assert not memory.wanted
+    assert memory.held == MIB
 
 
 def test_small_bodies_and_answers_do_not_wait_for_large_bodies() -> None:

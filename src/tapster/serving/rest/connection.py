@@ -321,7 +321,7 @@ class Connection(HttpToolsProtocol, ABC):
             return
         if self._memory.take(more):
             self._hold(more)
-        elif self._memory.wait(self, more):
+        elif self._memory.wait(self, more, self._share.tenant):
             self._asked = more
             self._patience = self.loop.time() + self._settings.receive_timeout / 2
             self.deadline = NEVER
@@ -337,6 +337,11 @@ class Connection(HttpToolsProtocol, ABC):
         if not self._line:
             self.deadline = self.loop.time() + self._settings.receive_timeout
         self._read_on()
+
+    def denied(self) -> None:
+        """See Waiter."""
+        self._asked = 0
+        self._no_room()
 
     def _hold(self, size: int) -> None:
         if not self._held:

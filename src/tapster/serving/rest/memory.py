@@ -21,18 +21,24 @@ class Waiter(Protocol):
         """The room that was asked for is there, and taken."""
         ...
 
+    def denied(self) -> None:
+        """It waits no more: others have fewer who wait, and there is no place for all."""
+        ...
+
 
 class Memory:
     """Bytes `held` for bodies, and `owed` to clients, against a limit each.
 
-    Who waits is served in order; a small body does not wait, up to a quarter beyond the limit.
+    Who waits is served in order, by turns of tenants; a small body does not wait, up to a quarter
+    beyond the limit.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
         self.owed = 0
-        self._waiting: deque[tuple[Waiter, int]] = deque()
+        # By tenant, in the order of their turns.
+        self._waiting: dict[str, deque[tuple[Waiter, int]]] = {}
 
     @property
     def full(self) -> bool:
@@ -71,23 +77,43 @@ class Memory:
         """Hold `size` bytes less."""
         self.add(-size)
 
-    def wait(self, waiter: Waiter, size: int) -> bool:
-        """Have `waiter` told once `size` bytes are held for it; False if too many wait already."""
-        if len(self._waiting) >= MAX_WAITING:
-            return False
-        self._waiting.append((waiter, size))
+    def wait(self, waiter: Waiter, size: int, tenant: str = "") -> bool:
+        """Have `waiter` told once `size` bytes are held for it.
+
+        False if too many wait already, unless a tenant with more of them gives way.
+        """
+        line = self._waiting.get(tenant, ())
+        if sum(map(len, self._waiting.values())) >= MAX_WAITING:
+            fullest = max(self._waiting, key=lambda name: len(self._waiting[name]))
+            if len(self._waiting[fullest]) <= len(line) + 1:
+                return False
+            self._waiting[fullest].pop()[0].denied()
+        self._waiting.setdefault(tenant, deque()).append((waiter, size))
         return True
 
     def forget(self, waiter: Waiter) -> None:
         """It waits no more."""
-        self._waiting = deque(pair for pair in self._waiting if pair[0] is not waiter)
+        for tenant, line in self._waiting.items():
+            kept = deque(pair for pair in line if pair[0] is not waiter)
+            if len(kept) < len(line):
+                self._waiting[tenant] = kept
+                if not kept:
+                    del self._waiting[tenant]
+                break
         self._grant()
 
     def _fits(self, size: int) -> bool:
         return self.held + size <= self.limit or self.held <= 0
 
     def _grant(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][1]):
-            waiter, size = self._waiting.popleft()
+        while self._waiting:
+            tenant, line = next(iter(self._waiting.items()))
+            waiter, size = line[0]
+            if not self._fits(size):
+                return
+            line.popleft()
+            del self._waiting[tenant]
+            if line:
+                self._waiting[tenant] = line
             self.held += size
             waiter.granted()

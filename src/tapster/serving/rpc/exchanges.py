@@ -116,6 +116,10 @@ class Exchange(Stream):
         """See Waiter."""
         self.owner.widened(self)
 
+    def denied(self) -> None:
+        """See Waiter."""
+        self.owner.denied(self)
+
     def cut(self, limit: int) -> tuple[int, bytes] | None:
         """The next whole message and its flag; None while there is none.
 
@@ -188,6 +192,10 @@ class Carrier(Protocol):
 
     def widened(self, exchange: Exchange) -> None:
         """There is memory for the message that is under way."""
+        ...
+
+    def denied(self, exchange: Exchange) -> None:
+        """There will be no memory for the message that is under way."""
         ...
 
     def inflated(self, exchange: Exchange, flag: int, data: bytes) -> bytes:

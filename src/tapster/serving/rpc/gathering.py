@@ -105,7 +105,7 @@ class Gathering(Connection):
         exchange.asked = lacking
         if self._memory.take(lacking):
             self.widened(exchange)
-        elif not self._memory.wait(exchange, lacking):
+        elif not self._memory.wait(exchange, lacking, self._share.tenant):
             exchange.asked = 0
             raise crowded("messages")
 
@@ -116,6 +116,11 @@ class Gathering(Connection):
         exchange.room += size
         exchange.deadline = self._loop.time() + self._settings.receive_timeout
         self._write(frames.window_update(exchange.id, size))
+
+    def denied(self, exchange: Exchange) -> None:
+        """See Carrier."""
+        exchange.asked = 0
+        self.refuse(exchange, crowded("messages"))
 
     def release(self, exchange: Exchange) -> None:
         """See Carrier."""
