@@ -7,34 +7,27 @@ tenants compete, one that is over its share is held back (see `shares`).
 """
 
 import asyncio
-import math
 import socket
 import struct
 from abc import ABC, abstractmethod
-from collections import deque
 from typing import Any, Final
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from tapster.contract.errors import Code
-from tapster.serving.rest.calls import Turn, crowded
+from tapster.serving.rest.calls import Turn
+from tapster.serving.rest.holding import NEVER, Holding
 from tapster.serving.rest.service import Service
-from tapster.serving.slots import UNAVAILABLE
 
 # Bytes that are parsed in one go; of requests in line while others wait, fewer.
 SLICE: Final = 64 * 1024
 SMALL_SLICE: Final = 4 * 1024
-MAX_LINE: Final = 128
 LINGER_SECONDS: Final = 1.0
 DAWDLING_SECONDS: Final = 0.5
 # Bytes a second: whoever takes an answer more slowly is taken for one who does not read.
 SLOWEST: Final = 8 * 1024
-# Bytes of answers for which a connection may have requests in line.
-MAX_ANSWERS: Final = 8 << 20
-NEVER: Final = math.inf
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -57,7 +50,7 @@ class Visit(Turn):
         self.cycle.message_event.set()
 
 
-class Connection(HttpToolsProtocol, ABC):
+class Connection(Holding, ABC):
     """What a connection does whatever is asked by it."""
 
     def __init__(
@@ -68,31 +61,18 @@ class Connection(HttpToolsProtocol, ABC):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        super().__init__(service, config, server_state, app_state, _loop)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
-        self._service = service
-        self._settings = service.settings
-        self._line: deque[Turn] = deque()
         self._rest: bytes | memoryview = b""
         self._feeding = False
-        self._share = service.shares.strangers
         self._halted = 0.0  # since when what has come waits for its tenant's turn; 0 if it does not
-        self._deaf = False  # whatever else arrives is dropped
         self._finishing = False  # close once every answer is given
         self._stalled = (0, NEVER)
         self._message = False  # a request has begun and is not whole yet
         self._in_body = False
         self._partial = 0
         self._wants_continue = False
-        self._longest = MAX_LINE  # requests that may be in line
-        self._memory = service.memory
-        self._held = 0  # bytes of memory for the body that is being received
-        self._since = 0.0  # when the first of them were held
-        self._asked = 0  # more that is waited for
-        self._patience = NEVER  # until then
-        self._owed = 0  # bytes of answers that the client has not taken
         self._left = False  # the client has said that it sends no more
-        self.deadline = self.loop.time() + self._settings.receive_timeout
 
     @property
     def in_flight(self) -> int:
@@ -312,69 +292,7 @@ class Connection(HttpToolsProtocol, ABC):
             elif self._in_body and not self._asked:
                 self._reserve()
 
-    # -- memory
-
-    def _reserve(self) -> None:
-        """Hold memory for the body of which a part is here; without any, stop reading."""
-        more = self._coming() - self._held
-        if more <= 0 or self._deaf:
-            return
-        if self._memory.take(more):
-            self._hold(more)
-        elif self._memory.wait(self, more, self._share.tenant):
-            self._asked = more
-            self._patience = self.loop.time() + self._settings.receive_timeout / 2
-            self.deadline = NEVER
-            self.flow.pause_reading()
-        else:
-            self._no_room()
-
-    def granted(self) -> None:
-        """See Waiter."""
-        self._hold(self._asked)
-        self._asked = 0
-        self._patience = NEVER
-        if not self._line:
-            self.deadline = self.loop.time() + self._settings.receive_timeout
-        self._read_on()
-
-    def denied(self) -> None:
-        """See Waiter."""
-        self._asked = 0
-        self._no_room()
-
-    def _hold(self, size: int) -> None:
-        if not self._held:
-            self._since = self.loop.time()
-        self._held += size
-
-    def _release(self) -> None:
-        """Give the memory for the body back, and wait for no more."""
-        if self._asked:
-            self._asked = 0
-            self._memory.forget(self)
-        held, self._held = self._held, 0
-        if held:
-            self._memory.give(held)
-
-    def _no_room(self) -> None:
-        self._patience = NEVER
-        error = crowded("bodies")
-        self._service.region.count(self._service.region.nowhere, UNAVAILABLE)
-        self._refuse_now(503, error.code, error.message, error.hint)
-
-    def account(self) -> int:
-        """See Line; how many bytes that is."""
-        left = self.transport.get_write_buffer_size()
-        if left != self._owed:
-            self._memory.owe(left - self._owed)
-            self._owed = left
-        return left
-
-    def takes(self, size: int) -> bool:
-        """See Line."""
-        self._longest = min(self._longest, max(1, MAX_ANSWERS // size))
-        return not self._memory.unread
+    # -- answers out
 
     def advance(self) -> None:
         """See Line."""
@@ -426,16 +344,6 @@ class Connection(HttpToolsProtocol, ABC):
             self.transport.close()
 
     # -- what a request is, is the subclass's business
-
-    @abstractmethod
-    def _coming(self) -> int:
-        """Bytes of memory that the body being received needs."""
-
-    @abstractmethod
-    def _refuse_now(
-        self, status: int, code: Code, message: str, hint: str = "", *, allow: str = ""
-    ) -> None:
-        """Refuse the request and hear no more from this connection."""
 
     @abstractmethod
     def _without_upgrade(self, rest: bytes | memoryview) -> None:

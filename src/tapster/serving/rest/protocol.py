@@ -14,8 +14,9 @@ from tapster.contract.errors import TapsterError
 from tapster.serving.engine import Endpoint, Target
 from tapster.serving.gate import Pass
 from tapster.serving.rest.calls import Call
-from tapster.serving.rest.connection import NEVER, Visit
+from tapster.serving.rest.connection import Visit
 from tapster.serving.rest.forms import PLAIN
+from tapster.serving.rest.holding import NEVER
 from tapster.serving.rest.reading import AT_ONCE, FormedCall
 from tapster.serving.rest.reception import Reception
 from tapster.serving.rest.routes import Route

@@ -15,8 +15,9 @@ from uvicorn.server import ServerState
 from tapster.contract.errors import Code, TapsterError
 from tapster.serving.gate import FORBIDDEN, REFUSAL, REFUSAL_HINT, UNAUTHENTICATED, Pass
 from tapster.serving.rest.calls import STATUS, Turn
-from tapster.serving.rest.connection import CONTINUE, NEVER, Connection, StopError
+from tapster.serving.rest.connection import CONTINUE, Connection, StopError
 from tapster.serving.rest.forms import PLAIN, form_of
+from tapster.serving.rest.holding import NEVER
 from tapster.serving.rest.routes import UNKNOWN, Route
 from tapster.serving.rest.service import Service, wire_of
 from tapster.serving.slots import REFUSED
