@@ -125,6 +125,7 @@ def test_every_library_is_named_in_pyproject() -> None:
     lines = list(chain(project["dependencies"], *project["optional-dependencies"].values()))
     named = {re.split(r"[<>=\[]", line)[0].replace("-", "_") for line in lines}
     spelled = {
+        "argon2": "argon2_cffi",
         "google": "protobuf",
         "sklearn": "scikit_learn",
         "xgboost": "xgboost_cpu",

@@ -40,7 +40,7 @@ revisions = Table(
 
 
 def revise(tx: Connection, tenant: str, what: str, kind: str, ref: str) -> int:
-    """Add a revision; returns its number. Numbers are given in the order of commits."""
+    """Add a tenant's revision; returns its number. Numbers are given in the order of commits."""
     if tx.dialect.name == "postgresql":
         tx.execute(select(func.pg_advisory_xact_lock(_REVISING)))
     done = tx.execute(
