@@ -2,6 +2,7 @@
 lost, questions asked twice.
 """
 
+import gc
 import random
 import tempfile
 import time
@@ -301,6 +302,8 @@ class Machine(RuleBasedStateMachine):
             for worker in self.workers.values():
                 worker.kill()
             self.folder.cleanup()
+            self.workers = {}
+            gc.collect()  # files that are mapped are open until then
 
     def _nothing_is_lost(self) -> None:
         for index in range(3):

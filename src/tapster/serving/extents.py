@@ -74,7 +74,12 @@ class Lock:
     for long: `take` may fail. It goes with the process."""
 
     def __init__(self, path: Path) -> None:
+        self.file = -1
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def __del__(self) -> None:
+        if self.file >= 0:
+            os.close(self.file)
 
     def take(self) -> bool:
         """Whether it is ours now."""

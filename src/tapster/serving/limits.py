@@ -159,15 +159,25 @@ class Hold:
 
 
 class _Waiting:
-    """A request whose turn has not come."""
+    """A request whose turn has not come, and the units that it waits for."""
 
-    __slots__ = ("account", "runs", "since", "work")
+    __slots__ = ("_needs", "account", "runs", "since", "work")
 
-    def __init__(self, work: Work, runs: Runs, account: Limited) -> None:
+    def __init__(
+        self, work: Work, runs: Runs, account: Limited, needs: list[tuple[Purse, int]]
+    ) -> None:
         self.work = work
         self.runs = runs
         self.account = account
         self.since = time.monotonic()
+        self._needs = needs
+        for purse, need in needs:
+            purse.waiting += need
+
+    def over(self) -> None:
+        """It waits no longer."""
+        for purse, need in self._needs:
+            purse.waiting -= need
 
 
 class Limiter:
@@ -224,7 +234,8 @@ class Limiter:
             self._region.count(work.place, LIMITED)
             raise _unasked("too many requests wait for their budget")
         else:
-            self._waiting.append(_Waiting(work, runs, account))
+            needs = self._needs(account, work.rows, self._bound(account, work.rows, runs))
+            self._waiting.append(_Waiting(work, runs, account, needs))
             self._wind()
 
     def reserve(self, account: Limited, rows: int, runs: Runs) -> Hold | None:
@@ -236,12 +247,10 @@ class Limiter:
             self.sweep()
         meters = account.meters
         assert meters is not None
-        bound = 0
-        if meters.timed:
-            bound = max(LEAST_BOUND, round(CAUTION * SECOND * runs.expected(rows)))
+        bound = self._bound(account, rows, runs) if meters.timed else 0
         hold = Hold(self, account.opened(), account.price, bound)
         try:
-            if self._reserve(hold, meters, rows, bound, account.price):
+            if self._reserve(hold, meters, self._needs(account, rows, bound)):
                 return hold
         except OSError as error:
             hold.release()
@@ -252,10 +261,21 @@ class Limiter:
         hold.release()
         return None
 
-    def _reserve(self, hold: Hold, meters: Meters, rows: int, bound: int, price: Price) -> bool:
-        for limit in meters.budgets:
-            need = units(limit.metric, rows, bound, price)
-            if need and not hold.spend(self.purse(limit), need):
+    def _bound(self, account: Limited, rows: int, runs: Runs) -> int:
+        """Nanoseconds of model time that a request may take; 0 if nobody asks."""
+        if account.meters is None or not account.meters.timed:
+            return 0
+        return max(LEAST_BOUND, round(CAUTION * SECOND * runs.expected(rows)))
+
+    def _needs(self, account: Limited, rows: int, bound: int) -> list[tuple[Purse, int]]:
+        """What a request takes at most of each budget."""
+        budgets = account.meters.budgets if account.meters is not None else ()
+        needs = [(limit, units(limit.metric, rows, bound, account.price)) for limit in budgets]
+        return [(self.purse(limit), need) for limit, need in needs if need]
+
+    def _reserve(self, hold: Hold, meters: Meters, needs: list[tuple[Purse, int]]) -> bool:
+        for purse, need in needs:
+            if not hold.spend(purse, need):
                 return False
         for gauge in meters.gauges:
             if not hold.run(gauge):
@@ -328,9 +348,9 @@ class Limiter:
         waiting, self._waiting = self._waiting, deque()
         stuck: set[Meters] = set()
         for each in waiting:
-            if each.work.done:
-                continue
-            if not self._resume(each, stuck):
+            if each.work.done or self._resume(each, stuck):
+                each.over()
+            else:
                 self._waiting.append(each)
         self._wind()
 

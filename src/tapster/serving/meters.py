@@ -182,8 +182,9 @@ class Purse:
         return enough
 
     def _want(self, entry: Entry, units: int, now: int) -> None:
-        if entry[WANTED] < units or entry[WANTED] > entry[GRANTED]:
-            entry[WANTED] = max(units, entry[WANTED])
+        # What was wanted once, and is answered, nobody may want any more.
+        pending = entry[ASKED] >= entry[ANSWERED]
+        entry[WANTED] = max(units, entry[WANTED]) if pending else units
         if entry[WANTED] > entry[GRANTED]:
             entry[ASKED] = now
             self._wallet.demand()

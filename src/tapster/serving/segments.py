@@ -35,14 +35,11 @@ class Found:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.id = path.name
+        self._file = -1
         self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            self._extents = Extents(self._file)
-            if not self._extents.all or not self._header(layout.MAGIC_WORD) == layout.MAGIC:
-                raise ValueError("not a segment")
-        except BaseException:
-            os.close(self._file)
-            raise
+        self._extents = Extents(self._file)
+        if not self._extents.all or self._header(layout.MAGIC_WORD) != layout.MAGIC:
+            raise ValueError("not a segment")
         self.day = self._header(layout.DAY)
         self.worker = self._header(layout.WORKER)
         # Of each extent: where its records begin, and the words that were looked at.
@@ -51,7 +48,12 @@ class Found:
 
     def close(self) -> None:
         """Let go of the file."""
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     @property
     def owned(self) -> bool:

@@ -70,7 +70,6 @@ class Table:
     """A file of entries by name. What changes their number is done under the wallet's lock."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._entries: dict[str, Entry] = {}
         self._lock = Lock(path)
         self._extents = Extents(self._lock.file)
@@ -110,10 +109,6 @@ class Table:
         self.header[_COUNT] = number
         self._entries[name] = Entry(extent, at)
         return self._entries[name]
-
-    def remove(self) -> None:
-        """Delete the file."""
-        self._path.unlink(missing_ok=True)
 
     def _room(self) -> int:
         return sum(len(extent.words) // ENTRY_WORDS for extent in self._extents.all)
@@ -168,9 +163,8 @@ class Wallet:
             if day > self.first_open:
                 self.held.header[_FIRST_OPEN] = day
         for old in [old for old in self.days() if old < day]:
-            table = self._books.pop(old, None)
+            self._books.pop(old, None)
             (self._folder / str(old)).unlink(missing_ok=True)
-            del table
 
     def days(self) -> list[int]:
         """The days that there are books of."""
