@@ -195,6 +195,32 @@ def test_37_over_rest_what_is_anothers_is_a_ghost(keepers: Keepers) -> None:
         assert ask(keepers.snoop, predict, f"keepers--{NAME}").status_code == 404
 
 
+def test_35_a_key_is_for_its_endpoints_and_is_seen_to_be_used(keepers: Keepers) -> None:
+    with tapster.connect(keepers.server.url, key=keepers.key) as mine:
+        own = mine.keys_create(rights=["predict", "endpoints:*"], endpoints=[NAME])
+        other = mine.keys_create("developer", endpoints=["another"])
+
+        def asks(key: str) -> int:
+            url = f"{keepers.server.rest_url}/v1/endpoints/{NAME}/predict"
+            headers = {"Authorization": f"Bearer {key}"}
+            return httpx.post(url, json={"rows": [{"x": 1.0}]}, headers=headers).status_code
+
+        wait_for(lambda: asks(own.key) == 200, "the key to reach the data plane")
+        wait_for(lambda: asks(other.key) != 401, "the other to reach it too")
+        assert asks(other.key) in {403, 404}
+        wait_for(lambda: mine.keys_show(own.id).last_used, "its use to be reported")
+        assert mine.keys_show(other.id).last_used is None
+        for key, path, status in (
+            (own, f"endpoints/{NAME}", 200),
+            (own, "endpoints/another", 403),
+            (own, "endpoints", 403),
+            (own, "sessions/current", 200),
+            (other, f"endpoints/{NAME}", 403),
+            (other, "models", 403),
+        ):
+            assert keepers.ask(key.key, "GET", f"/api/v1/{path}").status_code == status, path
+
+
 def test_37_over_grpc_what_is_anothers_is_a_ghost(keepers: Keepers) -> None:
     def message(path: str, name: str) -> bytes:
         spelled = b"\x0a" + bytes([len(name)]) + name.encode()

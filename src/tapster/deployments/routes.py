@@ -247,6 +247,8 @@ def agent_routes(parts: Parts, agent_key: str, reports: Reports) -> APIRouter:
         except msgspec.MsgspecError as error:
             raise TapsterError("invalid", f"not a usage batch: {error}") from None
         reports.put(batch)
+        if batch.ledger:
+            request.app.state.uses.counted(batch.ledger)
         taken = await asyncio.to_thread(count, batch.ledger) if batch.ledger else ()
         return {"status": "ok", "taken": list(taken)}
 

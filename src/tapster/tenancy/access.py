@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from tapster.contract.control import DEFAULT_TENANT, Principal
 from tapster.contract.errors import TapsterError
+from tapster.contract.usage import UsageReport
 from tapster.core.db import Database
 from tapster.core.parts import Parts
 from tapster.tenancy import service
@@ -70,6 +71,14 @@ class Uses:
         with self._lock:
             if now - self._written.get(identifier, 0.0) >= _COARSE:
                 self._news[identifier] = now
+
+    def counted(self, report: UsageReport) -> None:
+        """The keys whose calls of today have become more since a machine's last report."""
+        today = time.strftime("%Y-%m-%d", time.gmtime())
+        for segment in report.segments:
+            if segment.day == today and not segment.sealed:
+                for count in segment.counts:
+                    self.note(count.line.key)
 
     def take(self) -> dict[str, float]:
         """What is to be written down now: times by id."""
