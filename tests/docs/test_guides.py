@@ -28,6 +28,8 @@ GUIDES = (
     "guides/serving.md",
     "guides/traffic.md",
     "guides/sharing.md",
+    "guides/tenants.md",
+    "guides/limits.md",
     "guides/billing.md",
     "guides/engine.md",
     "guides/fairness.md",
