@@ -41,7 +41,6 @@ def test_every_command_of_the_release_is_there() -> None:
             for verb in ("list", "show", "compare", "alias", "import", "export", "delete")
         ),
         *(f"endpoints {verb}" for verb in ("list", "show", "set", "rollback", "delete")),
-            *(f"endpoints {verb}" for verb in ("share", "withdraw")),
         *(f"jobs {verb}" for verb in ("list", "show", "logs", "cancel")),
         *(f"trust {verb}" for verb in ("list", "add", "remove")),
         *("usage", "endpoints share", "endpoints withdraw", "tenants erase", "tenants verify"),
