@@ -247,7 +247,13 @@ def test_a_backup_that_was_put_back_shows(full: Ledger, reopened: Callable[..., 
     full.tamper("update audit_heads set number = 12, hash = (select hash from audit_lines"
                 " where number = 12)")  # fmt: skip
     again = reopened()
+    again.record.begin()
+    assert heads_of(again)[-1]["number"] == 13, "heads go on at once"
     again.grow(5, first=80)
     again.keep_head()
-    assert 15 in {fault.number for fault in again.faults()}
+    found = again.faults()
+    assert 15 in {fault.number for fault in found}
+    assert "cut back and written on" in found[-1].problem
+    newest = service.listing(again.db, WHOLE, Selection(action="audit.behind"), 0, 9)
+    assert [line.after for line in newest] == [{"line": 12, "signed_head": 15}]
     assert {column.name for column in heads.c} == {"tenant", "number", "hash"}

@@ -8,12 +8,13 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from tapster.contract.control import DEFAULT_TENANT
 from tapster.contract.errors import HTTP_STATUS, Code, TapsterError
 from tapster.core.changes import Changes
 from tapster.core.db import Database
 from tapster.core.telemetry import logger
 from tapster.tenancy.audit import chain, store
-from tapster.tenancy.audit.acts import Act, current
+from tapster.tenancy.audit.acts import Act, current, remark
 from tapster.tenancy.audit.heads import Heads
 from tapster.tenancy.audit.refusals import Refusals
 from tapster.tenancy.audit.telling import draft, drafts
@@ -87,10 +88,23 @@ class Record:
 
     async def run(self) -> None:
         """Write what waits each second, and heads each minute, until cancelled."""
-        await asyncio.to_thread(self._keep_head)
+        await asyncio.to_thread(self.begin)
         while True:
             await asyncio.sleep(BEAT)
             await asyncio.to_thread(self.beat)
+
+    def begin(self) -> None:
+        """The first head. A record that is behind its heads was cut back: new ones go on there."""
+        with self._db.read() as tx:
+            number = store.head(tx)[0]
+        if number < self.heads.newest:
+            known = self.heads.newest
+            log.error("the audit record was cut back", line=number, signed_head=known)
+            with self._db.write() as tx:
+                told = {"line": number, "signed_head": known}
+                remark(tx, DEFAULT_TENANT, "audit.behind", after=told)
+            self.heads.newest = number
+        self._keep_head()
 
     def beat(self) -> None:
         """Write the refusals that wait; keep a head if the last one is a minute old."""
