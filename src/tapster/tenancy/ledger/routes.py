@@ -23,6 +23,12 @@ _PriceWriter = Annotated[Principal, Depends(need("prices:write"))]
 _InvoiceReader = Annotated[Principal, Depends(need("invoices:read"))]
 _PAPERS = {"csv": (papers.as_csv, "text/csv"), "html": (papers.as_html, "text/html")}
 
+_FORMS: dict[str, dict[str, Any]] = {
+    "application/json": {"schema": {"type": "object"}},
+    "text/csv": {"schema": {"type": "string"}},
+    "text/html": {"schema": {"type": "string"}},
+}
+
 
 @dataclass
 class PriceTier:
@@ -138,7 +144,7 @@ def _invoices(parts: Parts) -> APIRouter:
         with parts.db.read() as tx:
             return invoices.listing(tx, who, tenant, parts.settings.currency)
 
-    @router.get("/{month}", response_model=None)
+    @router.get("/{month}", response_model=None, responses={200: {"content": _FORMS}})
     def show_invoice(
         who: _InvoiceReader,
         month: str,
