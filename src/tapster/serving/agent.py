@@ -220,8 +220,10 @@ class Agent:
         return tuple(found)
 
     def _ask(self, method: str, path: str, body: bytes, timeout: float) -> tuple[int, bytes]:
-        connection = controlling.connect(self._settings, timeout)
         key = planfile.read_key(self._settings.home).decode("latin-1")
+        if not key:
+            raise http.client.HTTPException("the control plane has made no key yet")
+        connection = controlling.connect(self._settings, timeout)
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         try:
             connection.request(method, path, body or None, headers)
