@@ -31,6 +31,7 @@ bench: $(VENV)/.test         ## the benchmarks whose figures the documents quote
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/many_models.py
 	$(BIN)/python benchmarks/shared_weights.py
+	$(BIN)/python benchmarks/tenants.py
 
 docs: $(VENV)/.test          ## write docs/reference from the code
 	$(BIN)/python docs/generate.py

@@ -13,9 +13,11 @@ import grpc
 import pytest
 
 from tapster.contract.errors import TapsterError
+from tapster.contract.plan import PlanDelta, TenantGrant
 from tapster.serving.batcher import Batcher, Means
 from tapster.serving.costs import Budget, Cost
 from tapster.serving.expiry import Guard
+from tapster.serving.gate import Gate
 from tapster.serving.shares import QUOTA, Shares
 from tapster.serving.slots import QUEUE_FULL, Slots
 from tapster.serving.threads import Threads
@@ -266,6 +268,16 @@ def test_a_share_goes_with_its_last_connection() -> None:
     share.spent = 5
     del share
     assert shares.of("a").spent == 0
+
+
+def test_weights_are_those_of_the_plan() -> None:
+    gate = Gate(no_auth=False)
+    gate.apply((), [TenantGrant("heavy", 4.0), TenantGrant("light", 0.5)])
+    assert [gate.weight(tenant) for tenant in ("heavy", "light", "other")] == [4.0, 0.5, 1.0]
+    gate.change(
+        PlanDelta(0, "", 1, "", tenants=(TenantGrant("heavy", 2.0),), gone_tenants=("light",))
+    )
+    assert [gate.weight(tenant) for tenant in ("heavy", "light", "other")] == [2.0, 1.0, 1.0]
 
 
 # -- over sockets

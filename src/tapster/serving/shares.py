@@ -21,7 +21,7 @@ LEAST_WEIGHT: Final = 1.0 / QUOTA
 # Seconds of a turn that go to those who were held back, before sockets are looked at again.
 LONGEST: Final = 0.002
 # How often it is looked who calls at all, and how long somebody counts as one who does.
-LOOK_SECONDS: Final = 0.25
+LOOK_SECONDS: Final = 0.5
 RECENT_SECONDS: Final = 5.0
 
 
