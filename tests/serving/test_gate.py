@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tapster.contract.plan import KeyGrant
+from tapster.contract.plan import KeyGrant, PlanDelta, TenantGrant
 from tapster.serving.gate import METRICS, PREDICT, Gate
 from tests.serving.conftest import Plane, grant
 from tests.serving.rest.test_protocol import GOOD, INFER
@@ -43,6 +43,40 @@ def test_a_change_of_keys_is_a_new_generation() -> None:
     assert not changed.may(PREDICT)
     gate.apply([])
     assert gate.admit(b"Bearer a") is None
+
+
+def test_a_change_of_one_key_is_felt_by_no_other() -> None:
+    gate = Gate(no_auth=False)
+    gate.apply([grant("a"), grant("b"), grant("c", tenant="acme")])
+    before = gate.generation
+    a, b, c = (gate.admit(b"Bearer " + name) for name in (b"a", b"b", b"c"))
+    assert a is not None
+    assert b is not None
+    assert c is not None
+    gate.change(
+        PlanDelta(
+            1,
+            "",
+            2,
+            "",
+            gone_keys=("id-b",),
+            keys=(grant("a"), grant("d")),
+            tenants=(TenantGrant("acme", weight=2.0),),
+        )
+    )
+    assert (a.ended, b.ended, c.ended) == (False, True, True)
+    assert gate.generation == before
+    assert gate.admit(b"Bearer a") is a
+    assert gate.admit(b"Bearer b") is None
+    again, new = gate.admit(b"Bearer c"), gate.admit(b"Bearer d")
+    assert again is not None
+    assert new is not None
+    assert again.standing.weight == 2.0
+    gate.cut({"id-d"})
+    assert new.ended
+    assert gate.admit(b"Bearer d") is None
+    gate.cut(())
+    assert gate.admit(b"Bearer d") is not None
 
 
 def test_a_grant_expires_while_it_is_held() -> None:

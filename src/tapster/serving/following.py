@@ -110,8 +110,12 @@ class Follower:
                 if pages.refused:
                     log.warning("the saved plan's log is not sealed by this installation; ignored")
                 return
-            self._keys.add(delta.packages)
-            self._subject.change(delta)
+            try:
+                self._keys.add(delta.packages)
+                self._subject.change(delta)
+            except Exception:
+                # What comes after it may still be revocations.
+                log.exception("a change of the plan cannot be made true")
             weight += len(delta.keys) + len(delta.gone_keys) + len(delta.tenants)
             weight += 1 + _ENDPOINT * (len(delta.endpoints) + len(delta.gone_endpoints))
         self._loop.call_soon(self._go_on, pages)

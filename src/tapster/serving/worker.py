@@ -213,8 +213,8 @@ class Worker:
 
     def _watch(self) -> None:
         """Apply the saved plan whenever it changes."""
-        self._follower.look()
         self._loop.call_later(WATCH_SECONDS, self._watch)
+        self._follower.look()
 
     def _changed(self) -> None:
         """Tell the agent, wherever it runs, what has become of the plan here."""
