@@ -31,7 +31,8 @@ def test_who_reads_in_order_misses_none(
     writers = [threading.Thread(target=write, args=(number,)) for number in range(5)]
     for each in writers:
         each.start()
-    seen, until = [], time.monotonic() + 60
+    seen: list[str] = []
+    until = time.monotonic() + 60
     after = first
     while len(seen) < 100:
         assert time.monotonic() < until
