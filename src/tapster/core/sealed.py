@@ -7,6 +7,7 @@ read as they are.
 """
 
 import shutil
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from tapster.core.vault import Vault
 INDEX: Final = ".sealed"
 # What the index is bound to in place of a file's name, which is never empty.
 _NO_NAME: Final = ""
+_TIDY: Final = 60.0
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -42,6 +44,7 @@ class SealedBlobs:
         self._keys = keys
         self._vault = vault
         self._staging = staging
+        self._tidied = time.monotonic()
 
     def put(self, key: str, folder: Path) -> int:
         """See BlobStore; the bytes are those of the content in the clear."""
@@ -64,6 +67,9 @@ class SealedBlobs:
         folder = self._inner.get(key)
         if not sealed(folder):
             return folder
+        if time.monotonic() - self._tidied > _TIDY:
+            self._tidied = time.monotonic()
+            self._vault.tidy()
         while (found := self._vault.get(key)) is None:
             with self._vault.making(key) as target:
                 if self._vault.get(key) is None:

@@ -141,7 +141,8 @@ def remove_rows(tx: Connection, tenant: str, kept: Collection[str]) -> dict[str,
     """
     counts = {}
     for table in reversed(_emptied(kept)):
-        done = tx.execute(delete(table).where(_of(table, tenant)))
+        here = or_(table.c.tenant == tenant, *_naming(table, tenant))
+        done = tx.execute(delete(table).where(here))
         if done.rowcount:
             counts[table.name] = int(done.rowcount)
     return counts
@@ -151,7 +152,8 @@ def left(tx: Connection, tenant: str, kept: Collection[str]) -> dict[str, int]:
     """Rows of a tenant that are still there, by table."""
     counts = {}
     for table in _emptied(kept):
-        query = select(func.count()).select_from(table).where(_of(table, tenant))
+        here = or_(table.c.tenant == tenant, *_naming(table, tenant))
+        query = select(func.count()).select_from(table).where(here)
         if found := int(tx.execute(query).scalar_one()):
             counts[table.name] = found
     return counts
@@ -171,6 +173,6 @@ def _emptied(kept: Collection[str]) -> list[Table]:
     ]
 
 
-def _of(table: Table, tenant: str) -> ColumnElement[bool]:
-    named = [name for name in ("tenant", "owner", "consumer") if name in table.c]
-    return or_(*(table.c[name] == tenant for name in named))
+def _naming(table: Table, tenant: str) -> list[ColumnElement[bool]]:
+    """Rows that are another's and name the tenant."""
+    return [table.c[name] == tenant for name in ("owner", "consumer") if name in table.c]
