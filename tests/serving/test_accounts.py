@@ -97,6 +97,17 @@ def test_prices_are_the_tenants_own_or_everybodys(accounts: Accounts) -> None:
     assert accounts.find(holder(), target(1, theirs)).price == Price()
 
 
+def test_counts_under_another_price_are_lines_of_their_own(
+    accounts: Accounts, tmp_path: Path
+) -> None:
+    caller, dear = holder(), target(1, Price("", request=9, id="pri_2"))
+    account = accounts.find(caller, target(1, Price("", request=5, id="pri_1")))
+    account.served(2, 2, 0)
+    assert accounts.find(caller, dear) is account
+    account.served(1, 1, 0)
+    assert lines(tmp_path, "price") == {("pri_1",): (2, 0, 2, 0), ("pri_2",): (1, 0, 1, 0)}
+
+
 def test_a_changed_plan_holds_for_the_same_account(accounts: Accounts, tmp_path: Path) -> None:
     """And what is spent from a budget is counted apart from what was free before."""
     caller = holder()

@@ -20,11 +20,11 @@ from tapster.serving.extents import FIRST, LARGEST, Extents
 from tapster.serving.journal import Journal, Label, spelled, today
 from tapster.serving.segments import Found, found
 
-LABEL = Label("acme", "key_1", "default", "ep_1", "sum", "made", "3")
+LABEL = Label("acme", "key_1", "default", "ep_1", "sum", "made", "3", "pri_1")
 
 
 def label(number: int, budgets: tuple[tuple[str, str], ...] = ()) -> Label:
-    return Label("acme", f"key_{number}", "default", "ep_1", "sum", "made", "3", budgets)  # type: ignore[arg-type]
+    return Label("acme", f"key_{number}", "default", "ep_1", "sum", "made", "3", "pri", budgets)  # type: ignore[arg-type]
 
 
 def only(home: Path) -> Found:
@@ -45,7 +45,7 @@ def test_counts_are_found_by_others(tmp_path: Path) -> None:
     assert totals.tolist() == [[3, 1, 8, 0, 1010, 1, 30, 0]]
     (count,) = segment.counts(totals, [0])
     assert count.line == Line(
-        spelled(today()), "acme", "key_1", "default", "ep_1", "sum", "made", "3"
+        spelled(today()), "acme", "key_1", "default", "ep_1", "sum", "made", "3", "pri_1"
     )
     assert (count.requests, count.errors, count.rows, count.compute, count.cached) == (
         3, 1, 8, 1010, 1,

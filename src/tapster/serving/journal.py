@@ -50,7 +50,11 @@ SETTLING_SECONDS: Final = 60.0
 
 
 class Label(msgspec.Struct, frozen=True, array_like=True):
-    """What a record counts: a `usage.Line` without its day, and the budgets it was spent from."""
+    """What a record counts: a `usage.Line` without its day, and the budgets it was spent from.
+
+    Whatever changes with a plan is here, so that counts under one price or budget stay apart from
+    those under the next.
+    """
 
     tenant: str
     key: str
@@ -59,6 +63,7 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
     name: str
     model: str
     version: str
+    price: str = ""
     budgets: tuple[tuple[str, Metric], ...] = ()
     price: str = ""
 
