@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 import httpx
@@ -192,3 +193,22 @@ def test_how_limits_are_written() -> None:
         with pytest.raises(TapsterError) as caught:
             parse([text])
         assert caught.value.code == "invalid"
+
+
+def test_a_job_whose_result_does_not_fit_leaves_nothing(server: Server, admin: Caller) -> None:
+    admin.ask("POST", "/api/v1/tenants", {"name": "limits-east"}, 201)
+    storage = {"metric": "storage", "amount": 3000}
+    admin.ask("POST", LIMITS, {"tenant": "limits-east", "limits": [storage]})
+    east = Caller(server, key_of(server, admin, "limits-east", "developer")["key"])
+    upload = east.ask("POST", "/api/v1/uploads", status=201)["id"]
+    rows = "a,b\n" + "".join(f"{n},{n * n}\n" for n in range(100))
+    east.ask("PUT", f"/api/v1/uploads/{upload}/files/rows.csv", content=rows.encode())
+    job = east.ask("POST", "/api/v1/datasets", {"name": "d", "upload": upload}, 202)
+    end = time.monotonic() + 60
+    while job["status"] in {"queued", "running"} and time.monotonic() < end:
+        time.sleep(0.1)
+        job = east.ask("GET", f"/api/v1/jobs/{job['id']}")
+    assert (job["status"], job["error"]["code"]) == ("failed", "exhausted")
+    assert "limit of storage" in job["error"]["message"]
+    assert east.ask("GET", "/api/v1/datasets") == []
+    assert list((server.home / "blobs" / "limits-east").glob("*/*")) == []

@@ -64,6 +64,7 @@ def put(
     if key:
         keys.show(tx, tenant, key)
     scope = {"set_by": who.tenant, "owner": owner, "endpoint": name, "key": key}
+    store.lock(tx, tenant)
     changed = [_put(tx, tenant, each, scope) for each in _once(wanted)]
     if store.count(tx, tenant) > _MOST:
         raise TapsterError("invalid", f"a tenant has at most {_MOST} limits", field="limits")

@@ -171,6 +171,12 @@ def of_metric(tx: Connection, tenant: str, metric: str, *, lock: bool = True) ->
     return [_row(row) for row in tx.execute(query).mappings()]
 
 
+def lock(tx: Connection, tenant: str) -> None:
+    """Keep others from a tenant's limits, taken in the order in which everybody takes them."""
+    query = select(limits.c.id).where(limits.c.tenant == tenant).order_by(limits.c.id)
+    tx.execute(query.with_for_update()).all()
+
+
 def locked(tx: Connection, identifiers: Iterable[str]) -> dict[str, Row]:
     """Limits of any tenant by id, which nobody else changes or grants from meanwhile."""
     query = select(limits).where(limits.c.id.in_(sorted(set(identifiers))))
