@@ -21,7 +21,7 @@ _HINTS: Final[dict[str, str]] = {
     "storage": "delete datasets or model versions that nobody needs",
     "jobs": "wait until a job has ended, or cancel one",
     "models": "delete an endpoint, or deploy in place of a version",
-    "training": "give a smaller --time-limit, or wait until the period is over",
+    "training": "give a smaller --time-limit, or wait for a training or the period to end",
 }
 
 
