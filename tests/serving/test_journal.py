@@ -20,11 +20,11 @@ from tapster.serving.extents import FIRST, LARGEST, Extents
 from tapster.serving.journal import Journal, Label, spelled, today
 from tapster.serving.segments import Found, found
 
-LABEL = Label("acme", "key_1", "default", "ep_1", "sum", "made", "3", "pri_1")
+LABEL = Label("acme", "key_1", "default", "ep_1", "sum", "made", "3", price="pri_1")
 
 
 def label(number: int, budgets: tuple[tuple[str, str], ...] = ()) -> Label:
-    return Label("acme", f"key_{number}", "default", "ep_1", "sum", "made", "3", "pri", budgets)  # type: ignore[arg-type]
+    return Label("acme", f"key_{number}", "default", "ep_1", "sum", "made", "3", budgets)  # type: ignore[arg-type]
 
 
 def only(home: Path) -> Found:

@@ -63,7 +63,6 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
     name: str
     model: str
     version: str
-    price: str = ""
     budgets: tuple[tuple[str, Metric], ...] = ()
     price: str = ""
 
