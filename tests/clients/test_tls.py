@@ -18,7 +18,7 @@ from tests.conftest import Server
 def encrypted(tmp_path: Path) -> Iterator[Server]:
     """An installation that speaks TLS, with an endpoint that gives its input back."""
     running = Server(tmp_path / "home", {"TAPSTER_TLS": "auto"}).start()
-    shape = ["rows", 2]
+    shape: list[str | int | None] = ["rows", 2]
     graph = helper.make_graph(
         [helper.make_node("Identity", ["fp32"], ["y"])],
         "line",

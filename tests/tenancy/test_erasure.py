@@ -70,6 +70,8 @@ def test_from_the_beginning_on_nothing_opens(parts: Parts) -> None:
         parts.keys.current("acme")
     with pytest.raises(TapsterError, match="gone"):
         parts.blobs.get("acme/datasets/two")
+    with parts.db.write() as tx, pytest.raises(TapsterError, match="being erased"):
+        tenants.resume(tx, "acme")
     with parts.db.read() as tx:
         assert service.wrapped_keys(tx) == {}
         assert not tenants.active(tx, "acme")

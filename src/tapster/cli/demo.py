@@ -1,5 +1,6 @@
 """`tapster demo`: from a data file to a served model in a temporary home, each answer checked."""
 
+import os
 import shutil
 import tempfile
 import time
@@ -23,6 +24,8 @@ TARGET: Final = "diagnosis"
 MODEL: Final = "tumour"
 ENDPOINT: Final = "tumour"
 CALLS: Final = 300
+# It looks at the files of its server, and talks to it, as they are without these.
+_NOT_THE_DEMOS: Final = ("TAPSTER_MASTER_KEY", "TAPSTER_TLS", "TAPSTER_CONTROL_URL")
 
 
 @dataclass
@@ -52,6 +55,8 @@ class Story:
 def run(as_json: bool = False, seconds: float = 30.0, keep: bool = False) -> int:
     """The whole journey. 0 when every answer was the trained model's own; raises otherwise."""
     home = Path(tempfile.mkdtemp(prefix="tapster-demo-"))
+    for name in [each for each in os.environ if each.startswith(_NOT_THE_DEMOS)]:
+        del os.environ[name]
     story = Story(console(error=as_json), home)
     begun = time.perf_counter()
     try:

@@ -209,7 +209,8 @@ class _Files:
             if key.startswith(f"{self._tenant}/"):
                 found[key] = _size(self._parts.settings.home / "blobs" / key)
         for path in sorted(self._uploads.glob("*/*")):
-            found[f"{self._tenant}/uploads/{path.parent.name}"] = path.stat().st_size
+            name = f"{self._tenant}/uploads/{path.parent.name}"
+            found[name] = found.get(name, 0) + path.stat().st_size
         return found
 
     def remove(self, known: Mapping[str, int]) -> None:

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from tapster.contract.control import DEFAULT_TENANT, Tenant
 from tapster.contract.errors import TapsterError
+from tapster.tenancy.erasure import store as erasures
 from tapster.tenancy.revisions import revise
 from tapster.tenancy.tenants import store
 
@@ -76,7 +77,12 @@ def suspend(tx: Connection, name: str) -> Tenant:
 
 
 def resume(tx: Connection, name: str) -> Tenant:
-    """Let a suspended tenant's keys and members in again."""
+    """Let a suspended tenant's keys and members in again.
+
+    Raises TapsterError(conflict) for one that is being erased.
+    """
+    if erasures.ending(tx, name) is not None:
+        raise TapsterError("conflict", f"tenant {name} is being erased, for good")
     return _set(tx, name, "active")
 
 
