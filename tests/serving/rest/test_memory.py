@@ -123,6 +123,16 @@ def begin(plane: Plane, stack: ExitStack, head: bytes, body: bytes) -> socket.so
     return line
 
 
+def answered(line: socket.socket) -> bool:
+    """Whether the whole answer of 4 MB comes, and is a good one."""
+    got = b""
+    while len(got) < 4_000_000:
+        piece = line.recv(MIB)
+        assert piece, got[:200]
+        got += piece
+    return got.startswith(b"HTTP/1.1 200 ")
+
+
 def settle(plane: Plane) -> None:
     """Let the worker read what was sent before: it answers whoever comes later."""
     for _ in range(5):
@@ -135,12 +145,15 @@ def test_bodies_wait_for_room_then_are_served(narrow: Plane, stack: ExitStack) -
     assert narrow.call("POST", INFER, GOOD).status == 200
     for line in lines:
         line.sendall(body[MIB // 4 :])
-        got = b""
-        while len(got) < 4_000_000:
-            piece = line.recv(MIB)
-            assert piece, got[:200]
-            got += piece
-        assert got.startswith(b"HTTP/1.1 200 ")
+        assert answered(line)
+
+
+def test_who_has_been_answered_holds_nothing(narrow: Plane, stack: ExitStack) -> None:
+    head, body = tensor(1000)  # 4 MB: two of them fit
+    for line in [stack.enter_context(narrow.connect()) for _ in range(5)]:
+        line.sendall(head + body)
+        assert answered(line)  # and the connection stays open
+    assert narrow.call("POST", INFER, GOOD).status == 200
 
 
 def test_who_promises_a_body_and_sends_none_makes_room(narrow: Plane, stack: ExitStack) -> None:

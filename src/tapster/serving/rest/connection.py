@@ -289,7 +289,7 @@ class Connection(Holding, ABC):
         else:
             if self._message and not self._in_body and self._partial > self._settings.max_headers:
                 self._refuse_now(431, "invalid", "the headers are too large")
-            elif self._in_body and not self._asked:
+            elif self._message and self._in_body and not self._asked:
                 self._reserve()
 
     # -- answers out
