@@ -31,6 +31,7 @@ GUIDES = (
     "guides/tenants.md",
     "guides/limits.md",
     "guides/billing.md",
+    "guides/metering.md",
     "guides/engine.md",
     "guides/fairness.md",
     "guides/isolation.md",
