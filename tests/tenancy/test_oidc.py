@@ -106,6 +106,8 @@ def test_a_member_is_told_by_a_verified_email_and_by_the_subject_from_then_on(
         {"faults": {"claims": {"aud": ["another-client", CLIENT], "azp": "another-client"}}},
         {"faults": {"claims": {"exp": 1_000_000_000}}},
         {"faults": {"claims": {"sub": None}}},
+        {"faults": {"claims": {"sub": ["248289761001"]}}},
+        {"faults": {"claims": {"sub": "x" * 256}}},
         {"faults": {"key": "other"}},
         {"faults": {"alg": "none"}},
     ],

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, update
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text, update
 
-from tapster.core.crypto import new_key
+from tapster.core.crypto import key_digest, new_key
 from tapster.core.db import Database
 from tapster.tenancy import service
 from tapster.tenancy.keys import store
@@ -68,3 +70,35 @@ def test_the_key_file_is_made_once_and_is_the_owners(tmp_path: Path) -> None:
     key = service.ensure_key_file(path)
     assert service.ensure_key_file(path) == key
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_keys_of_an_earlier_release_go_on(tmp_path: Path) -> None:
+    db = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    config = Config()
+    config.set_main_option("script_location", "tapster.core:migrations")
+    with db.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0006")
+    admin, other = new_key(), new_key()
+    with db.write() as tx:
+        tx.execute(text("INSERT INTO tenants (tenant, created) VALUES ('default', 0)"))
+        for identifier, key, rights in (("key_admin", admin, '["*"]'), ("k", other, '["predict"]')):
+            row = {"id": identifier, "digest": key_digest(key), "rights": rights}
+            tx.execute(
+                text(
+                    "INSERT INTO keys (id, tenant, digest, rights, created)"
+                    " VALUES (:id, 'default', :digest, :rights, 0)"
+                ),
+                row,
+            )
+    db.migrate()
+    with db.write() as tx:
+        service.ensure_admin(tx, admin)
+        old = service.authenticate(tx, other)
+        assert old is not None
+        assert (old.key_id, old.rights, old.tenants) == ("k", frozenset({"predict"}), frozenset())
+        who = service.authenticate(tx, admin)
+        assert who is not None
+        assert (who.name, who.tenants) == ("admin", frozenset({"*"}))
+        assert len(service.grants(tx)) == 2
+    db.close()

@@ -27,6 +27,8 @@ _TIMEOUT: Final = 10.0
 _LARGEST: Final = 1 << 20
 _FRESH: Final = 600.0
 _LEEWAY: Final = 60
+_LONGEST_SUBJECT: Final = 255  # OpenID Connect Core, section 2
+_LONGEST_ISSUER: Final = 400
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Provider:
 
     def _metadata(self) -> dict[str, Any]:
         """What the provider says of itself (OpenID Connect Discovery 1.0), of late."""
-        if not self._issuer or not self._client:
+        if not self._issuer or not self._client or len(self._issuer) > _LONGEST_ISSUER:
             raise TapsterError(
                 "unsupported",
                 "this installation has no OpenID provider",
@@ -158,10 +160,12 @@ class Provider:
         return dict(claims)
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
-        found = claims.get(self._claim)
+        subject, found = claims["sub"], claims.get(self._claim)
+        if not isinstance(subject, str) or not 0 < len(subject) <= _LONGEST_SUBJECT:
+            raise refused("its subject is no short text")
         trusted = self._claim != "email" or claims.get("email_verified") is True
         email = found if isinstance(found, str) and trusted else ""
-        return Identity(f"{self._issuer} {claims['sub']}"[:700], email)
+        return Identity(f"{self._issuer} {subject}", email)
 
 
 def check_redirect(redirect: str) -> None:
