@@ -97,17 +97,19 @@ def watch(
     table = clause.table
     if not isinstance(table, Table) or table.info.get("unwitnessed"):
         return
-    given = [_values(table, clause, each) for each in (multiparams or [params or {}])]
+    sets = list(multiparams or [params or {}])
+    given = [_values(table, clause, each) for each in sets]
     if isinstance(clause, Insert):
         for values in [*_rows_given(clause), *given]:
             if values:
                 changes.add(_row(table, values, None, _visible(table, values)))
     elif not _passing(given):
-        for held in _held(connection, table, clause, given[0], params):
-            old = _visible(table, held)
-            new = isinstance(clause, Update)
-            after = _visible(table, {**held, **given[0]}) if new else None
-            changes.add(_row(table, held, old, after))
+        new = isinstance(clause, Update)
+        for values, parameters in list(zip(given, sets, strict=True))[:MOST_ROWS]:
+            for held in _held(connection, table, clause, values, parameters):
+                after = _visible(table, {**held, **values}) if new else None
+                changes.add(_row(table, held, _visible(table, held), after))
+        changes.more += max(0, len(sets) - MOST_ROWS)
 
 
 def _held(
@@ -121,15 +123,16 @@ def _held(
     query = _query(table, frozenset(given) if isinstance(clause, Update) else None)
     if clause.whereclause is not None:
         query = query.where(clause.whereclause)
-    found = connection.execute(query.limit(MOST_ROWS + 1), dict(params or {}))
+    found = connection.execute(query, dict(params or {}))
     return [dict(row) for row in found.mappings()]
 
 
 @lru_cache(1000)
 def _query(table: Table, names: frozenset[str] | None) -> Select[Any]:
-    """Rows of a table: their identity and the columns of these names, or all."""
+    """Some rows of a table: their identity and the columns of these names, or all."""
     wanted = set(table.c.keys()) if names is None else _identity(table) | names
-    return select(*(column for column in table.c if column.name in wanted))
+    chosen = [column for column in table.c if column.name in wanted]
+    return select(*chosen).limit(MOST_ROWS + 1)
 
 
 def _row(

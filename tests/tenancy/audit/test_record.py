@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import bindparam, insert, select, text, update
 
 from tapster.contract.audit import WHOLE, AuditLine
 from tapster.contract.errors import TapsterError
@@ -204,6 +204,23 @@ def test_many_rows_are_counted(ledger: Ledger) -> None:
     (line,) = told(ledger)
     assert line.after is not None
     assert line.after["more_rows"] == 30
+
+
+def test_a_statement_for_many_tells_of_each(ledger: Ledger) -> None:
+    ledger.grow(2)
+    change = update(trusted_keys).where(trusted_keys.c.name == bindparam("which"))
+    with Doing(request()), ledger.db.write() as tx:
+        news = [{"which": f"n{n}", "public_key": f"{n}" * 64} for n in range(2)]
+        tx.execute(change.values(public_key=bindparam("public_key")), news)
+    with Doing(request()), ledger.db.write() as tx:
+        tx.execute(update(trusted_keys).values(created=trusted_keys.c.created + 1))
+    changed, computed = told(ledger)[2:]
+    assert changed.before is not None
+    assert changed.after is not None
+    assert [row["public_key"] for row in changed.before["trusted_keys"]] == [KEY, KEY]
+    assert [row["public_key"][0] for row in changed.after["trusted_keys"]] == ["0", "1"]
+    assert computed.after is not None
+    assert {row["created"] for row in computed.after["trusted_keys"]} == {"(computed)"}
 
 
 def test_a_sign_in_tells_whose_it_is(ledger: Ledger) -> None:
