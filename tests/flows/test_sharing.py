@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -112,6 +113,33 @@ def test_a_revoked_key_is_out_at_once(server: Server, owner: Client) -> None:
     always(server, "wine", key, 200)
     owner.keys_revoke(key.id)
     always(server, "wine", key, 401)
+
+
+def test_who_calls_is_limited_and_pays(server: Server, owner: Client) -> None:
+    """The caller's limit and the price for it hold, and no one else's; the owner earns."""
+    owner.tenants_add("sharing-payer")
+    payer, zeta = made(owner, "sharing-payer"), made(owner, "sharing-zeta")
+    owner.prices_set("wine", {"request": "0.5"}, tenant="sharing-payer")
+    owner.limits_set("requests=3/day", tenant="sharing-payer")
+    owner.endpoint_share("wine", everybody=True)
+    always(server, "wine", zeta, 200)
+    found: Counter[int] = Counter()
+
+    def spent() -> bool:
+        found[asked(server, "wine", payer)] += 1
+        return found[429] > 3
+
+    wait_for(spent, "the limit to be reached")
+    assert found[200] == 3
+    assert asked(server, "wine", zeta) == 200
+
+    def billed() -> bool:
+        return bool(owner.usage("endpoint", tenant="sharing-payer")["total"]["requests"] == 3)
+
+    wait_for(billed, "the usage to be in the ledger")
+    [line] = owner.usage("endpoint", tenant="sharing-payer")["rows"]
+    assert (line["owner"], line["endpoint"]) == ("default", "wine")
+    owner.endpoint_withdraw("wine")
 
 
 @pytest.mark.soak
