@@ -14,11 +14,13 @@ import grpc
 import pytest
 
 from tapster.contract.plan import LimitGrant, Options, Price
+from tapster.serving.slots import LIMITED
 from tests.serving import packages
 from tests.serving.conftest import KEY, Answer, Plane, endpoint, grant, wait_for
 from tests.serving.loads import BODY, INFER
 from tests.serving.paying import Ledger, limited
 from tests.serving.rpc import calling
+from tests.serving.talking import counters
 
 
 @pytest.fixture
@@ -87,6 +89,7 @@ def test_a_budget_is_spent_to_the_unit_and_then_refused(serve: Served, ledger: L
     assert 3500 < int(refused.headers["ratelimit-reset"]) <= 3600
     wait_for(lambda: ledger.total("requests") == 25, "what was used to be reported")
     assert ledger.total("errors") == 5
+    assert counters(plane, "sum", "1")[LIMITED] == 5
     # Once the budget is raised, it goes on within about a second.
     ledger.amounts["lim_1"] = 30
     wait_for(lambda: plane.call("POST", INFER, BODY).status == 200, "the budget to be raised")

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from tapster.contract.usage import Grant
 from tapster.serving.extents import Extent, Extents, Lock
 from tapster.serving.journal import today
@@ -85,6 +87,22 @@ class Table:
         if len(self._entries) < self.header[_COUNT]:
             self._look()
         return self._entries
+
+    def wanting(self) -> Iterator[tuple[str, Entry]]:
+        """Entries of which more is wanted than was granted, and not answered yet."""
+        entries = self.all()
+        names, start = list(entries), 0
+        for extent in self._extents.all:
+            size = len(extent.words) // ENTRY_WORDS
+            words = np.frombuffer(extent.memory, np.uint64, size * ENTRY_WORDS)
+            rows = words.reshape(size, ENTRY_WORDS)
+            more = rows[:, WANTED] > rows[:, GRANTED]
+            open_ = rows[:, ASKED] >= rows[:, ANSWERED]
+            for row in np.flatnonzero(more & open_):
+                number = start + int(row) - 1  # the first of all is the header
+                if 0 <= number < len(names):
+                    yield names[number], entries[names[number]]
+            start += size
 
     def find(self, name: str) -> Entry | None:
         """The entry of a name."""
@@ -254,9 +272,8 @@ class Wallet:
         now = today()
         for day in self.days():
             table = self.open(day) if abs(day - now) <= NEAR else None
-            for name, entry in table.all().items() if table is not None else ():
-                if entry[WANTED] > entry[GRANTED] and entry[ASKED] >= entry[ANSWERED]:
-                    yield name, day, entry
+            for name, entry in table.wanting() if table is not None else ():
+                yield name, day, entry
 
 
 def _sum(parts: list[dict[str, int]]) -> dict[str, int]:
