@@ -26,6 +26,10 @@ log = logger(__name__)
 MOST: Final = 10_000
 # A sealed segment that is not taken is sent again after so long (seconds), then twice that ...
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+# A record that never rests is sent after so long (seconds), then twice that ...: whoever bills
+# writes a line each time.
+SHORTEST_PACE, LONGEST_PACE = 1.0, 8.0
+_RESTED: Final = 2.0
 # A day is complete when the clock has said for so long (seconds) that it is over.
 COMPLETE_SECONDS: Final = 600.0
 _STALE_SECONDS: Final = 60.0
@@ -51,12 +55,35 @@ class _Known:
         self.empty = self.spent = False
         self.due = 0.0
         self.pause = FIRST_PAUSE
+        self.paces: dict[int, tuple[float, float]] = {}
+        self.looked: Words = np.zeros((0, COUNTER_WORDS), np.uint64)
 
     def changed(self, totals: Words) -> list[int]:
         """The numbers of the records that have counted since."""
         before = np.zeros_like(totals)
         before[: len(self.acknowledged)] = self.acknowledged
         return [int(number) for number in np.flatnonzero((before != totals).any(axis=1))]
+
+    def ripe(self, totals: Words, numbers: list[int], now: float) -> list[int]:
+        """Those of some records that are to be sent: they are due, or have come to rest."""
+        before, self.looked = self.looked, totals
+        return [
+            number
+            for number in numbers
+            if self.paces.get(number, (0.0, 0.0))[0] <= now
+            or (number < len(before) and bool((before[number] == totals[number]).all()))
+        ]
+
+    def _pace(self, number: int, now: float) -> None:
+        """A record was sent: when it may be again."""
+        due, pace = self.paces.get(number, (0.0, 0.0))
+        rested = now < due or now - due > _RESTED
+        pace = SHORTEST_PACE if rested else min(2 * pace, LONGEST_PACE)
+        self.paces[number] = now + pace, pace
+
+    def postpone(self) -> None:
+        """It arrived sealed, and is not in the ledger whole: it is sent again later and later."""
+        self.due, self.pause = time.monotonic() + self.pause, min(2 * self.pause, LONGEST_PAUSE)
 
     def acknowledge(self) -> None:
         """What was sent has been taken in."""
@@ -65,8 +92,10 @@ class _Known:
             grown = np.zeros((size, COUNTER_WORDS), np.uint64)
             grown[: len(self.acknowledged)] = self.acknowledged
             self.acknowledged = grown
+        now = time.monotonic()
         for number, counters in self.sent:
             self.acknowledged[number] = counters
+            self._pace(number, now)
         self.sent = []
 
 
@@ -101,6 +130,8 @@ class Collector:
             known = self._known.get(segment.id)
             if known is not None:
                 known.acknowledge()
+                if segment.sealed and segment.id not in receipt.taken:
+                    known.postpone()
         for each in receipt.taken:
             known = self._known.get(each)
             if known is not None and known.orphaned:
@@ -117,11 +148,12 @@ class Collector:
         chosen = known.changed(totals)
         if sealed and len(chosen) <= room:
             chosen = list(range(len(totals)))
-            known.due, known.pause = now + known.pause, min(2 * known.pause, LONGEST_PAUSE)
-        elif not chosen:
-            return None
+            known.due = now + FIRST_PAUSE
         else:
+            chosen = chosen if sealed else known.ripe(totals, chosen, now)
             sealed, chosen = False, chosen[:room]
+            if not chosen:
+                return None
         known.sent = [(number, totals[number]) for number in chosen]
         counts: tuple[Count, ...] = segment.counts(totals, chosen)
         return Segment(segment.id, spelled(segment.day), sealed, counts)

@@ -1,0 +1,43 @@
+"""What an agent sends of what workers count: soon, and of what never rests not too often."""
+
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tapster.contract.usage import UsageReceipt
+from tapster.serving import collecting
+from tapster.serving.collecting import Collector
+from tapster.serving.journal import Journal, Label
+
+LABEL = Label("acme", "key_1", "default", "ep_1", "sum", "made", "3")
+
+
+def test_a_record_that_never_rests_is_sent_ever_more_rarely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    journal = Journal(tmp_path / "run", 0)
+    record = journal.record(LABEL)
+    collector = Collector(tmp_path)
+    seen = []
+    for second in range(60):
+        clock[0] = 1000.0 + 1.05 * second
+        if second != 40:
+            record.served(1, 10, 5)
+        report = collector.report()
+        if report.segments:
+            [segment] = report.segments
+            seen.append((second, segment.counts[0].requests))
+            collector.acknowledge(report, UsageReceipt())
+    assert seen[0] == (0, 1)
+    gaps = [later - before for (before, _), (later, _) in pairwise(seen)]
+    assert gaps[:3] == [1, 2, 4]
+    assert max(gaps) == collecting.LONGEST_PACE
+    assert len(seen) <= 16
+    assert max(number for number, _ in seen) < 59
+    last = [collector.report(), collector.report()][1].segments[0].counts[0]
+    assert last.requests == 59, "what has come to rest is sent at once"
+    journal.close()
