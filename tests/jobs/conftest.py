@@ -17,7 +17,7 @@ from tapster.core.db import Database
 from tapster.core.parts import Parts
 from tapster.core.settings import load
 from tapster.core.uploads import Uploads
-from tapster.jobs import service, store
+from tapster.jobs import service
 from tapster.jobs.claims import ClaimLoop
 from tapster.jobs.executors.local import LocalExecutor
 from tapster.jobs.service import Handler
