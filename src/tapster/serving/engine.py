@@ -202,9 +202,10 @@ class Engine:
         digests = set(self._wanted.packages)
         self._loader.submit(partial(shelf.sweep, self._shelf, digests))
 
-    def settled(self) -> bool:
-        """Whether a plan is in force and nothing is being loaded."""
-        return self.applied >= 0 and all(m.state != LOADING for m in self._models.values())
+    @property
+    def current(self) -> bool:
+        """Whether the newest plan that it was told of is in force."""
+        return self.applied == self._number >= 0
 
     def _load(self, package: PackageRef, known: Model | None) -> None:
         if known is not None and known.servable:

@@ -59,6 +59,11 @@ class Follower:
         self.found = False
         self.reading = False
 
+    @property
+    def behind(self) -> bool:
+        """Whether there is more of the plan than the subject has been told."""
+        return self.reading or self._coming is not None
+
     def look(self) -> None:
         """Take what is new."""
         self._look_at_cut()

@@ -177,7 +177,10 @@ class Worker:
 
     async def _first_load(self) -> None:
         until = self._loop.time() + FIRST_LOAD_SECONDS
-        while self._follower.found and self._engine.applied < 0 and not self._server.should_exit:
+        follower = self._follower
+        while follower.found and not self._server.should_exit:
+            if self._engine.current and not follower.behind:
+                break
             if self._loop.time() > until:
                 log.warning("the saved plan is still being loaded; serving without it")
                 break
