@@ -72,7 +72,8 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
     endpoints = []
     needs = []
     signers = {public_key}
-    prices = ledger.planned(tx)
+    rows = list(rows)
+    prices = ledger.planned(tx, {row.tenant for row in rows})
     secrets = erasure.wrapped_keys(tx)
     rows = list(rows)
     shared = sharing.every(tx, sorted({row.tenant for row in rows}))

@@ -1,7 +1,7 @@
 """Setting, ending and finding prices. Every change tells the data plane, which reserves by them."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -112,10 +112,12 @@ def shown(row: PriceRow) -> dict[str, Any]:
     }
 
 
-def planned(tx: Connection) -> dict[tuple[str, str], tuple[Price, ...]]:
-    """What calls cost at most, by owner and endpoint's name, for reservations."""
+def planned(
+    tx: Connection, owners: Collection[str] | None = None
+) -> dict[tuple[str, str], tuple[Price, ...]]:
+    """What calls cost at most, by owner and endpoint's name, for reservations; `owners`' only."""
     found: dict[tuple[str, str], tuple[Price, ...]] = {}
-    for row in store.everywhere(tx):
+    for row in store.everywhere(tx, owners):
         if row.endpoint:
             here = (row.tenant, row.endpoint)
             price = Price(tenant=row.caller, id=row.id, **dearest(row.tariff))

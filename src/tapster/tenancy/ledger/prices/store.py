@@ -1,7 +1,7 @@
 """The table of prices and all SQL over it. A price that no longer holds has an `until`."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import (
@@ -20,6 +20,9 @@ from sqlalchemy import (
 
 from tapster.core.db import metadata
 from tapster.tenancy.ledger.tariffs import Tariff, Tier
+
+# More than so many names are not written into a query.
+_FEW: Final = 1000
 
 # `tenant` asks for the price: who owns the endpoint, or the installation, whose own have no name.
 # `caller` pays it; "" is everybody who has no price of their own.
@@ -113,9 +116,11 @@ def by_ids(tx: Connection, ids: Iterable[str]) -> list[PriceRow]:
     return [_row(row) for row in tx.execute(query).mappings()]
 
 
-def everywhere(tx: Connection) -> list[PriceRow]:
-    """Every tenant's prices that hold now, for the plan."""
+def everywhere(tx: Connection, owners: Collection[str] | None) -> list[PriceRow]:
+    """Every tenant's prices that hold now, for the plan; of `owners` where they are few."""
     query = select(prices).where(prices.c.until.is_(None)).order_by(prices.c.id)
+    if owners is not None and len(owners) <= _FEW:
+        query = query.where(prices.c.tenant.in_(list(owners)))
     return [_row(row) for row in tx.execute(query).mappings()]
 
 
