@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Connection, update
 
 from tapster.contract.control import Principal
+from tapster.contract.errors import TapsterError
 from tapster.contract.plan import PlanDelta
 from tapster.contract.snapshots import pack, unpack
 from tapster.core.crypto import key_digest
@@ -91,6 +92,19 @@ def test_a_tenant_that_is_limited_suspended_and_resumed(tx: Connection, agent: A
     tenants.resume(tx, "acme")
     assert agent.told().tenants == delta.tenants
     limits.put(tx, ADMIN, "acme", [Wanted("rows", None, "day")], service.callee)
+    assert agent.told().gone_tenants == ("acme",)
+
+
+def test_a_tenant_that_weighs_more(tx: Connection, agent: Agent) -> None:
+    tenants.add(tx, "acme")
+    assert tenants.weigh(tx, "acme", 2.5).weight == 2.5
+    [standing] = agent.told().tenants
+    assert (standing.tenant, standing.weight, standing.suspended) == ("acme", 2.5, False)
+    for weight in (0.0, -1.0, 1e9, float("nan")):
+        with pytest.raises(TapsterError) as caught:
+            tenants.weigh(tx, "acme", weight)
+        assert caught.value.field == "weight"
+    tenants.weigh(tx, "acme", 1.0)
     assert agent.told().gone_tenants == ("acme",)
 
 

@@ -197,6 +197,7 @@ def _people(go: Journey) -> list[str]:
     go("POST", "/tenants", {"name": "berlin"})
     go("POST", "/tenants/{tenant}/suspend", tenant="berlin")
     go("POST", "/tenants/{tenant}/resume", tenant="berlin")
+    go("POST", "/tenants/{tenant}/weight", {"weight": 2.0}, tenant="berlin")
     go("PUT", "/roles/{role}", {"rights": ["models:read"]}, role="reader")
     go("POST", "/members", {"name": "ada", "role": "reader", "password": PASSWORD})
     go("PATCH", "/members/{member}", {"role": "owner"}, member="ada")

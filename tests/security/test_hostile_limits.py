@@ -1,7 +1,7 @@
 """Hostile input 39: nobody gets more than a limit allows by asking in another way."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,9 @@ def test_39_a_budget_is_one_however_it_is_asked_for(budgeted: Plane) -> None:
         reply = calling.call(budgeted, calling.INFER, calling.sum_request(1, 2, 3))
         return "200" if reply.code == grpc.StatusCode.OK else reply.code.name
 
-    calls = [partial(rest, path, body, more) for path, body in PATHS for more in HEADERS]
+    calls: list[Callable[[], str]] = [
+        partial(rest, path, body, more) for path, body in PATHS for more in HEADERS
+    ]
     calls += [rpc] * 20
     with ThreadPoolExecutor(32) as pool:
         seen = Counter(future.result() for future in [pool.submit(call) for call in calls])

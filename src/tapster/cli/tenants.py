@@ -57,6 +57,18 @@ def resume(tenant: Name, as_json: Json = False) -> None:
     emit(as_json, found, lambda: f"tenant {found.name} is active")
 
 
+@command(app, "weigh", "tapster tenants weigh acme 2")
+def weigh(
+    tenant: Name,
+    weight: Annotated[float, typer.Argument(metavar="WEIGHT", help="1 is what all have at first.")],
+    as_json: Json = False,
+) -> None:
+    """Say how much of the turns a tenant gets when several wait for a model."""
+    with client() as tapster:
+        found = tapster.tenants_weigh(tenant, weight)
+    emit(as_json, found, lambda: f"tenant {found.name} weighs {found.weight:g}")
+
+
 @command(app, "erase", "tapster tenants erase acme --yes --json > acme-receipt.json")
 def erase(
     tenant: Name,

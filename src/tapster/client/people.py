@@ -31,6 +31,10 @@ class PeopleVerbs(Caller):
         """Let a suspended tenant's keys and members in again."""
         return self._call(Tenant, "POST", f"/tenants/{spell(name)}/resume")
 
+    def tenants_weigh(self, name: str, weight: float) -> Tenant:
+        """Say how much of the turns a tenant gets when several wait for a model; 1 at first."""
+        return self._call(Tenant, "POST", f"/tenants/{spell(name)}/weight", {"weight": weight})
+
     def members_add(
         self,
         name: str,

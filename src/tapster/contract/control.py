@@ -153,12 +153,16 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Tenant:
-    """Somebody with data, models, keys and bills of its own. `status`: active or suspended."""
+    """Somebody with data, models, keys and bills of its own. `status`: active or suspended.
+
+    `weight` is its share when several wait for a model: of one with 2, twice as many rows go first.
+    """
 
     name: str
     title: str
     status: str
     created: float
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The plan that follows from the rows: what every data plane must make true."""
 
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection
@@ -59,10 +59,15 @@ def without_keys(tx: Connection, public_key: str) -> ServingPlan:
 def standings(tx: Connection, only: Collection[str] | None = None) -> tuple[TenantGrant, ...]:
     """Tenants that are not as all others are; `only` these."""
     found = {each.tenant: each for each in limits.tenant_grants(tx, store.ids(tx), only)}
+    unlike: dict[str, dict[str, Any]] = {}
     for tenant in tenants.suspended(tx):
+        unlike.setdefault(tenant, {})["suspended"] = True
+    for tenant, weight in tenants.weighed(tx).items():
+        unlike.setdefault(tenant, {})["weight"] = weight
+    for tenant, more in unlike.items():
         if only is None or tenant in only:
             standing = found.get(tenant, TenantGrant(tenant))
-            found[tenant] = msgspec.structs.replace(standing, suspended=True)
+            found[tenant] = msgspec.structs.replace(standing, **more)
     return tuple(found.values())
 
 

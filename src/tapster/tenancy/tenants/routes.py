@@ -24,6 +24,14 @@ class NewTenant:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
+@dataclass
+class Weight:
+    """A share, beside 1 of every other tenant, when several wait for a model."""
+
+    weight: float
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
 def routes(parts: Parts) -> APIRouter:
     """The routes under /tenants."""
     router = APIRouter(prefix="/tenants", tags=["tenants"])
@@ -51,6 +59,12 @@ def routes(parts: Parts) -> APIRouter:
         """Turn a tenant's keys and members away at once; everything of its stays."""
         with parts.db.write() as tx:
             return tenancy.suspend_tenant(tx, tenant)
+
+    @router.post("/{tenant}/weight")
+    def weigh_tenant(who: _Writer, tenant: str, body: Weight) -> Tenant:
+        """Say how much of the turns a tenant gets when several wait for a model."""
+        with parts.db.write() as tx:
+            return service.weigh(tx, tenant, body.weight)
 
     @router.post("/{tenant}/resume")
     def resume_tenant(who: _Writer, tenant: str) -> Tenant:

@@ -15,6 +15,7 @@ from tapster.tenancy.tenants import store
 NAME: Final = re.compile(r"[a-z0-9](?:-?[a-z0-9])*")
 LONGEST: Final = 63
 _TITLE: Final = 200
+LIGHTEST, HEAVIEST = 0.01, 100.0
 
 
 def add(tx: Connection, name: str, title: str = "") -> Tenant:
@@ -84,6 +85,26 @@ def resume(tx: Connection, name: str) -> Tenant:
     if erasures.ending(tx, name) is not None:
         raise TapsterError("conflict", f"tenant {name} is being erased, for good")
     return _set(tx, name, "active")
+
+
+def weigh(tx: Connection, name: str, weight: float) -> Tenant:
+    """Give a tenant another weight. Raises TapsterError(invalid)."""
+    if not LIGHTEST <= weight <= HEAVIEST:
+        raise TapsterError(
+            "invalid",
+            f"a weight is a number from {LIGHTEST:g} to {HEAVIEST:g}",
+            hint="1 is what every tenant has at first",
+            field="weight",
+        )
+    if show(tx, name).weight != weight:
+        store.set_weight(tx, name, weight)
+        revise(tx, name, f"tenant {name} weighs {weight:g}", kind="tenant", ref=name)
+    return show(tx, name)
+
+
+def weighed(tx: Connection) -> dict[str, float]:
+    """The weights of all tenants that do not weigh 1."""
+    return store.weighed(tx)
 
 
 def _set(tx: Connection, name: str, status: str) -> Tenant:

@@ -14,6 +14,7 @@ tenants = Table(
     Column("tenant", String(64), primary_key=True),
     Column("title", String(200), nullable=False, server_default=""),
     Column("status", String(16), nullable=False, server_default="active"),
+    Column("weight", Float, nullable=False, server_default="1"),
     Column("created", Float, nullable=False),
 )
 
@@ -44,6 +45,17 @@ def set_status(tx: Connection, tenant: str, status: str) -> None:
     tx.execute(update(tenants).where(tenants.c.tenant == tenant).values(status=status))
 
 
+def set_weight(tx: Connection, tenant: str, weight: float) -> None:
+    """Change a tenant's weight."""
+    tx.execute(update(tenants).where(tenants.c.tenant == tenant).values(weight=weight))
+
+
+def weighed(tx: Connection) -> dict[str, float]:
+    """The weights of all tenants that have one of their own."""
+    query = select(tenants.c.tenant, tenants.c.weight).where(tenants.c.weight != 1.0)
+    return {row.tenant: row.weight for row in tx.execute(query)}
+
+
 def suspended(tx: Connection) -> set[str]:
     """All tenants that are suspended."""
     query = select(tenants.c.tenant).where(tenants.c.status == "suspended")
@@ -51,4 +63,4 @@ def suspended(tx: Connection) -> set[str]:
 
 
 def _tenant(row: Any) -> Tenant:
-    return Tenant(row["tenant"], row["title"], row["status"], row["created"])
+    return Tenant(row["tenant"], row["title"], row["status"], row["created"], row["weight"])

@@ -13,6 +13,7 @@ def upgrade() -> None:
     op.add_column(
         "tenants", sa.Column("status", sa.String(16), nullable=False, server_default="active")
     )
+    op.add_column("tenants", sa.Column("weight", sa.Float, nullable=False, server_default="1"))
     _keys()
     op.create_table(
         "roles",
