@@ -306,7 +306,7 @@ def test_two_hundred_calls_and_a_kill_cross_no_line(serve: Served, ledger: Ledge
     wait_for(lambda: billed() >= budget, "all that was used to be reported")
     assert billed() == budget
     # An answer that the dead worker had counted may not have left it: that is the rule.
-    assert budget - 32 <= good <= budget
+    assert budget // 2 <= good <= budget
     assert sum(ledger.given.values()) == budget
 
 

@@ -23,7 +23,7 @@ from tapster.serving.work import Work
 
 # Requests that wait for a budget are looked at so often (seconds).
 TICK: Final = 0.005
-# How long they wait at least for a control plane that cannot be asked.
+# For how long the control plane cannot be asked before they are refused.
 PATIENCE: Final = 2.0
 MOST_WAITING: Final = 4096
 # A request may take so many times the time that it is expected to.
@@ -161,7 +161,7 @@ class Hold:
 class _Waiting:
     """A request whose turn has not come, and the units that it waits for."""
 
-    __slots__ = ("_needs", "account", "runs", "since", "work")
+    __slots__ = ("_needs", "account", "runs", "work")
 
     def __init__(
         self, work: Work, runs: Runs, account: Limited, needs: list[tuple[Purse, int]]
@@ -169,7 +169,6 @@ class _Waiting:
         self.work = work
         self.runs = runs
         self.account = account
-        self.since = time.monotonic()
         self._needs = needs
         for purse, need in needs:
             purse.waiting += need
@@ -381,7 +380,8 @@ class Limiter:
         now = time.monotonic()
         if now >= each.work.deadline:
             raise _unasked("the budget could not be refilled in time")
-        if self._wallet.unreachable and now - each.since >= PATIENCE:
+        since = self._wallet.unreachable / 1e9
+        if since and now - since >= PATIENCE:
             raise _unasked("the budget cannot be refilled: nobody can be asked for more")
 
 

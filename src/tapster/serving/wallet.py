@@ -30,7 +30,7 @@ COLUMNS: Final = 64
 NEAR: Final = 2
 _COLUMN: Final = ENTRY_WORDS - COLUMNS
 # The header of a file. Of `held`: the first day that is not complete, how often somebody has asked
-# for more, when the control plane last could not be asked (monotonic nanoseconds, as all here).
+# for more, since when the control plane cannot be asked (monotonic nanoseconds, as all here).
 _MAGIC, _VERSION, _COUNT, _FIRST_OPEN, _DEMANDS, _UNREACHABLE = range(6)
 # An entry: units granted and units wanted in all; when somebody last wanted, when the control plane
 # last answered; what it said: whether there is no more, when the period ends, what it has left.
@@ -245,12 +245,14 @@ class Wallet:
 
     @property
     def unreachable(self) -> int:
-        """When the control plane could not be asked; 0 once it has answered since."""
+        """Since when the control plane cannot be asked; 0 once it has answered since."""
         return self.held.header[_UNREACHABLE]
 
     def missed(self) -> None:
         """The control plane could not be asked."""
-        self.held.header[_UNREACHABLE] = time.monotonic_ns()
+        now = time.monotonic_ns()
+        if not 0 < self.unreachable <= now:
+            self.held.header[_UNREACHABLE] = now
 
     def answered(self, day: int, grant: Grant) -> None:
         """The control plane has granted what it has. Raises OSError."""
