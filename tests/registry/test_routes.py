@@ -13,8 +13,11 @@ from sqlalchemy import Connection
 
 from tapster import api
 from tapster.contract.control import ModelVersion
+from tapster.core.crypto import Signer
 from tapster.registry import packages, routes
 from tapster.tenancy import service as tenancy
+from tapster.tenancy.audit.heads import Heads
+from tapster.tenancy.audit.record import Record
 from tests.registry.conftest import Installation
 from tests.runtimes.graphs import classifier, sealed
 
@@ -42,7 +45,9 @@ def client(here: Installation) -> Iterator[Http]:
     admin = tenancy.ensure_key_file(here.home / "admin.key")
     with here.parts.db.write() as tx:
         tenancy.ensure_admin(tx, admin)
-    app = api.build(here.parts, routes.routes(here.parts, in_use), [])
+    heads = Heads(Signer.of(here.home / "audit.key"), [here.home / "audit"])
+    record = here.parts.db.witness = Record(here.parts.db, heads)
+    app = api.build(here.parts, routes.routes(here.parts, in_use), [], record)
     made = httpx.AsyncClient(
         transport=httpx.ASGITransport(app),
         base_url="http://t/api/v1",
