@@ -65,6 +65,7 @@ class Connection(Holding, ABC):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self._rest: bytes | memoryview = b""
         self._feeding = False
+        self._parsing = False  # there may be more requests in what is being parsed
         self._halted = 0.0  # since when what has come waits for its tenant's turn; 0 if it does not
         self._finishing = False  # close once every answer is given
         self._stalled = (0, NEVER)
@@ -276,6 +277,7 @@ class Connection(Holding, ABC):
 
     def _feed(self, data: bytes | memoryview) -> None:
         self._partial += len(data)
+        self._parsing = True
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -287,10 +289,15 @@ class Connection(Holding, ABC):
                 raise error.__context__ from None
             self._refuse_now(400, "invalid", f"this is not HTTP: {error}"[:200])
         else:
+            self._parsing = False
+            if self._finishing and not self._line:
+                self._finish()
             if self._message and not self._in_body and self._partial > self._settings.max_headers:
                 self._refuse_now(431, "invalid", "the headers are too large")
             elif self._message and self._in_body and not self._asked:
                 self._reserve()
+        finally:
+            self._parsing = False
 
     # -- answers out
 
@@ -310,8 +317,7 @@ class Connection(Holding, ABC):
                 self._end()
                 return
         # Every request so far is answered.
-        if self._finishing and not self._message and not self._rest:
-            self.transport.close()
+        if self._finishing and self._finish():
             return
         wait = self._settings.receive_timeout if self._message else self._settings.keep_alive
         self.deadline = self.loop.time() + wait
@@ -320,6 +326,13 @@ class Connection(Holding, ABC):
             self.transport.write(CONTINUE)
         if self.flow.read_paused:
             self._read_on()
+
+    def _finish(self) -> bool:
+        """Close, if there is no request to come; whether it did."""
+        if self._message or self._rest or self._parsing:
+            return False
+        self.transport.close()
+        return True
 
     def on_response_complete(self) -> None:
         """The ASGI application has answered."""
