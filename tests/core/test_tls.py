@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -183,7 +184,7 @@ def _tensors() -> dict[str, Any]:
 def test_the_sdk_and_the_command_line_trust_it_by_the_run_file(server: Server) -> None:
     for named in ({}, {"TAPSTER_URL": server.url}):
         done = subprocess.run(
-            ["tapster", "predict", "line", "--json", "--file", "-"],
+            [sys.executable, "-m", "tapster", "predict", "line", "--json", "--file", "-"],
             input=b'[{"x": 1.0}]',
             env={**_plain_environment(), "TAPSTER_HOME": str(server.home), **named},
             capture_output=True,
