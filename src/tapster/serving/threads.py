@@ -41,12 +41,13 @@ class Threads:
     def _next(self) -> Callable[[], None] | None:
         with self._lock:
             self._free += 1
-        try:
-            return self._jobs.get(timeout=self._idle)
-        except queue.Empty:
-            with self._lock:
-                if self._free:
-                    self._free -= 1
-                    self.count -= 1
-                    return None
-            return self._jobs.get()  # promised in this very moment
+        while True:
+            try:
+                return self._jobs.get(timeout=self._idle)
+            except queue.Empty:
+                with self._lock:
+                    if self._free:
+                        self._free -= 1
+                        self.count -= 1
+                        return None
+            # Promised a job in this very moment, unless another thread takes it and stays free.
