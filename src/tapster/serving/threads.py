@@ -1,7 +1,8 @@
 """Threads for work that the event loop must not wait for."""
 
-import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -17,17 +18,21 @@ class Threads:
     def __init__(self, name: str, idle: float = IDLE_SECONDS) -> None:
         self._name = name
         self._idle = idle
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._free = 0  # threads that wait and have not been promised a job
+        # Those who wait are `_free` and as many as there are jobs, each of which one will take. Not
+        # a queue.SimpleQueue: what waits there for a while may wait for ever when another takes
+        # what woke it (CPython 3.11).
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._free = 0
         self.count = 0
 
     def start(self, job: Callable[[], None]) -> None:
         """Run `job` in a thread, soon."""
-        with self._lock:
+        with self._changed:
             if self._free:
                 self._free -= 1
-                self._jobs.put(job)
+                self._jobs.append(job)
+                self._changed.notify()
                 return
             self.count += 1
         threading.Thread(target=self._serve, args=(job,), name=self._name, daemon=True).start()
@@ -39,15 +44,15 @@ class Threads:
             job = self._next()
 
     def _next(self) -> Callable[[], None] | None:
-        with self._lock:
+        """Another job; None after too long without one."""
+        ends = time.monotonic() + self._idle
+        with self._changed:
             self._free += 1
-        while True:
-            try:
-                return self._jobs.get(timeout=self._idle)
-            except queue.Empty:
-                with self._lock:
-                    if self._free:
-                        self._free -= 1
-                        self.count -= 1
-                        return None
-            # Promised a job in this very moment, unless another thread takes it and stays free.
+            while not self._jobs:
+                left = ends - time.monotonic()
+                if left <= 0:
+                    self._free -= 1
+                    self.count -= 1
+                    return None
+                self._changed.wait(left)
+            return self._jobs.popleft()
