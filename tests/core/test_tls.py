@@ -230,26 +230,33 @@ def test_grpc_speaks_it_too(server: Server) -> None:
 
 
 @pytest.mark.parametrize("port", ["control", "rest", "grpc"])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_old_protocols_and_weak_ciphers_are_refused(server: Server, port: str) -> None:
-    where = f"127.0.0.1:{_ports(server)[port]}"
+    def agreed(version: ssl.TLSVersion, ciphers: str = "") -> tuple[str, str]:
+        """The protocol and the cipher that both sides have settled on."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_ciphers(ciphers or "DEFAULT")
+        context.minimum_version = context.maximum_version = version
+        with (
+            socket.create_connection(("127.0.0.1", _ports(server)[port]), LIMIT) as plain,
+            context.wrap_socket(plain) as line,
+        ):
+            cipher = line.cipher()
+            assert cipher is not None
+            return str(line.version()), cipher[0]
 
-    def talk(*options: str) -> str:
-        done = subprocess.run(
-            ["openssl", "s_client", "-connect", where, *options],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=LIMIT,
-        )
-        return (done.stdout + done.stderr).decode(errors="replace")
-
-    for refused in (
-        ["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"],
-        ["-tls1_2", "-cipher", "AES128-SHA"],
+    for version, ciphers in (
+        (ssl.TLSVersion.TLSv1_1, "ALL:@SECLEVEL=0"),
+        (ssl.TLSVersion.TLSv1_2, "AES128-SHA"),
     ):
-        assert "Cipher is (NONE)" in talk(*refused)
-    assert "TLSv1.2, Cipher is ECDHE-" in talk("-tls1_2")
-    assert "TLSv1.3, Cipher is TLS_" in talk("-tls1_3")
+        with pytest.raises((ssl.SSLError, ConnectionError)) as refusal:
+            agreed(version, ciphers)
+        assert "NO_CIPHERS_AVAILABLE" not in str(refusal.value), "refused by ourselves"
+    protocol, cipher = agreed(ssl.TLSVersion.TLSv1_2)
+    assert protocol == "TLSv1.2"
+    assert cipher.startswith("ECDHE-")
+    assert agreed(ssl.TLSVersion.TLSv1_3)[0] == "TLSv1.3"
 
 
 def test_callers_who_speak_plain_http_are_told_and_left(server: Server) -> None:
