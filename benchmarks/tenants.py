@@ -186,7 +186,9 @@ def flooding(bench: Bench) -> Iterator[Verdict]:
     print(f"| {' | '.join(heads)} |")
     print("|---|---|--:|--:|--:|--:|--:|--:|", flush=True)
     for model in dict.fromkeys(model for model, _ in CELLS):
-        subject = subjects.make(model, bench.folder)
+        place = bench.folder / "flooding"
+        place.mkdir(exist_ok=True)
+        subject = subjects.make(model, place)
         with bench.plane(f"plane-{model}") as plane:
             serve(plane, subject, [*names(), FLOODER])
             for (name, wire), connections in CELLS.items():

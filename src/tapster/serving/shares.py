@@ -23,6 +23,9 @@ LONGEST: Final = 0.002
 # How often it is looked who calls at all, and how long somebody counts as one who does.
 LOOK_SECONDS: Final = 0.5
 RECENT_SECONDS: Final = 5.0
+# What strangers may spend in a second and be nobody's competitors: each connection of every caller
+# is a stranger's at first.
+STRANGERS: Final = 500
 
 
 class Reader(Protocol):
@@ -133,11 +136,12 @@ class Shares:
         """Whether several tenants have called in the last seconds."""
         now = time.monotonic()
         if now - self._looked >= LOOK_SECONDS:
-            self._looked = now
+            few, self._looked = STRANGERS * (now - self._looked), now
             shares = [self.strangers, *self._shares.values()]
             for share in shares:
-                if share.spent != share.seen:
-                    share.seen, share.called = share.spent, now
+                if share.spent - share.seen > (few if share is self.strangers else 0):
+                    share.called = now
+                share.seen = share.spent
             called = [share for share in shares if now - share.called < RECENT_SECONDS]
             self.contended = len(called) > 1
             for share in shares[1:]:
