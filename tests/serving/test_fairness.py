@@ -304,7 +304,10 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def together(flood: Callable[[], int], polite: Callable[[str], int]) -> list[int]:
-    """What came of a flood from ten sides, and of each polite tenant meanwhile."""
+    """What came of a flood from ten sides, and of each polite tenant meanwhile.
+
+    All that is on its way at once fits the queue of an endpoint (1,024).
+    """
     with ThreadPoolExecutor(10 + len(POLITE)) as pool:
         flooding = [pool.submit(flood) for _ in range(10)]
         calling = [pool.submit(polite, tenant) for tenant in POLITE]
@@ -321,8 +324,8 @@ def test_everybody_is_answered_over_rest(crowded: Plane) -> None:
         assert [output(answer) for answer in answers] == [[6.0 + n] for n in range(count)]
         return len(answers)
 
-    found = together(lambda: pipelined("flooder", 1200, 120), lambda t: pipelined(t, 60, 1))
-    assert found == [60] * len(POLITE) + [1200] * 10
+    found = together(lambda: pipelined("flooder", 900, 90), lambda t: pipelined(t, 60, 1))
+    assert found == [60] * len(POLITE) + [900] * 10
 
 
 def test_everybody_is_answered_over_grpc(crowded: Plane) -> None:

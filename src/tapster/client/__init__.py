@@ -19,6 +19,7 @@ from tapster.client.keys import KeyVerbs
 from tapster.client.limits import LimitVerbs
 from tapster.client.local import LocalServer, settled
 from tapster.client.people import PeopleVerbs
+from tapster.client.saving import save
 from tapster.client.transport import (
     Address,
     home_folder,
@@ -35,7 +36,6 @@ from tapster.contract.control import (
     ModelVersion,
     Split,
 )
-from tapster.contract.errors import TapsterError
 
 
 def connect(
@@ -299,21 +299,8 @@ class Client(
 
     def models_export(self, ref: str, path: str | Path) -> Path:
         """Write a version to one file, complete or not at all."""
-        final = Path(path).expanduser()
-        part = final.with_name(final.name + ".part")
-        try:
-            with (
-                self._transport.stream(f"/models/{spell(ref)}/export") as response,
-                part.open("wb") as file,
-            ):
-                for chunk in response.iter_bytes():
-                    file.write(chunk)
-            return part.replace(final)
-        except OSError as error:
-            message = f"{str(final)!r} cannot be written: {error.strerror}"
-            raise TapsterError("invalid", message) from None
-        finally:
-            part.unlink(missing_ok=True)
+        with self._transport.stream(f"/models/{spell(ref)}/export") as response:
+            return save(path, response.iter_bytes())
 
     def models_delete(self, ref: str) -> Answer:
         """Delete a model or one version of it; {"freed": bytes}."""

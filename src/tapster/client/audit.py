@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from tapster.client.calling import Caller
+from tapster.client.saving import save
 from tapster.contract.audit import (
     AuditLine,
     Checker,
@@ -79,19 +80,7 @@ class AuditVerbs(Caller):
         who: str = "",
     ) -> Path:
         """Write lines as JSON, oldest first, and a signed seal to a file, whole or not at all."""
-        final = Path(path).expanduser()
-        part = final.with_name(final.name + ".part")
-        params = _asked(tenant, since, until, action, who)
-        try:
-            with part.open("wb") as file:
-                for chunk in self._export(params):
-                    file.write(chunk)
-            return part.replace(final)
-        except OSError as error:
-            message = f"{str(final)!r} cannot be written: {error.strerror}"
-            raise TapsterError("invalid", message) from None
-        finally:
-            part.unlink(missing_ok=True)
+        return save(path, self._export(_asked(tenant, since, until, action, who)))
 
     def audit_stream(
         self,

@@ -78,10 +78,10 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
     needs = []
     signers = {public_key}
     rows = list(rows)
-    prices = ledger.planned(tx, {row.tenant for row in rows})
+    owners = {row.tenant for row in rows}
+    prices = ledger.planned(tx, owners)
     secrets = erasure.wrapped_keys(tx)
-    rows = list(rows)
-    shared = sharing.every(tx, sorted({row.tenant for row in rows}))
+    shared = sharing.every(tx, sorted(owners))
     for row in rows:
         for held in row.sets:
             signers.update(registry.trusted(tx, row.tenant))

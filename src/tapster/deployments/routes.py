@@ -79,7 +79,13 @@ class Change:
 def routes(parts: Parts, reports: Reports) -> APIRouter:
     """The routes under /endpoints."""
     router = APIRouter(prefix="/endpoints", tags=["endpoints"])
+    _reading(router, parts, reports)
+    _deploying(router, parts)
+    _changing(router, parts)
+    return router
 
+
+def _reading(router: APIRouter, parts: Parts, reports: Reports) -> None:
     def look(tenant: str, name: str) -> Endpoint:
         with parts.db.read() as tx:
             return service.show(tx, tenant, name, reports.totals(tenant, name))
@@ -107,6 +113,8 @@ def routes(parts: Parts, reports: Reports) -> APIRouter:
                 return seen
             await asyncio.sleep(_POLL)
 
+
+def _deploying(router: APIRouter, parts: Parts) -> None:
     @router.post("/{endpoint}/deploy", status_code=202)
     def deploy(who: _Writer, endpoint: str, body: Deploy) -> Endpoint:
         """Begin to serve a model version; traffic moves once every worker has loaded it."""
@@ -128,6 +136,8 @@ def routes(parts: Parts, reports: Reports) -> APIRouter:
             weight = 100.0 if body.weight is None else body.weight
             return service.deploy(tx, who.tenant, endpoint, body.model, weight)
 
+
+def _changing(router: APIRouter, parts: Parts) -> None:
     @router.patch("/{endpoint}")
     def change(who: _Writer, endpoint: str, body: Change) -> Endpoint:
         """Change options at once; begin to change shares or shadows."""
@@ -157,8 +167,6 @@ def routes(parts: Parts, reports: Reports) -> APIRouter:
         with parts.db.write() as tx:
             service.delete(tx, who.tenant, endpoint)
         return {"deleted": endpoint}
-
-    return router
 
 
 def _rules(canary: Canary) -> Rules:

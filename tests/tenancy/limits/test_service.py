@@ -6,6 +6,7 @@ from tapster.contract.control import Principal
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import LimitGrant, TenantGrant
 from tapster.tenancy.keys import service as keys
+from tapster.tenancy.ledger import periods
 from tapster.tenancy.limits import service, spans, units
 from tapster.tenancy.revisions import revision
 from tests.tenancy.limits.conftest import INSTALLATION, Bench
@@ -193,6 +194,6 @@ def test_months_have_their_days() -> None:
     assert spans.span("month", "2028-02-10")[:2] == ("2028-02-01", "2028-02-29")
     assert spans.span("month", "2026-12-31") == ("2026-12-01", "2026-12-31", 1798761600.0)
     assert spans.span("day", "2026-11-21")[:2] == ("2026-11-21", "2026-11-21")
-    assert [spans.is_day(text) for text in ("2026-02-28", "2026-02-29", "26-1-1", "")] == [
+    assert [periods.is_day(text) for text in ("2026-02-28", "2026-02-29", "26-1-1", "")] == [
         True, False, False, False,
     ]  # fmt: skip

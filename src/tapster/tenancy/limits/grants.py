@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from tapster.contract.errors import TapsterError
 from tapster.contract.usage import BUDGETED, Ask, Grant, GrantAnswer, GrantRequest
 from tapster.core.telemetry import logger
+from tapster.tenancy.ledger import periods
 from tapster.tenancy.ledger import service as ledger
 from tapster.tenancy.ledger import store as ledger_rows
 from tapster.tenancy.limits import account, spans, store
@@ -118,7 +119,7 @@ def _forget(tx: Connection, limit: Row, period: Span, *, fresh: bool) -> None:
 
 def _check(request: GrantRequest) -> None:
     for ask in request.asks:
-        if not spans.is_day(ask.day) or not 0 <= ask.total <= LARGEST:
+        if not periods.is_day(ask.day) or not 0 <= ask.total <= LARGEST:
             raise TapsterError("invalid", "an ask names no day, or an impossible total")
     if not 0 < len(request.machine) <= _LONGEST or not request.machine.isprintable():
         raise TapsterError("invalid", "this is no machine's name", field="machine")

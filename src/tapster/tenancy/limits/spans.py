@@ -3,12 +3,11 @@
 Whoever counts says which day it is; nothing here asks a clock, so that none can be put back.
 """
 
-import re
 import time
 from datetime import UTC, date, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
+from tapster.tenancy.ledger import periods
 
 
 class Span(NamedTuple):
@@ -21,15 +20,7 @@ class Span(NamedTuple):
 
 def today(at: float | None = None) -> str:
     """The day of a moment, by default of this one."""
-    return time.strftime("%Y-%m-%d", time.gmtime(at))
-
-
-def is_day(text: str) -> bool:
-    """Whether this is a day as lines and grants have them."""
-    try:
-        return bool(_DAY.fullmatch(text)) and bool(date.fromisoformat(text))
-    except ValueError:
-        return False
+    return periods.day_of(time.time() if at is None else at)
 
 
 def span(period: str, day: str) -> Span:
