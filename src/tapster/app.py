@@ -108,13 +108,13 @@ def build(config: Settings) -> FastAPI:
     async def end_tenants() -> None:
         await erasure_routes.go_on(parts, Endings(parts, ERASERS))
 
-    return api.build(
+    app = api.build(
         parts,
         [
             dataset_routes.routes(parts),
             training_routes.routes(parts),
             *registry_routes.routes(parts, deployments.in_use),
-            deployment_routes.routes(parts, reports),
+            *deployment_routes.routes(parts, reports),
             sharing_routes.routes(parts),
             deployment_routes.agent_routes(parts, agent_key, reports),
             job_routes.routes(parts),
@@ -128,6 +128,8 @@ def build(config: Settings) -> FastAPI:
         [ClaimLoop(parts, HANDLERS, executor).run, settle, show_back, end_tenants, record.run],
         record,
     )
+    app.state.followed = lambda: [worker.plan for worker in reports.workers()]
+    return app
 
 
 def open_parts(config: Settings) -> Parts:

@@ -19,6 +19,7 @@ from tapster.deployments.judgement import Rules
 from tapster.deployments.reports import Reports
 from tapster.deployments.wholes import Wholes
 from tapster.tenancy.access import agent_only, need
+from tapster.tenancy.in_force import InForce
 from tapster.tenancy.ledger import service as ledger
 
 _Reader = Annotated[Principal, Depends(need("endpoints:read"))]
@@ -76,13 +77,14 @@ class Change:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
-def routes(parts: Parts, reports: Reports) -> APIRouter:
+def routes(parts: Parts, reports: Reports) -> list[APIRouter]:
     """The routes under /endpoints."""
     router = APIRouter(prefix="/endpoints", tags=["endpoints"])
     _reading(router, parts, reports)
     _deploying(router, parts)
-    _changing(router, parts)
-    return router
+    changing = APIRouter(prefix="/endpoints", tags=["endpoints"], route_class=InForce)
+    _changing(changing, parts)
+    return [router, changing]
 
 
 def _reading(router: APIRouter, parts: Parts, reports: Reports) -> None:

@@ -11,6 +11,7 @@ from tapster.core.parts import Parts
 from tapster.deployments import service as deployments
 from tapster.deployments.sharing import service
 from tapster.tenancy.access import need
+from tapster.tenancy.in_force import InForce
 
 _Writer = Annotated[Principal, Depends(need("endpoints:write"))]
 
@@ -26,7 +27,7 @@ class Consumers:
 
 def routes(parts: Parts) -> APIRouter:
     """The routes under /endpoints that are about sharing."""
-    router = APIRouter(prefix="/endpoints", tags=["endpoints"])
+    router = APIRouter(prefix="/endpoints", tags=["endpoints"], route_class=InForce)
 
     @router.post("/{endpoint}/share")
     def share(who: _Writer, endpoint: str, body: Consumers) -> Endpoint:

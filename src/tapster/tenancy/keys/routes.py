@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from tapster.contract.control import Key, Principal
 from tapster.core.parts import Parts
 from tapster.tenancy.access import need
+from tapster.tenancy.in_force import InForce
 from tapster.tenancy.keys import service
 
 _Reader = Annotated[Principal, Depends(need("keys:read"))]
@@ -41,7 +42,7 @@ class Rotation:
 
 def routes(parts: Parts) -> APIRouter:
     """The routes under /keys."""
-    router = APIRouter(prefix="/keys", tags=["keys"])
+    router = APIRouter(prefix="/keys", tags=["keys"], route_class=InForce)
 
     @router.get("")
     def list_keys(who: _Reader) -> list[Key]:

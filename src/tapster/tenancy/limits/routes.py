@@ -13,6 +13,7 @@ from tapster.contract.limits import Limit
 from tapster.contract.usage import GrantRequest
 from tapster.core.parts import Parts
 from tapster.tenancy.access import agent_only, need
+from tapster.tenancy.in_force import InForce
 from tapster.tenancy.limits import grants, service
 from tapster.tenancy.limits.service import Resolve, Wanted
 
@@ -44,7 +45,7 @@ class Limits:
 
 def routes(parts: Parts, resolve: Resolve) -> APIRouter:
     """The routes under /limits."""
-    router = APIRouter(prefix="/limits", tags=["limits"])
+    router = APIRouter(prefix="/limits", tags=["limits"], route_class=InForce)
 
     @router.get("")
     def show_limits(who: _Reader, tenant: str = "") -> list[Limit]:

@@ -9,6 +9,7 @@ from tapster.contract.control import Member, Principal
 from tapster.core.parts import Parts
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.access import need
+from tapster.tenancy.in_force import InForce
 from tapster.tenancy.members import service
 from tapster.tenancy.sessions import passwords
 
@@ -49,7 +50,7 @@ class AnotherPassword:
 
 def routes(parts: Parts) -> APIRouter:
     """The routes under /members."""
-    router = APIRouter(prefix="/members", tags=["members"])
+    router = APIRouter(prefix="/members", tags=["members"], route_class=InForce)
     _reading(router, parts)
     _writing(router, parts)
     _barring(router, parts)

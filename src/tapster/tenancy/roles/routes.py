@@ -9,6 +9,7 @@ from tapster.contract.control import Principal, Role
 from tapster.core.parts import Parts
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.access import need
+from tapster.tenancy.in_force import InForce
 from tapster.tenancy.roles import service
 
 _Reader = Annotated[Principal, Depends(need("roles:read"))]
@@ -26,7 +27,7 @@ class Rights:
 
 def routes(parts: Parts) -> APIRouter:
     """The routes under /roles."""
-    router = APIRouter(prefix="/roles", tags=["roles"])
+    router = APIRouter(prefix="/roles", tags=["roles"], route_class=InForce)
 
     @router.get("")
     def list_roles(who: _Reader) -> list[Role]:

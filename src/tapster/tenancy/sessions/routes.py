@@ -13,6 +13,7 @@ from tapster.core.parts import Parts
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.access import address_of, everybody, need
 from tapster.tenancy.audit.acts import about
+from tapster.tenancy.in_force import InForce
 from tapster.tenancy.members import service as members
 from tapster.tenancy.rights import ANY
 from tapster.tenancy.sessions import oidc, passwords, patience, service
@@ -88,7 +89,7 @@ def routes(parts: Parts) -> list[APIRouter]:
 
 
 def _entering(parts: Parts) -> APIRouter:
-    router = APIRouter(prefix="/sessions", tags=["sessions"])
+    router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=InForce)
     provider = oidc.Provider(parts.settings)
 
     @router.post("", status_code=201, dependencies=[Depends(everybody)])
@@ -151,7 +152,7 @@ def _entering(parts: Parts) -> APIRouter:
 
 
 def _own(parts: Parts) -> APIRouter:
-    router = APIRouter(prefix="/sessions", tags=["sessions"])
+    router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=InForce)
 
     @router.get("/current")
     def show_identity(who: _Anyone) -> Identity:
@@ -199,7 +200,7 @@ def _own(parts: Parts) -> APIRouter:
 
 
 def _others(parts: Parts) -> APIRouter:
-    router = APIRouter(prefix="/sessions", tags=["sessions"])
+    router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=InForce)
 
     @router.get("")
     def list_sessions(who: _Reader) -> list[Session]:

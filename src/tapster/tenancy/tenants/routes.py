@@ -9,6 +9,7 @@ from tapster.contract.control import Principal, Tenant
 from tapster.core.parts import Parts
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.access import need
+from tapster.tenancy.in_force import InForce
 from tapster.tenancy.tenants import service
 
 _Reader = Annotated[Principal, Depends(need("tenants:read"))]
@@ -34,7 +35,7 @@ class Weight:
 
 def routes(parts: Parts) -> APIRouter:
     """The routes under /tenants."""
-    router = APIRouter(prefix="/tenants", tags=["tenants"])
+    router = APIRouter(prefix="/tenants", tags=["tenants"], route_class=InForce)
 
     @router.get("")
     def list_tenants(who: _Reader) -> list[Tenant]:
