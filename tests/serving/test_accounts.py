@@ -60,7 +60,11 @@ def target(version: int = 1, *prices: Price) -> Any:
     variant = Variant("made", version, "")
     key = (plan.id, variant.model, str(version))
     return SimpleNamespace(
-        endpoint=SimpleNamespace(plan=plan), variant=variant, version=str(version), key=key
+        endpoint=SimpleNamespace(plan=plan),
+        variant=variant,
+        version=str(version),
+        key=key,
+        model=SimpleNamespace(tokens=None),
     )
 
 

@@ -16,6 +16,7 @@ from tapster.serving.gate import Pass
 from tapster.serving.journal import Journal, Label, Record
 from tapster.serving.limits import Limiter, Meters
 from tapster.serving.slots import Region
+from tapster.serving.tokens import Count
 from tapster.serving.wallet import Wallet
 
 log = logger(__name__)
@@ -26,15 +27,18 @@ FREE: Final = Price()
 class Account:
     """What a key's requests to one version cost: where they are counted, which limits hold.
 
-    `meters` is None when none do, and requests need no leave. A request with limits is counted by
-    its `Hold` instead.
+    `meters` is None when none do, and requests need no leave. A request with limits, or with
+    tokens to be counted, is counted by its `Hold` instead.
     """
 
-    __slots__ = ("_journal", "_label", "_prices", "_record", "_standing", "meters", "price")
+    __slots__ = (
+        "_journal", "_label", "_prices", "_record", "_standing", "_tokens", "meters", "price",
+    )  # fmt: skip
 
-    def __init__(self, journal: Journal, label: Label) -> None:
+    def __init__(self, journal: Journal, label: Label, tokens: Count | None = None) -> None:
         self._journal = journal
         self._label = label
+        self._tokens = tokens
         self._record: Record | None = None
         self._standing: object = None
         self._prices: object = None
@@ -74,7 +78,8 @@ class Account:
             return
         self._standing, self._prices = holder.standing, prices
         self.price = _price(prices, holder.tenant)
-        self.meters = limiter.meters(_chosen(holder.standing.limits, self._label), self.price)
+        chosen = _chosen(holder.standing.limits, self._label)
+        self.meters = limiter.meters(chosen, self.price, self._tokens)
         budgets = self.meters.budgets if self.meters is not None else ()
         spent = tuple((limit.id, limit.metric) for limit in budgets)
         label = replace(self._label, budgets=spent, price=self.price.id)
@@ -107,8 +112,8 @@ class Accounts:
         """
         account = holder.accounts.get(target.key)
         if account is None:
-            model, version = target.variant.model, target.version
-            account = self._add(holder, target.endpoint, target.key, model, version)
+            tokens = target.model.tokens
+            account = self._add(holder, target.endpoint, target.key, tokens)
         account.agree(holder, target.endpoint.plan.prices, self.limiter)
         account.opened()
         return account
@@ -116,14 +121,19 @@ class Accounts:
     def unserved(self, holder: Pass, endpoint: Endpoint) -> Account:
         """The account of requests to an endpoint that find nothing there."""
         key = (endpoint.plan.id, "", "")
-        return holder.accounts.get(key) or self._add(holder, endpoint, key, "", "")
+        return holder.accounts.get(key) or self._add(holder, endpoint, key)
 
     def _add(
-        self, holder: Pass, endpoint: Endpoint, key: tuple[str, str, str], model: str, version: str
+        self,
+        holder: Pass,
+        endpoint: Endpoint,
+        key: tuple[str, str, str],
+        tokens: Count | None = None,
     ) -> Account:
         plan = endpoint.plan
+        _, model, version = key
         label = Label(holder.tenant, holder.key, plan.tenant, plan.id, plan.name, model, version)
-        account = holder.accounts[key] = Account(self.journal, label)
+        account = holder.accounts[key] = Account(self.journal, label, tokens)
         return account
 
 

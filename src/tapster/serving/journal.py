@@ -96,11 +96,19 @@ class Record:
         self.compute = self.cached = self.charged = 0
 
     def served(
-        self, requests: int, rows: int, compute: int, cached: int = 0, charged: int = 0
+        self,
+        requests: int,
+        rows: int,
+        compute: int,
+        cached: int = 0,
+        charged: int = 0,
+        *,
+        tokens: int = 0,
     ) -> None:
         """Count good answers; `compute` in nanoseconds, `charged` what they took of a budget."""
         self.requests += requests
         self.rows += rows
+        self.tokens += tokens
         self.compute += compute
         self.cached += cached
         self.charged += charged

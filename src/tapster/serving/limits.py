@@ -17,7 +17,8 @@ from tapster.contract.plan import LimitGrant, Price
 from tapster.contract.usage import BUDGETED
 from tapster.serving.journal import Journal, Record
 from tapster.serving.meters import SECOND, Clock, Gauge, LimitError, Purse, Rate
-from tapster.serving.slots import LIMITED, Region
+from tapster.serving.slots import LIMITED, TOKENS, Region
+from tapster.serving.tokens import Count
 from tapster.serving.wallet import Wallet
 from tapster.serving.work import Work
 
@@ -44,9 +45,9 @@ class Runs(Protocol):
 
 
 class Meters:
-    """The limits that hold for an account."""
+    """The limits that hold for an account. `tokens` counts those of a request, where any are."""
 
-    __slots__ = ("budgets", "gauges", "limits", "rates", "timed")
+    __slots__ = ("budgets", "gauges", "limits", "rates", "timed", "tokens")
 
     def __init__(
         self,
@@ -54,8 +55,10 @@ class Meters:
         gauges: tuple[Gauge, ...],
         rates: tuple[Rate, ...],
         price: Price,
+        tokens: Count | None = None,
     ) -> None:
         self.limits = limits
+        self.tokens = tokens
         self.budgets = tuple(limit for limit in limits if limit.metric in BUDGETED)
         self.gauges = gauges
         self.rates = rates
@@ -75,27 +78,41 @@ class Limited(Protocol):
         ...
 
 
-def units(metric: str, rows: int, compute: int, price: Price) -> int:
+def units(metric: str, rows: int, tokens: int, compute: int, price: Price) -> int:
     """What a request takes of a budget; `compute` in nanoseconds."""
     if metric == "requests":
         return 1
     if metric == "rows":
         return rows
+    if metric == "tokens":
+        return tokens
     if metric == "compute":
         return compute
     if metric == "money":
-        return price.request + price.row * rows + -(-price.compute * compute // SECOND)
+        counted = price.request + price.row * rows + price.token * tokens
+        return counted + -(-price.compute * compute // SECOND)
     return 0
 
 
 class Hold:
-    """What one request has reserved. It ends exactly once, if only by being forgotten."""
+    """What one request has reserved. It ends exactly once, if only by being forgotten.
+
+    `tokens` are those that it brings, which is what is reserved. Whoever lets a model write more
+    reserves the most that it may write as well, and says here, before the request is served, how
+    many there were.
+    """
 
     meters = None  # has been asked
 
-    __slots__ = ("_bound", "_gauges", "_limiter", "_open", "_price", "_purses", "_record")
+    __slots__ = (
+        "_bound", "_gauges", "_limiter", "_open", "_price", "_purses", "_record", "place", "tokens",
+    )  # fmt: skip
 
-    def __init__(self, limiter: "Limiter", record: Record, price: Price, bound: int) -> None:
+    def __init__(
+        self, limiter: "Limiter", record: Record, price: Price, bound: int, tokens: int = 0
+    ) -> None:
+        self.tokens = tokens
+        self.place = 0  # where it was sent, once it was
         self._limiter = limiter
         self._record = record
         self._price = price
@@ -123,12 +140,15 @@ class Hold:
         """See Bill. No more is counted than was reserved."""
         if self._bound:
             compute = min(compute, self._bound)
-        charged = units("money", rows, compute, self._price)
-        self._record.served(requests, rows, compute, cached, charged)
+        price, tokens = self._price, self.tokens
+        charged = units("money", rows, tokens, compute, price)
+        self._record.served(requests, rows, compute, cached, charged, tokens=tokens)
+        if tokens and self.place:
+            self._limiter.read(self.place, tokens)
         if self._open:
             self._end(
                 [
-                    (purse, max(need - units(purse.limit.metric, rows, compute, self._price), 0))
+                    (purse, max(need - units(purse.limit.metric, rows, tokens, compute, price), 0))
                     for purse, need in self._purses
                 ]
             )
@@ -161,12 +181,13 @@ class Hold:
 class _Waiting:
     """A request whose turn has not come, and the units that it waits for."""
 
-    __slots__ = ("_needs", "account", "runs", "work")
+    __slots__ = ("_needs", "account", "runs", "tokens", "work")
 
     def __init__(
-        self, work: Work, runs: Runs, account: Limited, needs: list[tuple[Purse, int]]
+        self, work: Work, runs: Runs, account: Limited, tokens: int, needs: list[tuple[Purse, int]]
     ) -> None:
         self.work = work
+        self.tokens = tokens
         self.runs = runs
         self.account = account
         self._needs = needs
@@ -206,14 +227,21 @@ class Limiter:
         self._waiting: deque[_Waiting] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def meters(self, limits: Iterable[LimitGrant], price: Price) -> Meters | None:
-        """What holds by these limits; None if there are none that the data plane holds to."""
+    def meters(
+        self, limits: Iterable[LimitGrant], price: Price, tokens: Count | None = None
+    ) -> Meters | None:
+        """What holds by these limits; None if there are none that the data plane holds to, and no
+        `tokens` to be counted."""
         chosen = tuple(sorted(limits, key=lambda limit: limit.id))
         chosen = tuple(each for each in chosen if each.period or each.metric not in BUDGETED)
         gauges = tuple(self._gauge(each) for each in chosen if each.metric == "concurrency")
         rates = tuple(self._rate(each) for each in chosen if each.metric == "rate")
-        meters = Meters(chosen, gauges, rates, price)
-        return meters if meters.budgets or gauges or rates else None
+        meters = Meters(chosen, gauges, rates, price, tokens)
+        return meters if meters.budgets or gauges or rates or tokens else None
+
+    def read(self, place: int, tokens: int) -> None:
+        """Count the tokens of a request that was answered, where it was sent."""
+        self._region.count(place, TOKENS, tokens)
 
     def submit(self, work: Work, runs: Runs) -> None:
         """Run a request once it may. Raises what the target raises, and LimitError."""
@@ -221,24 +249,31 @@ class Limiter:
         if account.meters is None:
             runs.submit(work)
             return
+        tokens = account.meters.tokens(work.inputs) if account.meters.tokens is not None else 0
         try:
-            hold = self.reserve(account, work.rows, runs)
+            hold = self.reserve(account, work.rows, runs, tokens)
         except LimitError:
             self._region.count(work.place, LIMITED)
             raise
         if hold is not None:
-            work.account = hold
-            runs.submit(work)
+            self._let(work, hold, runs)
         elif len(self._waiting) >= MOST_WAITING:
             self._region.count(work.place, LIMITED)
             raise _unasked("too many requests wait for their budget")
         else:
-            needs = self._needs(account, work.rows, self._bound(account, work.rows, runs))
-            self._waiting.append(_Waiting(work, runs, account, needs))
+            bound = self._bound(account, work.rows, runs)
+            needs = self._needs(account, work.rows, tokens, bound)
+            self._waiting.append(_Waiting(work, runs, account, tokens, needs))
             self._wind()
 
-    def reserve(self, account: Limited, rows: int, runs: Runs) -> Hold | None:
-        """A reservation for so many rows; None when it must be waited for.
+    def _let(self, work: Work, hold: Hold, runs: Runs) -> None:
+        """Let a request go on with what is reserved for it. Raises what the target raises."""
+        hold.place = work.place
+        work.account = hold
+        runs.submit(work)
+
+    def reserve(self, account: Limited, rows: int, runs: Runs, tokens: int = 0) -> Hold | None:
+        """A reservation for so many rows and tokens; None when it must be waited for.
 
         Raises LimitError, and TapsterError(unavailable) when nothing can be counted.
         """
@@ -247,9 +282,9 @@ class Limiter:
         meters = account.meters
         assert meters is not None
         bound = self._bound(account, rows, runs) if meters.timed else 0
-        hold = Hold(self, account.opened(), account.price, bound)
+        hold = Hold(self, account.opened(), account.price, bound, tokens)
         try:
-            if self._reserve(hold, meters, self._needs(account, rows, bound)):
+            if self._reserve(hold, meters, self._needs(account, rows, tokens, bound)):
                 return hold
         except OSError as error:
             hold.release()
@@ -266,10 +301,13 @@ class Limiter:
             return 0
         return max(LEAST_BOUND, round(CAUTION * SECOND * runs.expected(rows)))
 
-    def _needs(self, account: Limited, rows: int, bound: int) -> list[tuple[Purse, int]]:
+    def _needs(
+        self, account: Limited, rows: int, tokens: int, bound: int
+    ) -> list[tuple[Purse, int]]:
         """What a request takes at most of each budget."""
         budgets = account.meters.budgets if account.meters is not None else ()
-        needs = [(limit, units(limit.metric, rows, bound, account.price)) for limit in budgets]
+        price = account.price
+        needs = [(limit, units(limit.metric, rows, tokens, bound, price)) for limit in budgets]
         return [(self.purse(limit), need) for limit, need in needs if need]
 
     def _reserve(self, hold: Hold, meters: Meters, needs: list[tuple[Purse, int]]) -> bool:
@@ -362,13 +400,14 @@ class Limiter:
             hold = None
             if meters is not None:
                 if meters not in stuck:
-                    hold = self.reserve(each.account, work.rows, each.runs)
+                    hold = self.reserve(each.account, work.rows, each.runs, each.tokens)
                 if hold is None:
                     stuck.add(meters)
                     self._wait_on(each)
                     return False
-                work.account = hold
-            each.runs.submit(work)
+                self._let(work, hold, each.runs)
+            else:
+                each.runs.submit(work)
         except Exception as error:
             if isinstance(error, LimitError):
                 self._region.count(work.place, LIMITED)

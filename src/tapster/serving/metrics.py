@@ -73,6 +73,9 @@ _FAMILIES: Final = (
         values=("queue_full", "expired", "limited", "cancelled", "unavailable"),
     ),
     _counter("tapster_rows_total", "Rows answered.", layout.ROWS),
+    _counter(
+        "tapster_tokens_total", "Tokens of the requests answered.", layout.TOKENS, idle=False
+    ),
     _counter("tapster_batches_total", "Runs of the model.", layout.BATCHES),
     _counter(
         "tapster_compute_seconds_total", "Time that the model ran.", layout.COMPUTE, unit=SECOND

@@ -21,6 +21,7 @@ from tapster.runtimes.rows import Encoder
 from tapster.serving import isolation
 from tapster.serving.batcher import Batcher
 from tapster.serving.costs import MEASURED_ROWS, Cost
+from tapster.serving.tokens import Count, counter
 from tapster.serving.work import packed_input
 
 LOADING: Final = "loading"
@@ -124,6 +125,7 @@ class Model:
         self.numeric: bool
         self.plain: bool
         self.packed: tuple[str, int] | None  # see `packed_input`
+        self.tokens: Count | None  # of a request; None if the model reads none
         # What a wire has spelled for this model once and for all, by the wire's name.
         self.spelled: dict[str, list[bytes]] = {}
 
@@ -140,6 +142,7 @@ class Model:
         self.numeric = kinds <= FLOATS
         self.plain = kinds <= FLOATS | {"BYTES"}
         self.packed = packed_input(self.signature)
+        self.tokens = counter(self.signature)
         self.state = READY
         self.configure()
 
