@@ -40,7 +40,6 @@ from tapster.deployments import routes as deployment_routes
 from tapster.deployments import service as deployments
 from tapster.deployments.reports import Reports
 from tapster.deployments.sharing import routes as sharing_routes
-from tapster.deployments.sharing import service as sharing
 from tapster.jobs import routes as job_routes
 from tapster.jobs import service as jobs
 from tapster.jobs.claims import ClaimLoop
@@ -62,6 +61,7 @@ from tapster.tenancy.ledger import routes as ledger_routes
 from tapster.tenancy.ledger import service as ledger
 from tapster.tenancy.limits import routes as limit_routes
 from tapster.tenancy.limits.quotas import Measure
+from tapster.tenancy.shares import service as shares
 from tapster.training import routes as training_routes
 from tapster.training import service as training
 
@@ -74,7 +74,7 @@ HANDLERS: Final[dict[str, Handler]] = {
 # What slices do when a tenant ends, besides losing its rows.
 ERASERS: Final[dict[str, Eraser]] = {
     "jobs": Eraser(stop=jobs.stop_all, folders=jobs.folders),
-    "sharing": Eraser(rows=sharing.erase),
+    "shares": Eraser(stop=shares.stop, rows=shares.erase),
     "ledger": Eraser(rows=ledger.anonymise),
     "audit": Eraser(rows=audit.erase),
 }

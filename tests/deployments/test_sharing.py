@@ -8,6 +8,7 @@ from tapster.deployments import deltas, service, store
 from tapster.deployments.sharing import service as sharing
 from tapster.tenancy import revisions
 from tapster.tenancy import service as tenancy
+from tapster.tenancy.shares import service as shares
 from tapster.tenancy.tenants import service as tenants
 from tests.deployments.conftest import DataPlane, live
 
@@ -95,7 +96,7 @@ def test_a_share_goes_with_its_endpoint(tx: Connection) -> None:
     store.add(tx, "default", "e")
     assert sharing.consumers(tx, "default", "e") == []
     sharing.share(tx, "default", "e", ["acme"])
-    sharing.erase(tx, "acme")
+    shares.erase(tx, "acme")
     assert sharing.consumers(tx, "default", "e") == []
 
 

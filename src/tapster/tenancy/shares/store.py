@@ -43,7 +43,8 @@ def add(tx: Connection, kind: str, tenant: str, name: str, consumers: Collection
 def remove(tx: Connection, kind: str, tenant: str, name: str, consumers: Collection[str]) -> None:
     """Delete shares."""
     here = (shares.c.kind == kind, shares.c.tenant == tenant, shares.c.name == name)
-    tx.execute(delete(shares).where(*here, shares.c.consumer.in_(consumers)))
+    if consumers:
+        tx.execute(delete(shares).where(*here, shares.c.consumer.in_(consumers)))
 
 
 def consumers(tx: Connection, kind: str, tenant: str, name: str) -> list[str]:
@@ -80,6 +81,11 @@ def offered(tx: Connection, kind: str, tenant: str, name: str = "") -> list[tupl
     if name:
         query = query.where(shares.c.name == name)
     return [(row.tenant, row.name) for row in tx.execute(query)]
+
+
+def end(tx: Connection, tenant: str) -> int:
+    """Delete what a tenant shares; how many shares that was."""
+    return tx.execute(delete(shares).where(shares.c.tenant == tenant)).rowcount
 
 
 def erase(tx: Connection, tenant: str) -> None:

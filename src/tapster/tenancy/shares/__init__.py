@@ -1,0 +1,1 @@
+"""Shares: what of a tenant's is there for other tenants too, whatever it is."""
