@@ -5,12 +5,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.manifest import Signature, TensorSpec
+from tapster.serving import batcher
 from tapster.serving.costs import Cost
 from tapster.serving.slots import CANCELLED, EXPIRED, QUEUE_FULL, UNAVAILABLE
-from tests.serving.doubles import Bench, Held, go, until
+from tests.serving.doubles import LIMIT, Bench, Held, go, until
 
 
 def test_what_waits_expires_on_time_and_in_flight_soon_after(tmp_path: Path) -> None:
@@ -19,12 +21,10 @@ def test_what_waits_expires_on_time_and_in_flight_soon_after(tmp_path: Path) -> 
         bench = Bench(tmp_path, model, Cost(1e-3, 1e-3), together=False)
         began = time.monotonic()
         runs, waits = bench.ask(1, seconds=0.2), bench.ask(2, seconds=0.1)
-        ended = {}
-        for asked in (waits, runs):
+        for asked, deadline in ((waits, 0.1), (runs, 0.2)):
             await until(lambda asked=asked: asked.done)  # type: ignore[misc]
-            ended[asked] = time.monotonic() - began
-        assert 0.1 <= ended[waits] < 0.1 + 0.25
-        assert 0.2 <= ended[runs] < 0.2 + 0.25
+            # Long before the run ends, which it does when it is let.
+            assert deadline <= time.monotonic() - began < LIMIT / 2
         for asked in (runs, waits):
             assert isinstance(asked.error, TapsterError)
             assert asked.error.code == "deadline"
@@ -45,9 +45,7 @@ def test_a_run_that_nobody_waits_for_is_called_off(tmp_path: Path) -> None:
         await until(lambda: model.sizes == [1])
         both = [bench.ask(2), bench.ask(3)]
         first.done = True
-        began = time.monotonic()
         await until(lambda: model.stops[0].called)
-        assert time.monotonic() - began < 1
         model.let()
         await until(lambda: model.sizes == [1, 2])
         both[0].done = True
@@ -147,10 +145,14 @@ def test_requests_gather_while_a_run_is_in_flight(tmp_path: Path) -> None:
     go(main)
 
 
-def test_those_just_answered_are_waited_for_if_that_saves_calls(tmp_path: Path) -> None:
+def test_those_just_answered_are_waited_for_if_that_saves_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher, "LONGEST_WINDOW", 1.0)  # else a busy machine comes too late
+
     async def main() -> None:
         model = Held()
-        bench = Bench(tmp_path, model, Cost(0.02, 1e-5))
+        bench = Bench(tmp_path, model, Cost(4.0, 1e-5))
         asked = [bench.ask(0)]
         await until(lambda: model.sizes == [1])
         asked += [bench.ask(number) for number in range(8)]
@@ -175,8 +177,8 @@ def test_those_just_answered_are_waited_for_if_that_saves_calls(tmp_path: Path) 
 def test_a_lone_request_waits_only_if_its_endpoint_says_so(tmp_path: Path) -> None:
     async def main() -> None:
         model = Held()
-        bench = Bench(tmp_path, model, Cost(1e-3, 1e-5))
-        bench.batcher.configure(queue=100, concurrency=1, window=0.3)
+        bench = Bench(tmp_path, model, Cost(0.5, 1e-5))
+        bench.batcher.configure(queue=100, concurrency=1, window=1.0)
         began = time.monotonic()
         first = bench.ask(1)
         await asyncio.sleep(0.05)
@@ -184,16 +186,15 @@ def test_a_lone_request_waits_only_if_its_endpoint_says_so(tmp_path: Path) -> No
         second = bench.ask(2)
         model.let(5)
         await until(lambda: first.done and second.done)
-        assert time.monotonic() - began >= 0.29
+        assert time.monotonic() - began >= 0.99
         assert model.sizes == [2]
-        hurried = bench.ask(3, seconds=0.2)  # its deadline is nearer than the window's end
+        bench.batcher.configure(queue=100, concurrency=1, window=10 * LIMIT)
+        hurried = bench.ask(3, seconds=2)  # its deadline is nearer than the window's end
         await until(lambda: hurried.done)
         assert hurried.body == b"[6.0]"
         bench.batcher.configure(queue=100, concurrency=1, window=None)
-        began = time.monotonic()
         third = bench.ask(3)
         await until(lambda: third.done)
-        assert time.monotonic() - began < 0.25
 
     go(main)
 
@@ -266,7 +267,7 @@ def test_a_run_that_never_ends_is_noticed(tmp_path: Path) -> None:
         bench = Bench(tmp_path, model, Cost(1e-3, 1e-3))
         bench.ask(1, seconds=0.05)
         await until(lambda: bench.late)
-        assert 3 < bench.late[0] < 4
+        assert 3 < bench.late[0] < 3 + LIMIT / 2
         model.let()
         await until(lambda: not bench.batcher.busy)
 
