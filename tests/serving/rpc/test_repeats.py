@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from tapster.contract.plan import EndpointPlan, Variant
+from tapster.contract.plan import EndpointPlan, LimitGrant, Variant
 from tapster.serving.rpc import frames
 from tapster.serving.rpc.frames import ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, frame
 from tapster.serving.rpc.messages import message
 from tapster.serving.rpc.receiving import MAX_STREAMS
 from tests.serving import packages
 from tests.serving.conftest import KEY, Plane, endpoint, grant
+from tests.serving.paying import limited
 from tests.serving.rpc.calling import (
     INFER,
     STREAM,
@@ -26,7 +27,7 @@ from tests.serving.rpc.calling import (
 )
 
 Planes = Callable[..., Plane]
-GOOD, REFUSED, INVALID, LATE, MISSING = b"0", b"16", b"3", b"4", b"5"
+GOOD, REFUSED, INVALID, LATE, MISSING, SPENT = b"0", b"16", b"3", b"4", b"5", b"8"
 
 
 class Repeater:
@@ -234,6 +235,19 @@ def test_requests_that_are_drawn_a_version_are_drawn_each(new_plane: Planes) -> 
         assert drawn == {7.0, 8.0}
         sticky = {repeater.sums(x_sticky_key=b"somebody") for _ in range(20)}
         assert len(sticky) == 1
+
+
+def test_limits_hold_on_the_short_way_too(new_plane: Planes) -> None:
+    plane = new_plane()
+    one = packages.regressor(plane.home, 1.0)
+    limit = LimitGrant("lim", "rate", 1, burst=10)  # and one more after a thousand seconds
+    limited(plane, (endpoint("sum", one),), (one,), limit)
+    plane.start()
+    plane.applied()
+    with Peer(plane) as peer:
+        repeater = Repeater(peer)
+        statuses = [repeater.ask(sum_request())[0] for _ in range(20)]
+        assert statuses == [GOOD] * 10 + [SPENT] * 10
 
 
 def test_time_runs_out_on_the_short_way_too(repeater: Repeater) -> None:

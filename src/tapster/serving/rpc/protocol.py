@@ -22,7 +22,7 @@ from tapster.serving.rpc.heads import Head, read_head
 from tapster.serving.rpc.port import Port
 from tapster.serving.rpc.repeats import Repeat, Repeats
 from tapster.serving.rpc.statuses import BEGIN, OK, named, plain, refusal
-from tapster.serving.slots import REFUSED
+from tapster.serving.slots import REFUSED, Bill
 
 T = TypeVar("T")
 OPEN: Final = cast(Wire, open_inference)
@@ -52,7 +52,7 @@ class GrpcProtocol(Gathering):
         self._generation = -1
         self._known: Pass | None = None
         self._repeats = Repeats()
-        self._lesson: Call | None = None
+        self._lesson: tuple[Call, Bill] | None = None
 
     # -- calls begin
 
@@ -174,14 +174,15 @@ class GrpcProtocol(Gathering):
         )
 
     def _learn(self, data: bytes, start: int, end: int) -> None:
-        call, self._lesson = self._lesson, None
-        if call is None:
+        lesson, self._lesson = self._lesson, None
+        if lesson is None:
             return
+        call, account = lesson  # since then, what it has reserved may count for it
         exchange = call.exchange
         service = self.service
         stamp = (self._decoder.revision, service.gate.generation + service.engine.generation)
         repeat = Repeat(
-            exchange.head, exchange.holder, exchange.method, call.target, call.account, call.rows
+            exchange.head, exchange.holder, exchange.method, call.target, account, call.rows
         )
         self._repeats.learn(data[start:end], len(call.inputs), stamp, repeat)
 
@@ -234,7 +235,7 @@ class GrpcProtocol(Gathering):
             self._aim(call, message)
             call.wire.read(call, message)
             if self._repeats.hopeful and self._repeatable(call, message):
-                self._lesson = call
+                self._lesson = call, call.account
             self._submit(call)
         except Exception as error:
             call.fail(error)
