@@ -70,12 +70,14 @@ class Price(msgspec.Struct, frozen=True):
 class PackageRef(msgspec.Struct, frozen=True):
     """A package to hold in memory: its digest and the blob key it lies under.
 
-    `secret` is its tenant's data key as the master key has wrapped it, "" if nothing is encrypted.
+    `secret` is its tenant's data key as the master key has wrapped it, "" if nothing is encrypted;
+    `former` are those that parts of it may still be sealed with.
     """
 
     digest: str
     key: str
     secret: str = ""
+    former: tuple[str, ...] = ()
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -113,12 +115,35 @@ class Options(msgspec.Struct, frozen=True):
     memory: int = 0
 
 
+class PayloadRules(msgspec.Struct, frozen=True):
+    """What of an endpoint's requests is written down, and what is taken out of it before.
+
+    `sample`: the share of requests (0..1). `patterns` are names of `core.redaction.PATTERNS`,
+    `expressions` one's own. Columns, or tensors, in `drop` are left out, of those in `mask` the
+    values, and those in `hash` are told from others only, by a hash keyed with `salt` (hex). A
+    payload takes at most `size` bytes. Of other tenants' requests only those of `consumers` are
+    written down. `secret` is the owner's data key as the master key has wrapped it.
+    """
+
+    sample: float
+    patterns: tuple[str, ...] = ()
+    expressions: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    mask: tuple[str, ...] = ()
+    hash: tuple[str, ...] = ()
+    size: int = 16384
+    salt: str = ""
+    consumers: tuple[str, ...] = ()
+    secret: str = ""
+
+
 class EndpointPlan(msgspec.Struct, frozen=True):
     """An endpoint that takes traffic; `labels` are the model's aliases (alias -> version).
 
     Of a `split`, each request is answered by one variant, drawn by weight; of an `ensemble`, by
     the weighted mean of all, under the version `version`, which grows with every new set of them.
-    `shared` are the tenants that it is published to, `*` for all.
+    `shared` are the tenants that it is published to, `*` for all. `payloads` says what is written
+    down of its requests, None for nothing.
     """
 
     id: str
@@ -131,6 +156,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     version: int = 0
     shared: tuple[str, ...] = ()
     prices: tuple[Price, ...] = ()
+    payloads: PayloadRules | None = None
 
 
 class Need(msgspec.Struct, frozen=True):
