@@ -1,6 +1,7 @@
 """API keys: scope, life, rotation, revocation, and what the data plane is told of them."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,10 +38,21 @@ def test_a_key_is_shown_once_and_kept_as_a_digest(tx: Connection) -> None:
     assert (grant.id, grant.rights, grant.endpoints) == (made.id, ("predict",), ("churn",))
 
 
-def test_a_key_ends_with_its_time(tx: Connection) -> None:
-    made = keys.make(tx, who(), role="consumer", expires_in=0.05)
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set the clock forward by so many seconds."""
+    clock = time.time
+
+    def set_forward(seconds: float) -> None:
+        monkeypatch.setattr(time, "time", lambda: clock() + seconds)
+
+    return set_forward
+
+
+def test_a_key_ends_with_its_time(tx: Connection, later: Callable[[float], None]) -> None:
+    made = keys.make(tx, who(), role="consumer", expires_in=60)
     assert service.authenticate(tx, made.key) is not None
-    time.sleep(0.06)
+    later(61)
     assert service.authenticate(tx, made.key) is None
     assert _granted(tx, made.key) is None
     assert keys.show(tx, "default", made.id).status == "expired"
@@ -50,9 +62,9 @@ def test_a_key_ends_with_its_time(tx: Connection) -> None:
         assert caught.value.field == "expires_in"
 
 
-def test_rotation_with_and_without_overlap(tx: Connection) -> None:
+def test_rotation_with_and_without_overlap(tx: Connection, later: Callable[[float], None]) -> None:
     old = keys.make(tx, who(), role="developer", name="ci")
-    new = keys.rotate(tx, who(), old.id, overlap=0.2)
+    new = keys.rotate(tx, who(), old.id, overlap=60)
     assert (new.id, new.name, new.rights) == (old.id, "ci", old.rights)
     assert new.key != old.key
     assert [service.authenticate(tx, each.key) is None for each in (old, new)] == [False, False]
@@ -60,18 +72,20 @@ def test_rotation_with_and_without_overlap(tx: Connection) -> None:
     assert {grant.digest for grant in told} == {key_digest(each.key) for each in (old, new)}
     ends = {grant.digest: grant.expires for grant in told}
     assert ends[key_digest(new.key)] is None
-    assert (ends[key_digest(old.key)] or 0) <= time.time() + 0.2
-    time.sleep(0.25)
+    assert (ends[key_digest(old.key)] or 0) <= time.time() + 60
+    later(61)
     assert service.authenticate(tx, old.key) is None
     assert _granted(tx, old.key) is None
     last = keys.rotate(tx, who(), old.id)
     assert [service.authenticate(tx, each.key) is None for each in (new, last)] == [True, False]
 
 
-def test_an_overlap_does_not_outlive_the_key(tx: Connection) -> None:
-    old = keys.make(tx, who(), role="consumer", expires_in=0.1)
+def test_an_overlap_does_not_outlive_the_key(
+    tx: Connection, later: Callable[[float], None]
+) -> None:
+    old = keys.make(tx, who(), role="consumer", expires_in=50)
     keys.rotate(tx, who(), old.id, overlap=100, expires_in=100)
-    time.sleep(0.12)
+    later(51)
     assert service.authenticate(tx, old.key) is None
 
 
