@@ -27,6 +27,8 @@ UNITS: Final[dict[str, str]] = {
     "jobs": "jobs at once",
     "models": "versions behind endpoints",
 }
+# What a line names that was asked no price.
+FREE: Final = "free"
 # Metrics that the data plane spends from grants, and those that it holds to by itself.
 BUDGETED: Final = frozenset({"requests", "rows", "tokens", "compute", "money"})
 HELD: Final = frozenset({"rate", "concurrency"})
@@ -35,7 +37,8 @@ HELD: Final = frozenset({"rate", "concurrency"})
 class Line(msgspec.Struct, frozen=True):
     """What is counted together: who asked (`tenant`, by `key`) whose endpoint (`owner`).
 
-    `price` is the id of the price that was reserved with, "" where the data plane knew of none.
+    `price` is the id of the price that was reserved with, `FREE` where there was none, "" where the
+    data plane does not say.
     """
 
     day: str

@@ -92,7 +92,8 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
         needs.append(Need(row.id, tuple(digests)))
         if row.serving is not None:
             place = (row.tenant, row.name)
-            endpoints.append(_endpoint(tx, row, prices.get(place, ()), shared.get(place, ())))
+            asked = prices.get(place, ledger.unpriced())
+            endpoints.append(_endpoint(tx, row, asked, shared.get(place, ())))
     return Part(tuple(endpoints), tuple(packages.values()), tuple(needs), tuple(sorted(signers)))
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 
 from tapster.contract.control import Job, Principal
 from tapster.contract.errors import TapsterError
-from tapster.contract.usage import Line, Segment, UsageReport
+from tapster.contract.usage import FREE, Line, Segment, UsageReport
 from tapster.core.db import Database
 from tapster.tenancy.erasure import store as erasure_store
 from tapster.tenancy.ledger import invoices, papers, service, store
@@ -90,6 +90,20 @@ def test_a_count_that_names_its_price_has_that(sqlite: Database) -> None:
     _take(sqlite, report(count(0, line(price=first), rows=1)), NOON + 5)
     _take(sqlite, report(count(1, line(price=foreign, key="b"), rows=1)), NOON + 5)
     assert _invoice(sqlite, _who("acme"))["total"] == "10.00", "nobody is given another's price"
+
+
+def test_what_was_let_in_for_nothing_stays_free(sqlite: Database) -> None:
+    with sqlite.write() as tx:
+        _price(tx, {"row": "7"}, caller="zeta", at=NOON - 100)
+    with sqlite.read() as tx:
+        told = {price.tenant: price.id for price in prices.planned(tx)["default", "wine"]}
+    assert told[""] == FREE, "whoever has no price is told so"
+    with sqlite.write() as tx:
+        _price(tx, {"request": "1000"}, at=NOON)
+    _take(sqlite, report(count(0, line(price=FREE), requests=5)), NOON + 5)
+    assert _invoice(sqlite, _who("acme"))["total"] == "0.00"
+    _take(sqlite, report(count(1, requests=1)), NOON + 6)
+    assert _invoice(sqlite, _who("acme"))["total"] == "1000.00", "who does not say pays what holds"
 
 
 def test_a_tenants_own_price_goes_before_everybodys(db: Database) -> None:

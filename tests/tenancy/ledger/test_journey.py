@@ -113,6 +113,23 @@ def test_from_a_price_to_an_invoice(house: Server, run: Run, tmp_path: Path) -> 
     assert [each["id"] for each in run("prices", "list", "--ended")[1]] == [price["id"]]
 
 
+def test_what_was_asked_for_nothing_stays_free(house: Server, run: Run) -> None:
+    with connect(house.url, key=house.key) as client:
+        client.deploy("sum", endpoint="gift")
+        before = client.usage("endpoint")["total"]["requests"]
+        for _ in range(5):
+            client.predict("gift", [{"a": 1, "b": 1}])
+        assert run("prices", "set", "--endpoint", "gift", "request=1000")[0] == 0
+        found = _counted(client, before + 5)
+        (row,) = [each for each in found["rows"] if each["endpoint"] == "gift"]
+        assert (row["requests"], row["amount"]) == (5, "0.00"), "nobody knew of a price then"
+        client.predict("gift", [{"a": 1, "b": 1}])
+        (row,) = [
+            each for each in _counted(client, before + 6)["rows"] if each["endpoint"] == "gift"
+        ]
+        assert row["amount"] == "1000.00"
+
+
 @pytest.fixture
 def tenants(house: Server, run: Run) -> dict[str, str]:
     """Keys of two tenants; `acme` is asked a price of its own, `beta` has nothing to do with it."""

@@ -12,6 +12,7 @@ from tapster.contract.control import Principal
 from tapster.contract.errors import TapsterError
 from tapster.core.parts import Parts
 from tapster.tenancy.access import need
+from tapster.tenancy.in_force import InForce
 from tapster.tenancy.ledger import invoices, papers, service
 from tapster.tenancy.ledger.prices import service as prices
 
@@ -98,7 +99,7 @@ def _usage(parts: Parts) -> APIRouter:
 
 
 def _prices(parts: Parts, endpoint: KnowEndpoint) -> APIRouter:
-    router = APIRouter(prefix="/prices", tags=["prices"])
+    router = APIRouter(prefix="/prices", tags=["prices"], route_class=InForce)
 
     @router.get("")
     def list_prices(who: _PriceReader, ended: bool = False) -> list[dict[str, Any]]:

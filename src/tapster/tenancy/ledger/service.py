@@ -13,14 +13,14 @@ from tapster.tenancy.ledger import money, periods, posting, store
 from tapster.tenancy.ledger.intake import closed, news, portions, take
 from tapster.tenancy.ledger.posting import Growth
 from tapster.tenancy.ledger.prices import store as price_rows
-from tapster.tenancy.ledger.prices.service import planned
+from tapster.tenancy.ledger.prices.service import planned, unpriced
 from tapster.tenancy.ledger.reading import store as reading
 from tapster.tenancy.ledger.reading.store import GROUPS, Scope
 from tapster.tenancy.tenants import service as tenants
 
 __all__ = [
     "GROUPS", "anonymise", "check", "closed", "counted", "news", "planned", "portions",
-    "sample_due", "sample_storage", "take", "trained", "usage",
+    "sample_due", "sample_storage", "take", "trained", "unpriced", "usage",
 ]  # fmt: skip
 
 MOST_GROUPS: Final = 10_000

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from tapster.contract.control import DEFAULT_TENANT
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import Price
+from tapster.contract.usage import FREE
 from tapster.core.crypto import new_id
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.ledger import money
@@ -115,14 +116,26 @@ def shown(row: PriceRow) -> dict[str, Any]:
 def planned(
     tx: Connection, owners: Collection[str] | None = None
 ) -> dict[tuple[str, str], tuple[Price, ...]]:
-    """What calls cost at most, by owner and endpoint's name, for reservations; `owners`' only."""
+    """What calls cost at most, by owner and endpoint's name, for reservations; `owners`' only.
+
+    Whoever has no price there is told so: what is let in by that stays free, whatever is asked
+    before it is reported. Of an endpoint that is not named, `unpriced` is what holds.
+    """
     found: dict[tuple[str, str], tuple[Price, ...]] = {}
     for row in store.everywhere(tx, owners):
         if row.endpoint:
             here = (row.tenant, row.endpoint)
             price = Price(tenant=row.caller, id=row.id, **dearest(row.tariff))
             found[here] = (*found.get(here, ()), price)
-    return found
+    return {
+        here: asked if any(not price.tenant for price in asked) else (*asked, *unpriced())
+        for here, asked in found.items()
+    }
+
+
+def unpriced() -> tuple[Price, ...]:
+    """The prices of an endpoint that asks none."""
+    return (Price(id=FREE),)
 
 
 class Book:
@@ -136,7 +149,12 @@ class Book:
     def price(
         self, owner: str, endpoint: str, payer: str, moment: float, named: str = ""
     ) -> PriceRow | None:
-        """The price in force at `moment`; the one `named`, if the payer was ever asked it."""
+        """The price in force at `moment`; the one `named`, if the payer was ever asked it.
+
+        None for what is free.
+        """
+        if named == FREE:
+            return None
         own = self._prices.get((owner, endpoint, payer), [])
         general = self._prices.get((owner, endpoint, ""), []) if payer else []
         if named:
