@@ -1,6 +1,8 @@
 """What an agent sends of what workers count: soon, and of what never rests not too often."""
 
+import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from tapster.contract.usage import UsageReceipt
 from tapster.serving import collecting
-from tapster.serving.collecting import Collector
+from tapster.serving.collecting import Collector, machine_id
 from tapster.serving.journal import Journal, Label
 
 LABEL = Label("acme", "key_1", "default", "ep_1", "sum", "made", "3")
@@ -40,4 +42,15 @@ def test_a_record_that_never_rests_is_sent_ever_more_rarely(
     assert max(number for number, _ in seen) < 59
     last = [collector.report(), collector.report()][1].segments[0].counts[0]
     assert last.requests == 59, "what has come to rest is sent at once"
+    journal.close()
+
+
+def test_a_machine_that_lost_its_counts_is_another_one(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run", 0)
+    with ThreadPoolExecutor(8) as threads:
+        (known,) = set(threads.map(machine_id, [tmp_path] * 8))
+    journal.close()
+    shutil.rmtree(tmp_path / "run")
+    journal = Journal(tmp_path / "run", 0)
+    assert machine_id(tmp_path) != known, "it cannot know what of its grants it has spent"
     journal.close()

@@ -35,7 +35,7 @@ from tapster.serving.journal import Journal, Label, spelled, today
 from tapster.serving.limits import Hold, Limiter
 from tapster.serving.meters import CHUNK, SECOND, LimitError, Purse, Rate
 from tapster.serving.slots import Region
-from tapster.serving.wallet import GRANTED, Wallet
+from tapster.serving.wallet import ANSWERED, ASKED, GRANTED, Wallet
 from tests.faults.soak import scaled
 
 DAILY, MONTHLY = 40, 150
@@ -472,3 +472,27 @@ def test_a_machine_that_began_anew_does_not_wait_for_its_former_clock(tmp_path: 
     assert Rate(limit, Wallet(tmp_path), lambda: now).take()
     now = SECOND
     assert Rate(limit, Wallet(tmp_path), lambda: now).take()
+
+
+def test_a_machine_that_began_anew_asks_for_more(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    clock = Clock()
+    worker, control = Worker(tmp_path, 0, clock), Control(clock)
+
+    def agent() -> Granting:
+        return Granting(Wallet(tmp_path), "machine", lambda body: (200, _granted(control, body)))
+
+    granting = agent()
+    assert not worker.reserve("key_day", 1)
+    granting.turn()
+    assert worker.reserve("key_day", 1)
+    worker.holds.pop()[0].served(1, 1, 0)
+    worker.kill()
+    entry = Wallet(tmp_path).book(clock.day).find("lim_day")
+    assert entry is not None
+    for word in (ASKED, ANSWERED):  # by the clock of before, which had run for long
+        entry[word] = time.monotonic_ns() + 10**6 * SECOND
+    successor, granting = Worker(tmp_path, 0, clock), agent()
+    assert not successor.reserve("key_day", 1), "all that was granted is spent"
+    granting.turn()
+    assert successor.reserve("key_day", 1)

@@ -6,6 +6,7 @@ successors find out from it what was spent.
 """
 
 import secrets
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,14 +34,21 @@ _RESTED: Final = 2.0
 # A day is complete when the clock has said for so long (seconds) that it is over.
 COMPLETE_SECONDS: Final = 600.0
 _STALE_SECONDS: Final = 60.0
+# Two threads of the one agent ask at its start.
+_naming: Final = threading.Lock()
 
 
 def machine_id(home: Path) -> str:
-    """Who this machine is to those who bill: random, made at first use. Raises OSError."""
-    path = home / "machine.id"
-    if not path.exists():
-        write_atomically(path, secrets.token_hex(16).encode() + b"\n")
-    return path.read_text().strip()
+    """Who this machine is to those who bill: random, made at first use. Raises OSError.
+
+    It lies beside the journals and the wallet, and is lost with them: who no longer knows what was
+    spent of its grants is another machine, to which they were not given.
+    """
+    path = home / "run" / "machine.id"
+    with _naming:
+        if not path.exists():
+            write_atomically(path, secrets.token_hex(16).encode() + b"\n")
+        return path.read_text().strip()
 
 
 class _Known:

@@ -12,7 +12,7 @@ import msgspec
 from tapster.contract.usage import Ask, GrantAnswer, GrantRequest
 from tapster.core.telemetry import logger
 from tapster.serving.journal import spelled
-from tapster.serving.wallet import ANSWERED, SPENT, WANTED, Entry, Wallet
+from tapster.serving.wallet import ANSWERED, ASKED, SPENT, WANTED, Entry, Wallet
 
 log = logger(__name__)
 
@@ -53,6 +53,8 @@ class Granting:
     def turn(self) -> None:
         """Look once, and ask if somebody wants more."""
         wallet = self._wallet
+        if self._seen < 0:
+            self._set_clock()
         demands, now = wallet.demands, time.monotonic()
         if now < self._due or (demands == self._seen and not self._due):
             return
@@ -65,6 +67,16 @@ class Granting:
             return
         # What is not due yet is looked at again, whether or not anybody wants more meanwhile.
         self._seen, self._due = demands, now + LOOK_SECONDS if len(due) < len(wanted) else 0.0
+
+    def _set_clock(self) -> None:
+        """Times that are yet to come are of the clock of before the machine began anew."""
+        for day in self._wallet.days():
+            table, now = self._wallet.open(day), time.monotonic_ns()
+            for entry in table.all().values() if table is not None else ():
+                if entry[ANSWERED] > now:
+                    entry[ANSWERED] = 0
+                if entry[ASKED] > now:
+                    entry[ASKED] = now
 
     def _exchange(self, wanted: list[tuple[str, int, Entry]]) -> bool:
         """Ask for what is wanted; whether there was an answer."""
