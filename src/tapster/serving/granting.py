@@ -75,8 +75,7 @@ class Granting:
             for entry in table.all().values() if table is not None else ():
                 if entry[ANSWERED] > now:
                     entry[ANSWERED] = 0
-                if entry[ASKED] > now:
-                    entry[ASKED] = now
+                entry[ASKED] = min(entry[ASKED], now)
 
     def _exchange(self, wanted: list[tuple[str, int, Entry]]) -> bool:
         """Ask for what is wanted; whether there was an answer."""
