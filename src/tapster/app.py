@@ -24,7 +24,7 @@ from tapster.core import plugins, settings
 from tapster.core.blobs import BlobStore, write_atomically
 from tapster.core.crypto import Signer
 from tapster.core.db import Database, Watch
-from tapster.core.envelope import master_of
+from tapster.core.envelope import masters_of
 from tapster.core.listening import CertifiedProtocol, TlsServer
 from tapster.core.parts import Parts
 from tapster.core.processes import die_with_parent
@@ -54,7 +54,7 @@ from tapster.tenancy.audit import service as audit
 from tapster.tenancy.audit.acts import acting
 from tapster.tenancy.audit.heads import Heads
 from tapster.tenancy.audit.record import Record
-from tapster.tenancy.erasure import keyring
+from tapster.tenancy.datakeys import keyring
 from tapster.tenancy.erasure import routes as erasure_routes
 from tapster.tenancy.erasure.service import Endings, Eraser
 from tapster.tenancy.ledger import routes as ledger_routes
@@ -165,8 +165,10 @@ def _record(config: Settings, db: Database) -> Record:
 
 def _parts(config: Settings, db: Database) -> Parts:
     blobs: BlobStore = plugins.load("tapster.blob_stores", config.blob_store)(config.home / "blobs")
-    master, vault = master_of(config), Vault.of(config)
-    keys = keyring.opened(db, master)
+    masters, vault = masters_of(config), Vault.of(config)
+    keys = keyring.opened(db, masters)
+    if masters is not None:
+        masters.current.leave_name(config.home)
     if keys is not None and vault is not None:
         blobs = SealedBlobs(blobs, keys, vault, config.home / "sealing")
     uploads = Uploads(config.home / "uploads", keys)

@@ -24,7 +24,7 @@ from typing import Final
 from tapster.contract.errors import TapsterError
 from tapster.core import telemetry, tls
 from tapster.core.blobs import storage_error, write_atomically
-from tapster.core.envelope import master_of
+from tapster.core.envelope import Master, masters_of
 from tapster.core.processes import die_with_parent
 from tapster.core.settings import Settings
 from tapster.core.vault import Vault
@@ -142,27 +142,41 @@ def run(config: Settings, announce: Callable[[Settings], None] | None = None) ->
 
 
 def _with_keys(config: Settings) -> tuple[Vault | None, Settings]:
-    """The vault, emptied of what was left in it, and settings by which children get the master key.
+    """The vault, emptied of what was left in it, and settings by which children get master keys.
 
-    It is asked for once, and handed down as a file in memory that they inherit: no variable and
-    no command line holds it, and children start when its source is away.
+    They are asked for once, and handed down as files in memory that children inherit: no variable
+    and no command line holds them, and children start when their source is away.
     """
-    vault, master = Vault.of(config), master_of(config)
-    if vault is None or master is None:
+    masters, vault = masters_of(config), Vault.of(config)
+    if vault is None or masters is None:
         return None, config
     vault.clear()
     vault.open()
+    previous = masters.previous
+    return vault, replace(
+        config,
+        master_key="",
+        master_key_command="",
+        master_key_file=_handed_down(masters.current),
+        master_key_previous="",
+        master_key_previous_command="",
+        master_key_previous_file=_handed_down(previous) if previous else "",
+    )
+
+
+def _handed_down(master: Master) -> str:
+    """The path by which children read a master key."""
     descriptor = os.memfd_create("master-key")
     os.write(descriptor, master.spelled)
     os.set_inheritable(descriptor, True)
-    path = f"/proc/self/fd/{descriptor}"
-    return vault, replace(config, master_key="", master_key_command="", master_key_file=path)
+    return f"/proc/self/fd/{descriptor}"
 
 
 def _inherited(config: Settings) -> tuple[int, ...]:
     """Descriptors that every child needs besides its own."""
-    word = config.master_key_file.removeprefix("/proc/self/fd/")
-    return (int(word),) if word.isdecimal() else ()
+    paths = (config.master_key_file, config.master_key_previous_file)
+    words = (path.removeprefix("/proc/self/fd/") for path in paths)
+    return tuple(int(word) for word in words if word.isdecimal())
 
 
 class _Supervisor:

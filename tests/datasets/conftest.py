@@ -25,6 +25,8 @@ from tapster.core.settings import load
 from tapster.core.uploads import Uploads
 from tapster.datasets import service
 from tapster.datasets.work import HANDLERS
+from tapster.jobs import secrets
+from tapster.jobs import store as jobs
 from tapster.jobs.context import JobContext
 
 TENANT = "default"
@@ -68,6 +70,7 @@ class Desk:
         handler = HANDLERS[job.kind]
         with self.parts.db.write() as tx:
             loaded = handler.load(tx, job)
+            kept = jobs.secrets(tx, TENANT, job.id)
         self.count += 1
         work = self.work / f"job{self.count}"
         work.mkdir()
@@ -76,7 +79,7 @@ class Desk:
             inputs[label] = self.parts.uploads.check(TENANT, upload)
         module, _, function = handler.run.partition(":")
         run = getattr(importlib.import_module(module), function)
-        task = json.loads(json.dumps(loaded["task"]))
+        task = json.loads(json.dumps(loaded["task"] | secrets.opened(None, kept)))
         result = json.loads(json.dumps(run(task, JobContext(work, inputs)), allow_nan=False))
         result = handler.publish(self.parts, job, result, work / "out")
         with self.parts.db.write() as tx:

@@ -12,7 +12,6 @@ import pytest
 
 from tapster.contract.errors import TapsterError
 from tapster.datasets import service
-from tapster.jobs import service as jobs
 from tests.datasets.conftest import TENANT, Desk
 
 ODD = 'odd "table"; --'
@@ -196,19 +195,10 @@ def test_an_unreachable_database_is_told_without_its_password(desk: Desk) -> Non
     assert "hunter2" not in str(caught.value.as_dict())
 
 
-def test_a_password_is_forgotten_once_its_job_ended(desk: Desk, pg: str) -> None:
-    from tapster.datasets import store
-
+def test_a_password_is_no_part_of_what_is_registered(desk: Desk, pg: str) -> None:
     url = pg + ("&" if "?" in pg else "?") + "application_name=x"
-    first = desk.submit("t", url=url, table="orders")
-    with desk.parts.db.write() as tx:
-        jobs.cancel(tx, TENANT, first.id)
-    second = desk.submit("t", url=url, table="orders")
+    desk.do(desk.submit("t", url=url, table="orders"))
     with desk.parts.db.read() as tx:
-        assert store.secret_jobs(tx, TENANT) == [second.id]
-    desk.do(second)
-    with desk.parts.db.read() as tx:
-        assert store.secret_jobs(tx, TENANT) == []
         source = service.resolve(tx, TENANT, "t").source
     assert "application_name" not in json.dumps(source)
 

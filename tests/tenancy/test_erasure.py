@@ -12,6 +12,7 @@ from tapster.contract.errors import TapsterError
 from tapster.core.db import metadata
 from tapster.core.parts import Parts
 from tapster.core.settings import load
+from tapster.tenancy.datakeys import service as datakeys
 from tapster.tenancy.erasure import service, store
 from tapster.tenancy.erasure.service import KEPT, Endings, Eraser
 from tapster.tenancy.roles import store as roles
@@ -73,7 +74,7 @@ def test_from_the_beginning_on_nothing_opens(parts: Parts) -> None:
     with parts.db.write() as tx, pytest.raises(TapsterError, match="being erased"):
         tenants.resume(tx, "acme")
     with parts.db.read() as tx:
-        assert service.wrapped_keys(tx) == {}
+        assert datakeys.wrapped_keys(tx) == {}
         assert not tenants.active(tx, "acme")
 
 

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from tapster.contract.errors import TapsterError
+from tapster.core.blobs import write_atomically
 from tapster.core.settings import Settings
 
 MAGIC: Final = b"TAPSEAL\x01"
 CHUNK: Final = 256 << 10
 KEY_BYTES: Final = 32
+NAME_FILE: Final = "master-key.name"
 _TAG: Final = 16
 # Magic, the data key's id, salt, prefix of the nonces.
 _HEADER: Final = struct.Struct("8s19s32s7s")
@@ -64,6 +66,12 @@ class Master:
         """The key in hex, as a file may hold it."""
         return self._secret.hex().encode()
 
+    def leave_name(self, home: Path) -> None:
+        """Say in a home under which master key its data keys are: for people, and doctor."""
+        path = home / NAME_FILE
+        if not path.exists() or path.read_text().strip() != self.name:
+            write_atomically(path, self.name.encode() + b"\n")
+
     def wrap(self, tenant: str, key: DataKey) -> str:
         """A data key, for nobody but the holder of this master key; text that may be stored."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -82,7 +90,8 @@ class Master:
             raise TapsterError(
                 "unavailable",
                 f"tenant {tenant!r} has a data key that another master key wraps ({name})",
-                hint=f"this one is {self.name}: set the master key that was set before",
+                hint=f"this one is {self.name}: set the master key that was set before, or it as"
+                " TAPSTER_MASTER_KEY_PREVIOUS_FILE beside the new one",
             )
         data = base64.b64decode(text)
         try:
@@ -94,9 +103,42 @@ class Master:
         return DataKey(identifier, secret)
 
 
+class Masters:
+    """The master key in force; and the previous one, while data keys may still be wrapped by it."""
+
+    def __init__(self, current: Master, previous: Master | None = None) -> None:
+        self.current = current
+        self.previous = previous
+        self._by_name = {each.name: each for each in (previous, current) if each is not None}
+
+    @property
+    def name(self) -> str:
+        """The name of the one in force."""
+        return self.current.name
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of both."""
+        return frozenset(self._by_name)
+
+    def opens(self, wrapped: str) -> bool:
+        """Whether one of them has wrapped this data key."""
+        return wrapper_of(wrapped) in self._by_name
+
+    def unwrap(self, tenant: str, wrapped: str) -> DataKey:
+        """See Master; by whichever of them has wrapped it."""
+        master = self._by_name.get(wrapper_of(wrapped), self.current)
+        return master.unwrap(tenant, wrapped)
+
+
+def wrapper_of(wrapped: str) -> str:
+    """The name of the master key that has wrapped a data key."""
+    return wrapped.split(":")[1]
+
+
 def encrypting(settings: Settings) -> bool:
     """Whether a master key is set."""
-    return any(_sources(settings).values())
+    return any(_sources(settings, "master_key").values())
 
 
 def master_of(settings: Settings) -> Master | None:
@@ -104,17 +146,25 @@ def master_of(settings: Settings) -> Master | None:
 
     It is 32 bytes, as they are (in a file) or spelled in hex or base64. Raises TapsterError.
     """
-    chosen = {name: text for name, text in _sources(settings).items() if text}
-    if not chosen:
-        return None
-    if len(chosen) > 1:
+    return _master(settings, "master_key")
+
+
+def masters_of(settings: Settings) -> Masters | None:
+    """The master key and the previous one, as `master_of`.
+
+    Raises TapsterError(invalid) for a previous one without one in force.
+    """
+    current, previous = master_of(settings), _master(settings, "master_key_previous")
+    if current is not None:
+        return Masters(current, previous)
+    if previous is not None:
         raise TapsterError(
-            "invalid", f"the master key is set in two places: {' and '.join(chosen)}", field="home"
+            "invalid",
+            "a previous master key is set, and none that takes its place",
+            hint="set TAPSTER_MASTER_KEY_FILE; to go on with the previous one, to that",
+            field="master_key_file",
         )
-    name, text = chosen.popitem()
-    if name == "master_key":
-        return Master(_parsed(text.encode(), name))
-    return Master(_parsed(_read(text) if name == "master_key_file" else _asked(text), name))
+    return None
 
 
 def new_data_key() -> DataKey:
@@ -209,6 +259,14 @@ def opened_bytes(data: bytes, find: Callable[[str], DataKey], *place: str) -> by
     return b"".join(opened(io.BytesIO(data), find, *place))
 
 
+def sealed_with(beginning: bytes) -> str:
+    """The id of the data key in the header of a sealed content; "" if that is no header."""
+    if len(beginning) < _HEADER.size or not beginning.startswith(MAGIC):
+        return ""
+    _, identifier, _, _ = _HEADER.unpack_from(beginning)
+    return str(identifier.decode("ascii", "replace"))
+
+
 def is_sealed(path: Path) -> bool:
     """Whether a file begins as sealed ones do."""
     with path.open("rb") as file:
@@ -224,12 +282,28 @@ def damaged() -> TapsterError:
     )
 
 
-def _sources(settings: Settings) -> dict[str, str]:
-    names = ("master_key", "master_key_file", "master_key_command")
+def _master(settings: Settings, stem: str) -> Master | None:
+    chosen = {name: text for name, text in _sources(settings, stem).items() if text}
+    if not chosen:
+        return None
+    if len(chosen) > 1:
+        raise TapsterError(
+            "invalid", f"the master key is set in two places: {' and '.join(chosen)}", field="home"
+        )
+    name, text = chosen.popitem()
+    if name.endswith("_file"):
+        data = _read(text, name)
+    else:
+        data = _asked(text, name) if name.endswith("_command") else text.encode()
+    return Master(_parsed(data, name))
+
+
+def _sources(settings: Settings, stem: str) -> dict[str, str]:
+    names = (stem, f"{stem}_file", f"{stem}_command")
     return {name: getattr(settings, name) for name in names}
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, name: str) -> bytes:
     try:
         return Path(path).expanduser().read_bytes()
     except OSError as error:
@@ -237,11 +311,11 @@ def _read(path: str) -> bytes:
             "invalid",
             f"the master key's file cannot be read: {error.strerror}",
             hint="make one with `openssl rand -hex 32`, readable by this user only",
-            field="master_key_file",
+            field=name,
         ) from None
 
 
-def _asked(command: str) -> bytes:
+def _asked(command: str, name: str) -> bytes:
     try:
         done = subprocess.run(
             shlex.split(command),
@@ -255,7 +329,7 @@ def _asked(command: str) -> bytes:
             "unavailable",
             f"the command that gives the master key failed: {type(error).__name__}",
             hint="run it by hand; it must print 64 hexadecimal digits and exit with 0",
-            field="master_key_command",
+            field=name,
         ) from None
     return done.stdout
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sqlalchemy import Connection
 
@@ -10,11 +11,19 @@ from tapster.contract.usage import Metric
 from tapster.core.blobs import BlobStore
 from tapster.core.crypto import Signer
 from tapster.core.db import Database
-from tapster.core.envelope import Keyring
+from tapster.core.envelope import DataKey, Keyring
 from tapster.core.landing import Landing
 from tapster.core.settings import Settings
 from tapster.core.uploads import Uploads
 from tapster.core.vault import Vault
+
+
+class TenantKeys(Keyring, Protocol):
+    """A keyring that also serves those who are in a transaction."""
+
+    def within(self, tx: Connection, tenant: str) -> DataKey:
+        """The key in force, as `current`: it stays that until the transaction ends."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Parts:
     signer: Signer
     uploads: Uploads
     # Both None while nothing is encrypted.
-    keys: Keyring | None = None
+    keys: TenantKeys | None = None
     vault: Vault | None = None
     # What a tenant uses now of what has a limit: (tx, tenant) -> units.
     measures: Mapping[Metric, Callable[[Connection, str], int]] = field(default_factory=dict)

@@ -81,6 +81,9 @@ class Settings:
     master_key_file: str = _setting("", "file of the master key: switches encryption at rest on")
     master_key: str = _setting("", "the master key itself, in hex or base64", secret=True)
     master_key_command: str = _setting("", "command that prints the master key")
+    master_key_previous_file: str = _setting("", "file of the master key that was set before")
+    master_key_previous: str = _setting("", "that key itself, in hex or base64", secret=True)
+    master_key_previous_command: str = _setting("", "command that prints that key")
     memory_folder: str = _setting("/dev/shm", "memory file system for what is decrypted")  # noqa: S108
     tls: str = _setting("off", "off, or auto: a certificate made at first start", ("off", "auto"))
     tls_cert: str = _setting("", "file of a certificate, and its chain: TLS on every port")

@@ -128,7 +128,7 @@ def _writing(router: APIRouter, parts: Parts) -> None:
             parts.uploads.check(who.tenant, body.upload)
         with parts.db.write() as tx:
             storage.check(tx, parts, who.tenant)
-            return service.submit_import(tx, who.tenant, spec)
+            return service.submit_import(tx, who.tenant, spec, parts.keys)
 
     @router.post("/{ref}/clean", status_code=202)
     def clean_dataset(ref: str, body: CleanRequest, who: _Writer) -> Job:

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from tapster.contract.control import FINISHED, Job
+from tapster.contract.control import Job
 from tapster.contract.errors import TapsterError
-from tapster.core.parts import Parts
+from tapster.core.parts import Parts, TenantKeys
 from tapster.datasets import declarations, locations, store
 from tapster.datasets.columns import FORMATS, INFINITIES, check_schema, shown, unknown_column
 from tapster.datasets.lookup import (
@@ -24,6 +24,7 @@ from tapster.datasets.lookup import (
     versions,
 )
 from tapster.datasets.work import HANDLERS, check_split_free
+from tapster.jobs import secrets
 from tapster.jobs import service as jobs
 
 __all__ = [
@@ -75,21 +76,16 @@ def check_import(spec: dict[str, Any], home: Path) -> dict[str, Any]:
     return spec
 
 
-def submit_import(tx: Connection, tenant: str, spec: dict[str, Any]) -> Job:
+def submit_import(
+    tx: Connection, tenant: str, spec: dict[str, Any], keys: TenantKeys | None = None
+) -> Job:
     """Queue the import of a checked request. A password in its URL is kept out of the job."""
-    _forget_finished(tx, tenant)
     url = spec["url"]
     shown_url = locations.masked(url) if url else ""
     job = jobs.submit(tx, tenant, kind="dataset.import", spec={**spec, "url": shown_url})
     if shown_url != url:
-        store.keep_secret(tx, tenant, job.id, url)
+        secrets.keep(tx, keys, tenant, job.id, {"url": url})
     return job
-
-
-def _forget_finished(tx: Connection, tenant: str) -> None:
-    for identifier in store.secret_jobs(tx, tenant):
-        if jobs.show(tx, tenant, identifier).status in FINISHED:
-            store.forget_secret(tx, tenant, identifier)
 
 
 def submit_clean(tx: Connection, tenant: str, ref: str, recipe: dict[str, Any]) -> Job:

@@ -14,7 +14,6 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
-    Text,
     UniqueConstraint,
     delete,
     func,
@@ -68,15 +67,6 @@ splits = Table(
     Column("column", String(256), nullable=False),
     Column("rows", JSON, nullable=False),
     Column("created", Float, nullable=False),
-)
-
-# URLs with passwords, for as long as their import is not finished; jobs show them masked.
-secrets = Table(
-    "dataset_secrets",
-    metadata,
-    Column("tenant", String(64), primary_key=True),
-    Column("job", String(32), primary_key=True),
-    Column("url", Text, nullable=False),
 )
 
 _VERSION = [column for column in versions.c if column.name != "tenant"]
@@ -218,24 +208,3 @@ def split_digests(
 def add_split(tx: Connection, tenant: str, **values: Any) -> None:
     """Insert a split."""
     tx.execute(insert(splits).values(tenant=tenant, created=time.time(), **values))
-
-
-def keep_secret(tx: Connection, tenant: str, job: str, url: str) -> None:
-    """Remember the URL that a job needs."""
-    tx.execute(insert(secrets).values(tenant=tenant, job=job, url=url))
-
-
-def secret(tx: Connection, tenant: str, job: str) -> str | None:
-    """The URL that a job needs, if it is not in the job's own spec."""
-    query = select(secrets.c.url).where(secrets.c.tenant == tenant, secrets.c.job == job)
-    return tx.execute(query).scalar()
-
-
-def secret_jobs(tx: Connection, tenant: str) -> list[str]:
-    """Jobs whose URLs are remembered."""
-    return list(tx.execute(select(secrets.c.job).where(secrets.c.tenant == tenant)).scalars())
-
-
-def forget_secret(tx: Connection, tenant: str, job: str) -> None:
-    """Forget a job's URL."""
-    tx.execute(delete(secrets).where(secrets.c.tenant == tenant, secrets.c.job == job))

@@ -15,10 +15,9 @@ from tapster.jobs.service import Handler
 
 
 def load_import(tx: Connection, job: Job) -> dict[str, Any]:
-    """What the import's process gets."""
-    url = store.secret(tx, job.tenant, job.id) or job.spec["url"]
+    """What the import's process gets; its URL with the password is kept apart."""
     uploads = {"upload": job.spec["upload"]} if job.spec["upload"] else {}
-    return {"task": {**job.spec, "url": url}, "blobs": {}, "uploads": uploads}
+    return {"task": dict(job.spec), "blobs": {}, "uploads": uploads}
 
 
 def publish_import(parts: Parts, job: Job, result: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -29,7 +28,6 @@ def publish_import(parts: Parts, job: Job, result: dict[str, Any], out: Path) ->
 
 def apply_import(tx: Connection, job: Job, result: dict[str, Any]) -> dict[str, Any]:
     """Register the version, or find that it is registered already."""
-    store.forget_secret(tx, job.tenant, job.id)
     return _register(tx, job, result, [])
 
 

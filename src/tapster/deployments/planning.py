@@ -21,7 +21,7 @@ from tapster.deployments.store import Row
 from tapster.registry import service as registry
 from tapster.tenancy import revisions
 from tapster.tenancy import service as tenancy
-from tapster.tenancy.erasure import service as erasure
+from tapster.tenancy.datakeys import service as datakeys
 from tapster.tenancy.ledger import service as ledger
 from tapster.tenancy.limits import service as limits
 from tapster.tenancy.tenants import service as tenants
@@ -80,14 +80,15 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
     rows = list(rows)
     owners = {row.tenant for row in rows}
     prices = ledger.planned(tx, owners)
-    secrets = erasure.wrapped_keys(tx)
+    secrets = datakeys.wrapped_keys(tx)
     shared = sharing.every(tx, sorted(owners))
     for row in rows:
         for held in row.sets:
             signers.update(registry.trusted(tx, row.tenant))
             for digest in sorted(held.digests):
                 key = f"{row.tenant}/packages/{digest}"
-                packages[digest] = PackageRef(digest, key, secrets.get(row.tenant, ""))
+                secret, *former = secrets.get(row.tenant, ("",))
+                packages[digest] = PackageRef(digest, key, secret, tuple(former))
         digests = sorted(set().union(*(held.digests for held in row.sets)))
         needs.append(Need(row.id, tuple(digests)))
         if row.serving is not None:

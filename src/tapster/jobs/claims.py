@@ -24,7 +24,7 @@ from tapster.core.db import Watch
 from tapster.core.parts import Parts
 from tapster.core.telemetry import logger
 from tapster.core.vault import link
-from tapster.jobs import service, store
+from tapster.jobs import secrets, service, store
 from tapster.jobs.executors import Executor
 from tapster.jobs.logs import JobFolders
 from tapster.jobs.service import Handler
@@ -147,12 +147,13 @@ class ClaimLoop:
     def _lay_out(self, handler: Handler, job: Job, folder: Path) -> None:
         with self._parts.db.read() as tx:
             order = handler.load(tx, job)
+            kept = store.secrets(tx, job.tenant, job.id)
         self._folders.begin(job.tenant, job.id)
         inputs = self._inputs(job, order, folder / "inputs")
         limit = job.time_limit or self._parts.settings.job_time_limit
         task = {
             "run": handler.run,
-            "task": order["task"],
+            "task": order["task"] | secrets.opened(self._parts.keys, kept),
             "inputs": {label: str(path) for label, path in inputs.items()},
             "deadline": time.time() + limit,
         }

@@ -105,6 +105,7 @@ def cancel(tx: Connection, tenant: str, identifier: str) -> Job:
     store.request_cancel(tx, tenant, identifier)
     asked = show(tx, tenant, identifier)
     if asked.status in FINISHED:
+        store.forget_secrets(tx, tenant, identifier)
         quotas.spend(tx, tenant, identifier, 0.0, ended=True)
     return asked
 
@@ -129,6 +130,7 @@ def succeed(tx: Connection, job: Job, token: int, result: dict[str, Any]) -> boo
         finished=time.time(),
     )
     if done:
+        store.forget_secrets(tx, job.tenant, job.id)
         ledger.trained(tx, job)
         quotas.spend(tx, job.tenant, job.id, _lasted(job), ended=True)
     return done
@@ -257,6 +259,7 @@ def _finish(tx: Connection, job: Job, token: int, error: TapsterError, lasted: f
         finished=time.time(),
     )
     if done:
+        store.forget_secrets(tx, job.tenant, job.id)
         quotas.spend(tx, job.tenant, job.id, lasted, ended=True)
     if done and error.code not in _PASSING:  # what failed by our fault is on nobody's account
         ledger.trained(tx, job)

@@ -1,11 +1,11 @@
-"""The table of jobs and all SQL over it.
+"""The tables of jobs and of what they may not show, and all SQL over them.
 
 A claim hands out a lease: an owner, an expiry and a fencing token that grows with every claim.
 Every later write names the token, so a worker that lost its lease changes nothing.
 """
 
 import time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     JSON,
@@ -18,7 +18,9 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
+    Text,
     case,
+    delete,
     func,
     insert,
     select,
@@ -57,6 +59,17 @@ jobs = Table(
     Column("lease_expires", Float, nullable=False),
     Index("ix_jobs_claim", "status", "priority", "created"),
     Index("ix_jobs_tenant_created", "tenant", "created"),
+)
+
+# What a job must know and nobody may see again, by the field of its task, until it has ended.
+job_secrets = Table(
+    "job_secrets",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("job", String(32), primary_key=True),
+    Column("field", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+    info={"unwitnessed": True},
 )
 
 # How far back (seconds) it matters whose job was started last.
@@ -266,3 +279,41 @@ def count_unfinished(tx: Connection, tenant: str) -> int:
         jobs.c.tenant == tenant, jobs.c.status.in_(["queued", "running"])
     )
     return int(tx.execute(query).scalar_one())
+
+
+# -- what jobs may not show
+
+
+class Secret(NamedTuple):
+    """Something that a job must know, by the field of its task that it is for."""
+
+    tenant: str
+    job: str
+    field: str
+    value: str
+
+
+def keep_secret(tx: Connection, secret: Secret) -> None:
+    """Keep something for a job of a tenant's."""
+    tx.execute(insert(job_secrets).values(**secret._asdict()))
+
+
+def secrets(tx: Connection, tenant: str, job: str = "") -> list[Secret]:
+    """What is kept for a job, or for all jobs of a tenant."""
+    query = select(job_secrets).where(job_secrets.c.tenant == tenant)
+    if job:
+        query = query.where(job_secrets.c.job == job)
+    return [Secret(**row) for row in tx.execute(query).mappings()]
+
+
+def change_secret(tx: Connection, secret: Secret, value: str) -> bool:
+    """Put another value in the place of a tenant's that is still there."""
+    here = [job_secrets.c[name] == known for name, known in secret._asdict().items()]
+    return tx.execute(update(job_secrets).where(*here).values(value=value)).rowcount == 1
+
+
+def forget_secrets(tx: Connection, tenant: str, job: str) -> None:
+    """Delete what is kept for a job; SQLite overwrites it with zeros."""
+    if tx.dialect.name == "sqlite":
+        tx.exec_driver_sql("PRAGMA secure_delete=ON")
+    tx.execute(delete(job_secrets).where(job_secrets.c.tenant == tenant, job_secrets.c.job == job))

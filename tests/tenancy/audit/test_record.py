@@ -127,7 +127,7 @@ def test_secrets_are_never_told(ledger: Ledger) -> None:
     key = new_key()
     with Doing(request(route="/keys")), ledger.db.write() as tx:
         tenancy.ensure_admin(tx, key)
-        tx.execute(text("insert into dataset_secrets values ('default', 'j', 'nobody sees text')"))
+        tx.execute(text("insert into job_secrets values ('default', 'j', 'f', 'nobody sees')"))
     with ledger.db.read() as tx:
         digest = keys.listing(tx, "default")[0]["digest"]
     with ledger.db.read() as tx:

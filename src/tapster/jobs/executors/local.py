@@ -50,11 +50,9 @@ class LocalExecutor:
 
 def _environment() -> dict[str, str]:
     """The server's environment without its secrets."""
-    hidden = (
-        "TAPSTER_KEY",
-        "TAPSTER_DATABASE_URL",
-        "TAPSTER_MASTER_KEY",
-        "TAPSTER_MASTER_KEY_FILE",
-        "TAPSTER_MASTER_KEY_COMMAND",
-    )
-    return {name: value for name, value in os.environ.items() if name not in hidden}
+    hidden = ("TAPSTER_KEY", "TAPSTER_DATABASE_URL", "TAPSTER_MASTER_KEY")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in hidden and not name.startswith("TAPSTER_MASTER_KEY_")
+    }

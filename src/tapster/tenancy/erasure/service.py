@@ -1,6 +1,6 @@
-"""The end of a tenant, in steps that can be taken again; and the keys that the plan carries.
+"""The end of a tenant, in steps that can be taken again.
 
-`begin` ends its keys and sessions and destroys its data key, in one transaction. What runs is then
+`begin` ends its keys and sessions and destroys its data keys, in one transaction. What runs is then
 waited for, its files are written down and removed, and in a last transaction its rows go and the
 receipt is signed: before that one commits, everything is done again after a death.
 """
@@ -22,6 +22,7 @@ from tapster.core.parts import Parts
 from tapster.core.telemetry import logger
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.audit.acts import remark
+from tapster.tenancy.datakeys import store as datakeys
 from tapster.tenancy.erasure import store
 from tapster.tenancy.tenants import service as tenants
 
@@ -50,11 +51,6 @@ class Eraser:
     rows: Callable[[Connection, str], Any] | None = None
 
 
-def wrapped_keys(tx: Connection) -> dict[str, str]:
-    """Every tenant's data key as the master key has wrapped it: for the plan."""
-    return store.all_keys(tx)
-
-
 def begin(tx: Connection, tenant: str, asked_by: str) -> Erasure:
     """Let a tenant end: from the commit on, nobody is let in, and what was sealed opens no more.
 
@@ -67,7 +63,9 @@ def begin(tx: Connection, tenant: str, asked_by: str) -> Erasure:
     if row is None:
         identifier = new_id("era")
         store.begin(tx, tenant, identifier, asked_by)
-        store.note(tx, tenant, identifier, {"key": store.destroy_key(tx, tenant)})
+        current, *former = [*datakeys.destroy(tx, tenant), ""]
+        found = {"key": current, "former_keys": [each for each in former if each]}
+        store.note(tx, tenant, identifier, found)
         tenancy.suspend_tenant(tx, tenant)
         remark(tx, tenant, "tenants.erase", f"tenant={tenant}", after={"erasure": identifier})
         row = store.ending(tx, tenant)
@@ -180,6 +178,7 @@ class Endings:
             "began": row["began"],
             "ended": ended,
             "key": found["key"],
+            "former_keys": found.get("former_keys", []),
             "objects": found["objects"],
             "folders": found["folders"],
             "bytes": found["bytes"],

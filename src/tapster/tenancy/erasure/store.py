@@ -1,4 +1,4 @@
-"""Tables of data keys and erasures, and all SQL over them; and over every row of a tenant."""
+"""The table of erasures, and all SQL over it; and over every row of a tenant."""
 
 import time
 from collections.abc import Collection
@@ -22,15 +22,6 @@ from sqlalchemy import (
 
 from tapster.core.db import metadata
 
-data_keys = Table(
-    "data_keys",
-    metadata,
-    Column("tenant", String(64), primary_key=True),
-    Column("wrapped", String(200), nullable=False),
-    Column("created", Float, nullable=False),
-    info={"unwitnessed": True},
-)
-
 # `found` is what is destroyed, by kind, as far as it is known; `ended` is null while it goes on.
 erasures = Table(
     "erasures",
@@ -47,36 +38,6 @@ erasures = Table(
 
 # What stays when a tenant goes: the erasures themselves, and the numbers of plans.
 _OURS: Final = frozenset({"erasures", "data_keys", "revisions", "tenants"})
-
-
-def wrapped_key(tx: Connection, tenant: str) -> str:
-    """A tenant's data key as the master key has wrapped it; "" if it has none."""
-    query = select(data_keys.c.wrapped).where(data_keys.c.tenant == tenant)
-    return str(tx.execute(query).scalar() or "")
-
-
-def all_keys(tx: Connection) -> dict[str, str]:
-    """Every wrapped key by tenant, of any tenant: for the plan."""
-    rows = tx.execute(select(data_keys.c.tenant, data_keys.c.wrapped))
-    return {row.tenant: row.wrapped for row in rows}
-
-
-def any_key(tx: Connection) -> tuple[str, str] | None:
-    """Tenant and wrapped key of any tenant, to try a master key on; None when there is none."""
-    row = tx.execute(select(data_keys.c.tenant, data_keys.c.wrapped).limit(1)).first()
-    return None if row is None else (row[0], row[1])
-
-
-def add_key(tx: Connection, tenant: str, wrapped: str) -> None:
-    """Insert a tenant's key."""
-    tx.execute(insert(data_keys).values(tenant=tenant, wrapped=wrapped, created=time.time()))
-
-
-def destroy_key(tx: Connection, tenant: str) -> str:
-    """Delete a tenant's key; returns its id, "" if there was none."""
-    wrapped = wrapped_key(tx, tenant)
-    tx.execute(delete(data_keys).where(data_keys.c.tenant == tenant))
-    return wrapped.partition(":")[0]
 
 
 def begin(tx: Connection, tenant: str, identifier: str, asked_by: str) -> None:
