@@ -151,18 +151,20 @@ def test_streams_are_limited_on_the_short_way_too(plane: Plane) -> None:
 
 def test_the_connections_window_is_renewed_on_the_short_way_too(repeater: Repeater) -> None:
     size = len(prefixed(sum_request()))
-    given = asked = 0
+    given = asked = ended = 0
+    # Answers may always be sent: streams that wait would be so many that others are refused.
+    repeater.peer.send(frames.window_update(0, 1 << 30))
     while asked * size < 3 << 20:
         heap = [request_frames(repeater.next(), sum_request()) for _ in range(200)]
         asked += len(heap)
-        repeater.peer.send(*heap, frame(PING, 0, 0, b"are read"))
-        while True:
+        repeater.peer.send(*heap)
+        while ended < asked:
             found = repeater.peer.read()
             assert found is not None
             if found.kind == frames.WINDOW_UPDATE and found.stream == 0:
                 given += int.from_bytes(found.payload, "big")
-            elif found.kind == PING and found.flags & ACK:
-                break
+            elif found.kind == HEADERS and found.flags & END_STREAM:
+                ended += 1
     # No more than was used, or the window would grow without end; no less, but for the last bit.
     assert asked * size - (1 << 19) <= given <= asked * size + 1000
 
@@ -272,7 +274,7 @@ def test_an_expiring_key_is_looked_at_each_time(new_plane: Planes) -> None:
         statuses = {repeater.ask(sum_request())[0] for _ in range(10)}
         assert GOOD in statuses or time.time() > until
         while repeater.ask(sum_request())[0] == GOOD:
-            assert time.time() < until + 1.0
+            assert time.time() < until + 10.0
         assert time.time() >= until
         assert repeater.ask(sum_request())[0] == REFUSED
 
