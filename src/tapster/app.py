@@ -113,7 +113,7 @@ def build(config: Settings) -> FastAPI:
         [
             dataset_routes.routes(parts),
             training_routes.routes(parts),
-            *registry_routes.routes(parts, deployments.in_use),
+            *registry_routes.routes(parts, deployments.in_use, deployments.lent),
             *deployment_routes.routes(parts, reports),
             sharing_routes.routes(parts),
             deployment_routes.agent_routes(parts, agent_key, reports),

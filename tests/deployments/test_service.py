@@ -106,7 +106,7 @@ def test_rollback_swaps_and_swaps_back(tx: Connection, plane: DataPlane) -> None
 def test_what_was_deleted_cannot_be_rolled_back_to(tx: Connection, plane: DataPlane) -> None:
     live(tx, plane, "m@1")
     live(tx, plane, "m@2")
-    registry.delete(tx, "default", "m@1", service.in_use)
+    registry.delete(tx, "default", "m@1", service.in_use, service.lent)
     with pytest.raises(TapsterError, match="no version 1"):
         service.rollback(tx, "default", "e")
 

@@ -22,6 +22,10 @@ def unused(tx: Connection, tenant: str, version: ModelVersion) -> list[str]:
     return []
 
 
+def unlent(tx: Connection, tenant: str, version: ModelVersion) -> bool:
+    return False
+
+
 def refusal(here: Installation, ref: str, tenant: str = TENANT) -> TapsterError:
     with pytest.raises(TapsterError) as caught:
         here.resolve(ref, tenant)
@@ -187,24 +191,28 @@ def test_deleting_frees_what_nothing_else_needs(here: Installation) -> None:
     here.add("twin", created=5.0)
     with here.parts.db.write() as tx:
         service.set_alias(tx, TENANT, "m@1", "old")
-        assert service.delete(tx, TENANT, "m@1", unused) == []
+        assert service.delete(tx, TENANT, "m@1", unused, unlent) == []
         assert service.aliases(tx, TENANT, "m") == {}
-        assert service.delete(tx, TENANT, "twin", unused) == [packages.key_of(TENANT, one.digest)]
-        assert service.delete(tx, TENANT, "m", unused) == [packages.key_of(TENANT, two.digest)]
+        assert service.delete(tx, TENANT, "twin", unused, unlent) == [
+            packages.key_of(TENANT, one.digest)
+        ]
+        assert service.delete(tx, TENANT, "m", unused, unlent) == [
+            packages.key_of(TENANT, two.digest)
+        ]
         assert service.listing(tx, TENANT) == []
         assert service.blob_keys(tx) == set()
         with pytest.raises(TapsterError, match="no model"):
-            service.delete(tx, TENANT, "m", unused)
+            service.delete(tx, TENANT, "m", unused, unlent)
 
 
 def test_a_number_is_never_given_twice(here: Installation) -> None:
     here.add("m")
     here.add("m")
     with here.parts.db.write() as tx:
-        service.delete(tx, TENANT, "m@2", unused)
+        service.delete(tx, TENANT, "m@2", unused, unlent)
     assert here.add("m").version == 3
     with here.parts.db.write() as tx:
-        service.delete(tx, TENANT, "m", unused)
+        service.delete(tx, TENANT, "m", unused, unlent)
     assert here.add("m").version == 4
 
 
@@ -217,12 +225,14 @@ def test_what_an_endpoint_serves_stays_whole(here: Installation) -> None:
     with here.parts.db.write() as tx:
         for ref in ("m@1", "m"):
             with pytest.raises(TapsterError) as caught:
-                service.delete(tx, TENANT, ref, in_use)
+                service.delete(tx, TENANT, ref, in_use, unlent)
             assert caught.value.code == "conflict"
             assert "m@1 is served by endpoint shop, lab" in caught.value.message
             assert "tapster endpoints delete shop" in caught.value.hint
         assert len(service.versions(tx, TENANT, "m")) == 2
-        assert service.delete(tx, TENANT, "m@2", in_use) == [packages.key_of(TENANT, other.digest)]
+        assert service.delete(tx, TENANT, "m@2", in_use, unlent) == [
+            packages.key_of(TENANT, other.digest)
+        ]
 
 
 def test_tenants_see_nothing_of_each_other(here: Installation) -> None:
@@ -235,7 +245,9 @@ def test_tenants_see_nothing_of_each_other(here: Installation) -> None:
         assert service.aliases(tx, TENANT, "m") == {}
         keys = {packages.key_of(TENANT, mine.digest), packages.key_of("other", mine.digest)}
         assert service.blob_keys(tx) == keys
-        assert service.delete(tx, "other", "m", unused) == [packages.key_of("other", mine.digest)]
+        assert service.delete(tx, "other", "m", unused, unlent) == [
+            packages.key_of("other", mine.digest)
+        ]
     assert here.resolve("m") == mine
 
 
@@ -310,7 +322,7 @@ def test_the_verbs_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
             assert [v.version for v in service.listing(tx, "pg")] == [2]
             assert [v.version for v in service.listing(tx, "pg", "d")] == [1]
             assert trust.trust(tx, "pg", "berlin", KEY)["name"] == "berlin"
-            freed = service.delete(tx, "pg", "m", unused)
+            freed = service.delete(tx, "pg", "m", unused, unlent)
             assert freed == sorted(packages.key_of("pg", v.digest) for v in (one, two))
             assert service.aliases(tx, "pg", "m") == {}
     finally:

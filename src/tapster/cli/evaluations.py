@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tapster.cli.output import inert
-from tapster.cli.tables import facts, model, size, table, text, when
+from tapster.cli.tables import algorithm, facts, model, size, table, text, when
 from tapster.contract.control import Job, ModelVersion
 
 MATRIX_LIMIT: Final = 12
@@ -75,7 +75,7 @@ def comparison(found: Sequence[ModelVersion]) -> Any:
     names = list(dict.fromkeys(name for version in found for name in version.metrics))
     headers = ["METRIC", *(f"{v.model}@{v.version}" for v in found)]
     about = [
-        ["algorithm", *(v.lineage.get("algorithm", "") or "imported" for v in found)],
+        ["algorithm", *(algorithm(v) for v in found)],
         ["aliases", *(" ".join(v.aliases) for v in found)],
         ["size", *(size(v.bytes) for v in found)],
     ]
@@ -122,6 +122,8 @@ def _origin(lineage: dict[str, Any]) -> dict[str, Any]:
 def _about(version: ModelVersion) -> dict[str, Any]:
     columns = version.signature.get("columns", [])
     return {
+        "owner": version.owner,
+        "shared with": ", ".join("all" if each == "*" else each for each in version.shared),
         "aliases": " ".join(version.aliases),
         "description": version.description,
         "tags": version.tags,

@@ -7,8 +7,11 @@ import typer
 
 from tapster.cli.output import Json, client, command, emit
 
-app = typer.Typer(help="Look at, compare, name, move and delete models.")
+app = typer.Typer(help="Look at, compare, name, move, share and delete models.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
+Tenants = Annotated[
+    list[str] | None, typer.Option("--with", metavar="TENANT", help="A tenant; may be repeated.")
+]
 Ref = Annotated[
     str, typer.Argument(metavar="NAME[@VERSION|:ALIAS]", help="A model, a version or an alias.")
 ]
@@ -37,8 +40,9 @@ def show(ref: Ref, as_json: Json = False) -> None:
     with client() as tapster:
         version = tapster.models_show(ref)
         exact = f"{version.model}@{version.version}"
-        evaluation = tapster.models_evaluation(exact)
-        lineage = tapster.models_lineage(exact)
+        # What another tenant's model was made from, and how it was compared, is its owner's.
+        evaluation = {} if version.owner else tapster.models_evaluation(exact)
+        lineage = {} if version.owner else tapster.models_lineage(exact)
     document = {"model": version, "evaluation": evaluation, "lineage": lineage}
     emit(as_json, document, lambda: evaluations.view(version, evaluation, lineage))
 
@@ -109,6 +113,53 @@ def export(
         written = tapster.models_export(ref, path)
     found = {"file": str(written), "bytes": written.stat().st_size}
     emit(as_json, found, lambda: f"wrote {written} ({tables.size(written.stat().st_size)})")
+
+
+@command(
+    app,
+    "share",
+    "tapster models share wine-quality --with acme",
+    "tapster models share wine-quality --all",
+)
+def share(
+    name: Name,
+    tenant: Tenants = None,
+    everybody: Annotated[
+        bool, typer.Option("--all", "--with-all", help="With every tenant there is or will be.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Let other tenants deploy a model, every version of it, at endpoints of their own."""
+    with client() as tapster:
+        seen = tapster.models_share(name, tenant or [], everybody=everybody)
+    emit(as_json, seen, lambda: f"model {name} is shared with {_consumers(seen.shared)}")
+
+
+@command(
+    app,
+    "withdraw",
+    "tapster models withdraw wine-quality --from acme",
+    "tapster models withdraw wine-quality",
+)
+def withdraw(
+    name: Name,
+    tenant: Annotated[
+        list[str] | None,
+        typer.Option("--from", "--with", metavar="TENANT", help="Only from this tenant."),
+    ] = None,
+    everybody: Annotated[
+        bool, typer.Option("--all", "--from-all", help="From whoever may use it: the default.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Let other tenants use a model no longer: their endpoints that serve it stop, at once."""
+    with client() as tapster:
+        seen = tapster.models_withdraw(name, tenant or [], everybody=everybody)
+    emit(as_json, seen, lambda: f"model {name} is shared with {_consumers(seen.shared)}")
+
+
+def _consumers(shared: list[str]) -> str:
+    return "all" if "*" in shared else ", ".join(shared) or "nobody"
 
 
 @command(app, "delete", "tapster models delete wine-quality@1")

@@ -124,19 +124,29 @@ def model(made: ModelVersion) -> str:
     )
 
 
+def algorithm(made: ModelVersion) -> str:
+    """What a version was trained by, as far as one is told."""
+    return made.lineage.get("algorithm", "") or ("" if made.owner else "imported")
+
+
 def models(found: list[ModelVersion]) -> Any:
-    """Models."""
+    """Models; with their owners, if others share some."""
+    owners = any(m.owner for m in found)
     return table(
-        ["NAME", "VERSION", "TASK", "ALGORITHM", "SIZE", "ALIASES", "CREATED"],
+        [
+            *("NAME", "VERSION", "TASK", "ALGORITHM", "SIZE", "ALIASES", "CREATED"),
+            *(("OWNER",) if owners else ()),
+        ],
         (
             [
                 m.model,
                 m.version,
                 m.task,
-                m.lineage.get("algorithm", "") or "imported",
+                algorithm(m),
                 size(m.bytes),
                 " ".join(m.aliases),
                 when(m.created),
+                *((m.owner,) if owners else ()),
             ]
             for m in found
         ),

@@ -3,7 +3,7 @@
 It knows the contract and HTTP, nothing else of Tapster. Every refusal is a TapsterError.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -245,7 +245,8 @@ class Client(
     # -- models
 
     def models_list(self, dataset: str = "") -> list[ModelVersion]:
-        """The newest version of each model; with `dataset`, every version trained on it."""
+        """The newest version of each model, those that others share included; with `dataset`,
+        every own version trained on it."""
         params = {"dataset": dataset} if dataset else None
         return self._call(list[ModelVersion], "GET", "/models", params=params)
 
@@ -301,6 +302,22 @@ class Client(
         """Write a version to one file, complete or not at all."""
         with self._transport.stream(f"/models/{spell(ref)}/export") as response:
             return save(path, response.iter_bytes())
+
+    def models_share(
+        self, name: str, tenants: Sequence[str] = (), *, everybody: bool = False
+    ) -> ModelVersion:
+        """Let other tenants, or everybody, deploy every version of a model at endpoints of their
+        own, at their expense; its newest version."""
+        body = {"tenants": list(tenants), "all": everybody}
+        return self._call(ModelVersion, "POST", f"/models/{spell(name)}/share", body)
+
+    def models_withdraw(
+        self, name: str, tenants: Sequence[str] = (), *, everybody: bool = False
+    ) -> ModelVersion:
+        """Let these tenants use a model no longer, or with `everybody`, as without any, nobody
+        else: endpoints that serve it stop answering."""
+        body = {"tenants": list(tenants), "all": everybody}
+        return self._call(ModelVersion, "POST", f"/models/{spell(name)}/withdraw", body)
 
     def models_delete(self, ref: str) -> Answer:
         """Delete a model or one version of it; {"freed": bytes}."""

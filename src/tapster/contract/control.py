@@ -101,7 +101,9 @@ class Split:
 class ModelVersion:
     """A registered package and what is known of it.
 
-    `unvetted` says why it runs isolated, in a process of its own; empty if it need not.
+    `unvetted` says why it runs isolated, in a process of its own; empty if it need not. `shared`
+    are the tenants that the model is shared with, `*` for all. Of another tenant's, `owner` is that
+    tenant, `model` what the caller calls it, and nothing is told of what it was made from.
     """
 
     model: str
@@ -120,6 +122,8 @@ class ModelVersion:
     created: float
     job: str = ""
     unvetted: list[str] = field(default_factory=list)
+    owner: str = ""
+    shared: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

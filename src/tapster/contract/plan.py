@@ -143,7 +143,8 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     Of a `split`, each request is answered by one variant, drawn by weight; of an `ensemble`, by
     the weighted mean of all, under the version `version`, which grows with every new set of them.
     `shared` are the tenants that it is published to, `*` for all. `payloads` says what is written
-    down of its requests, None for nothing.
+    down of its requests, None for nothing. `halted` is why it answers nobody and has no variants,
+    "" when it is as usual.
     """
 
     id: str
@@ -157,6 +158,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     shared: tuple[str, ...] = ()
     prices: tuple[Price, ...] = ()
     payloads: PayloadRules | None = None
+    halted: str = ""
 
 
 class Need(msgspec.Struct, frozen=True):

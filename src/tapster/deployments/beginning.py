@@ -6,8 +6,10 @@ from tapster.contract.control import ModelVersion
 from tapster.contract.errors import TapsterError
 from tapster.deployments import agreement, store
 from tapster.deployments.sets import Held, ServingSet
+from tapster.deployments.sharing import service as sharing
 from tapster.deployments.store import Rollout, Row
 from tapster.registry import service as registry
+from tapster.registry import sharing as models
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.limits import quotas
 
@@ -19,8 +21,9 @@ def begin(tx: Connection, row: Row, pending: ServingSet, rollout: Rollout | None
     not have so many versions behind its endpoints.
     """
     check_idle(row)
+    sharing.check_own(tx, row, pending)
     _check_quota(tx, row, pending)
-    main = pending.main.model
+    main = pending.main.called
     store.change(
         tx,
         row,
@@ -98,6 +101,6 @@ def newest(row: Row) -> Held:
 
 
 def _servable(tx: Connection, tenant: str, held: Held) -> ModelVersion:
-    version = registry.resolve(tx, tenant, held.ref)
+    version = models.exactly(tx, tenant, held.owner, f"{held.model}@{held.version}")
     registry.check_servable(version)
     return version

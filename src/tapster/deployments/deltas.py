@@ -11,17 +11,19 @@ import msgspec
 from sqlalchemy import Connection
 
 from tapster.contract.plan import PlanDelta
-from tapster.deployments import planning, store
+from tapster.deployments import borrowing, planning, store
 from tapster.deployments.store import Row
 from tapster.tenancy import revisions
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.revisions import Revision
+from tapster.tenancy.shares import service as shares
+from tapster.tenancy.shares.service import MODEL
 
 # Changes that one delta may tell of, and how many a data plane may be behind.
 MOST: Final = 200
 FAR: Final = 20_000
 _ENDPOINT: Final = 10
-_KINDS: Final = frozenset({"key", "tenant", "limits", "endpoint", "model"})
+_KINDS: Final = frozenset({"key", "tenant", "limits", "endpoint", "model", "share"})
 
 
 def news(tx: Connection, after: int, mark: str) -> bool:
@@ -107,14 +109,27 @@ class _Changes:
                 rows |= {row.id: row for row in found}
                 if not found and each.kind == "endpoint" and each.ref:
                     gone[each.ref] = None
+        rows |= {row.id: row for row in self._borrowing()}
         return list(rows.values()), list(gone)
+
+    def _borrowing(self) -> list[Row]:
+        """Endpoints of others with models that are shared, or were until now."""
+        lent = {
+            (each.tenant, each.ref)
+            for each in self._told
+            if each.kind == "share"
+            or (each.kind == "model" and shares.consumers(self._tx, MODEL, each.tenant, each.ref))
+        }
+        if not lent:
+            return []
+        return [row for row in store.everywhere(self._tx) if borrowing.borrows(row, lent)]
 
 
 def _means(revision: Revision, row: Row) -> bool:
     """Whether a revision is about an endpoint of its tenant."""
     if revision.kind == "model":
         held = (one for each in row.sets for one in each.variants)
-        return any(one.model == revision.ref for one in held)
+        return any(not one.owner and one.model == revision.ref for one in held)
     return revision.ref in {"", row.id, row.name}
 
 

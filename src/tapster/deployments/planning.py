@@ -15,7 +15,8 @@ from tapster.contract.plan import (
     TenantGrant,
     Variant,
 )
-from tapster.deployments import options, store
+from tapster.deployments import borrowing, options, store
+from tapster.deployments.sets import Held
 from tapster.deployments.sharing import service as sharing
 from tapster.deployments.store import Row
 from tapster.registry import service as registry
@@ -82,19 +83,22 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
     prices = ledger.planned(tx, owners)
     secrets = datakeys.wrapped_keys(tx)
     shared = sharing.every(tx, sorted(owners))
+    lenders: set[str] = set()
     for row in rows:
-        for held in row.sets:
-            signers.update(registry.trusted(tx, row.tenant))
-            for digest in sorted(held.digests):
-                key = f"{row.tenant}/packages/{digest}"
-                secret, *former = secrets.get(row.tenant, ("",))
-                packages[digest] = PackageRef(digest, key, secret, tuple(former))
-        digests = sorted(set().union(*(held.digests for held in row.sets)))
-        needs.append(Need(row.id, tuple(digests)))
+        usable = [each for each in row.sets if borrowing.lost(tx, row, each) is None]
+        held = {one.digest: one.owner or row.tenant for each in usable for one in each.variants}
+        lenders.update(held.values())
+        for digest, owner in sorted(held.items()):
+            secret, *former = secrets.get(owner, ("",))
+            key = f"{owner}/packages/{digest}"
+            packages[digest] = PackageRef(digest, key, secret, tuple(former))
+        needs.append(Need(row.id, tuple(sorted(held))))
         if row.serving is not None:
             place = (row.tenant, row.name)
             asked = prices.get(place, ledger.unpriced())
             endpoints.append(_endpoint(tx, row, asked, shared.get(place, ())))
+    for owner in sorted(lenders):
+        signers.update(registry.trusted(tx, owner))
     return Part(tuple(endpoints), tuple(packages.values()), tuple(needs), tuple(sorted(signers)))
 
 
@@ -104,26 +108,32 @@ def _endpoint(
     serving = row.serving
     assert serving is not None
     canary = row.rolling.canary.ref if row.rolling else ""
-    split = serving.kind == "split"
+    halted = borrowing.halted(tx, row, serving)
+    split = serving.kind == "split" or halted is not None
     return EndpointPlan(
         id=row.id,
         tenant=row.tenant,
         name=row.name,
         variants=tuple(
             Variant(
-                held.model,
+                held.called,
                 held.version,
                 held.digest,
                 held.weight,
                 shadow=held.shadow,
                 canary=held.ref == canary,
             )
-            for held in serving.variants
+            for held in (serving.variants if halted is None else ())
         ),
-        labels=registry.aliases(tx, row.tenant, serving.main.model) if split else {},
-        kind=serving.kind,
+        labels=_labels(tx, row.tenant, serving.main) if split and halted is None else {},
+        kind="split" if split else "ensemble",
         options=options.made(row.options or {}),
         version=serving.number,
         shared=shared,
         prices=prices,
+        halted=halted.message if halted is not None else "",
     )
+
+
+def _labels(tx: Connection, tenant: str, main: Held) -> dict[str, int]:
+    return registry.aliases(tx, main.owner or tenant, main.model)

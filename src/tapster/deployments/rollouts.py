@@ -127,7 +127,7 @@ def shown(row: Row, totals: Totals) -> dict[str, Any] | None:
     if rollout is None:
         return None
     found: dict[str, Any] = {
-        "model": rollout.canary.model,
+        "model": rollout.canary.called,
         "version": rollout.canary.version,
         "state": rollout.state,
         "reason": rollout.reason,

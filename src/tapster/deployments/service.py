@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from tapster.contract.control import Endpoint, ModelVersion
 from tapster.contract.errors import TapsterError
-from tapster.deployments import beginning, options, rollouts, sets, showing, store
+from tapster.deployments import beginning, borrowing, options, rollouts, sets, showing, store
 from tapster.deployments.counts import Totals
 from tapster.deployments.judgement import Rules
 from tapster.deployments.planning import plan
@@ -18,11 +18,13 @@ from tapster.deployments.settling import Heard, settle, unsettled
 from tapster.deployments.sharing import service as sharing
 from tapster.deployments.store import Row
 from tapster.registry import service as registry
+from tapster.registry import sharing as models
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.limits import service as limits
+from tapster.tenancy.shares import service as shares
 
 __all__ = [
-    "Heard", "Rules", "callee", "delete", "deploy", "deploy_ensemble", "in_use", "listing",
+    "Heard", "Rules", "callee", "delete", "deploy", "deploy_ensemble", "in_use", "lent", "listing",
     "loaded", "plan", "roll_out", "rollback", "set_options", "set_shadows", "set_weights",
     "settle", "shadow", "show", "unsettled",
 ]  # fmt: skip
@@ -176,7 +178,8 @@ def show(tx: Connection, tenant: str, name: str, totals: Totals | None = None) -
     row = _known(tx, owner, own, name)
     if owner != tenant:
         return showing.offered(row, name)
-    return showing.endpoint(row, totals or {}, sharing.consumers(tx, owner, own))
+    halted = borrowing.halted(tx, row, row.serving)
+    return showing.endpoint(row, totals or {}, sharing.consumers(tx, owner, own), halted)
 
 
 def listing(tx: Connection, tenant: str) -> list[Endpoint]:
@@ -184,7 +187,12 @@ def listing(tx: Connection, tenant: str) -> list[Endpoint]:
     shared = sharing.every(tx, [tenant])
     return [
         *(
-            showing.endpoint(row, {}, shared.get((tenant, row.name), ()))
+            showing.endpoint(
+                row,
+                {},
+                shared.get((tenant, row.name), ()),
+                borrowing.halted(tx, row, row.serving),
+            )
             for row in store.listing(tx, tenant)
         ),
         *(showing.offered(row, called) for called, row in sharing.offered(tx, tenant)),
@@ -211,12 +219,26 @@ def callee(tx: Connection, tenant: str, name: str) -> tuple[str, str] | None:
 
 def in_use(tx: Connection, tenant: str, version: ModelVersion) -> list[str]:
     """Names of the endpoints that serve a version or are about to."""
-    named = f"{version.model}@{version.version}"
-    return [
-        row.name
-        for row in store.listing(tx, tenant)
-        if any(held.ref == named for serving in row.sets for held in serving.variants)
-    ]
+    return [row.name for row in store.listing(tx, tenant) if _serves(row, "", version)]
+
+
+def lent(tx: Connection, tenant: str, version: ModelVersion) -> bool:
+    """Whether endpoints of others, which the model is shared with, serve a tenant's version."""
+    consumers = shares.consumers(tx, shares.MODEL, tenant, version.model)
+    return bool(consumers) and any(
+        _serves(row, tenant, version) and (shares.ALL in consumers or row.tenant in consumers)
+        for row in store.everywhere(tx)
+    )
+
+
+def _serves(row: Row, owner: str, version: ModelVersion) -> bool:
+    """Whether an endpoint serves a version of `owner`, "" for its own tenant, or is about to."""
+    wanted = (owner, version.model, version.version)
+    return any(
+        (held.owner, held.model, held.version) == wanted
+        for serving in row.sets
+        for held in serving.variants
+    )
 
 
 def _known(tx: Connection, tenant: str, name: str, called: str = "") -> Row:
@@ -246,7 +268,7 @@ def _row(tx: Connection, tenant: str, name: str) -> Row:
 
 
 def _held(tx: Connection, tenant: str, reference: str) -> Held:
-    version = registry.resolve(tx, tenant, reference)
+    version = models.find(tx, tenant, reference)
     registry.check_servable(version)
     return sets.held(version, reference)
 

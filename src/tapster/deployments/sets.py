@@ -12,6 +12,8 @@ import msgspec
 
 from tapster.contract.control import ModelVersion
 from tapster.contract.errors import TapsterError
+from tapster.registry import sharing as registry
+from tapster.tenancy.shares.service import full
 
 MOST: Final = 16
 _CLOSE: Final = 1e-3
@@ -19,7 +21,10 @@ _ALIAS: Final = re.compile(r"[^:@]+:(.+)")
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A version, the alias it was deployed by (or ""), its share; a shadow has none."""
+    """A version, the alias it was deployed by (or ""), its share; a shadow has none.
+
+    Of another tenant's model `owner` is that tenant, and `model` what the owner calls it.
+    """
 
     model: str
     version: int
@@ -27,11 +32,17 @@ class Held(msgspec.Struct, frozen=True):
     digest: str
     weight: float = 1.0
     shadow: bool = False
+    owner: str = ""
+
+    @property
+    def called(self) -> str:
+        """The model's full name."""
+        return full(self.owner, self.model) if self.owner else self.model
 
     @property
     def ref(self) -> str:
         """NAME@VERSION."""
-        return f"{self.model}@{self.version}"
+        return f"{self.called}@{self.version}"
 
 
 class ServingSet(msgspec.Struct, frozen=True):
@@ -72,12 +83,16 @@ class ServingSet(msgspec.Struct, frozen=True):
         """The main version's parts, with all of them as `variants`; shares of splits in percent."""
         unit = 100 if self.kind == "split" else 1
         variants = [
-            {**msgspec.to_builtins(held), "weight": round(held.weight * unit, 6)}
+            {
+                **msgspec.to_builtins(held),
+                "model": held.called,
+                "weight": round(held.weight * unit, 6),
+            }
             for held in self.variants
         ]
         main = self.main
         return {
-            "model": main.model,
+            "model": main.called,
             "version": main.version,
             "alias": main.alias,
             "digest": main.digest,
@@ -91,7 +106,15 @@ def held(version: ModelVersion, reference: str, weight: float = 1.0, shadow: boo
     """A version as it was asked for: NAME:ALIAS is followed when the alias moves."""
     alias = _ALIAS.fullmatch(reference)
     name = alias[1] if alias else ""
-    return Held(version.model, version.version, name, version.digest, weight, shadow)
+    return Held(
+        registry.bare(version),
+        version.version,
+        name,
+        version.digest,
+        weight,
+        shadow,
+        version.owner,
+    )
 
 
 def sole(one: Held) -> ServingSet:

@@ -15,11 +15,12 @@ from sqlalchemy import Connection
 from tapster.contract.control import ModelVersion
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import WorkerState
-from tapster.deployments import beginning, counts, rollouts, sets, store
+from tapster.deployments import beginning, borrowing, counts, rollouts, sets, store
 from tapster.deployments.counts import Totals
 from tapster.deployments.sets import Held, ServingSet
 from tapster.deployments.store import Row
 from tapster.registry import service as registry
+from tapster.registry import sharing as models
 from tapster.tenancy import service as tenancy
 
 PATIENCE: Final = 120.0
@@ -51,7 +52,10 @@ def settle(tx: Connection, heard: Heard, expected: int, since: float = 0.0) -> b
         current = [worker for worker in workers if worker.plan >= row.revision]
         if row.phase == "prepare":
             patient = time.time() - max(row.updated, since) <= PATIENCE
-            changed |= _settle_prepare(tx, row, _prepared(row, current, expected, patient), totals)
+            prepared = _prepared(row, current, expected, patient)
+            if (lost := borrowing.lost(tx, row, row.pending)) is not None:
+                prepared = _Preparation((lost, "its owner shares it no longer"), False)
+            changed |= _settle_prepare(tx, row, prepared, totals)
         elif row.phase == "switch":
             changed |= len(current) >= expected and _settle_switch(tx, row, totals)
         elif row.rolling is not None:
@@ -148,10 +152,9 @@ def _follow_alias(tx: Connection, row: Row) -> bool:
     pending = sets.moved(row.serving, before, after)
     try:
         beginning.check(tx, row.tenant, pending)
+        beginning.begin(tx, row, pending)
     except TapsterError as error:
         store.change(tx, row, error={**error.as_dict(), "digest": after.digest})
-        return True
-    beginning.begin(tx, row, pending)
     return True
 
 
@@ -164,7 +167,7 @@ def _moved(tx: Connection, row: Row) -> tuple[Held, ModelVersion] | None:
         if not held.alias:
             continue
         try:
-            version = registry.resolve(tx, row.tenant, f"{held.model}:{held.alias}")
+            version = models.exactly(tx, row.tenant, held.owner, f"{held.model}:{held.alias}")
             registry.check_servable(version)
         except TapsterError:
             continue
@@ -197,5 +200,9 @@ def _refuse(tx: Connection, row: Row, refused: Held, reason: str) -> None:
         rollout=rollout,
     )
     tenancy.revise(
-        tx, row.tenant, f"endpoint {row.name}: {refused.model} refused", kind="endpoint", ref=row.id
+        tx,
+        row.tenant,
+        f"endpoint {row.name}: {refused.called} refused",
+        kind="endpoint",
+        ref=row.id,
     )

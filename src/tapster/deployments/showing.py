@@ -6,22 +6,28 @@ from typing import Any
 import msgspec
 
 from tapster.contract.control import Endpoint
+from tapster.contract.errors import TapsterError
 from tapster.deployments import counts, options, rollouts
 from tapster.deployments.counts import Totals
 from tapster.deployments.sets import Held, ServingSet
 from tapster.deployments.store import Row
 
 
-def endpoint(row: Row, totals: Totals, shared: Sequence[str] = ()) -> Endpoint:
-    """An endpoint as its owner sees it, with what `totals` say of its versions."""
+def endpoint(
+    row: Row, totals: Totals, shared: Sequence[str] = (), halted: TapsterError | None = None
+) -> Endpoint:
+    """An endpoint as its owner sees it, with what `totals` say of its versions.
+
+    `halted` is why it answers nobody, though it has been deployed.
+    """
     return Endpoint(
         name=row.name,
         tenant=row.tenant,
-        status=row.status,
+        status="failed" if halted is not None and row.status == "live" else row.status,
         serving=_shown(row.serving),
         pending=_shown(row.pending),
         previous=_shown(row.previous),
-        error=row.error,
+        error=row.error if halted is None else halted.as_dict(),
         created=row.created,
         updated=row.updated,
         options=msgspec.to_builtins(options.made(row.options or {})),
@@ -59,7 +65,7 @@ def _traffic(serving: ServingSet, totals: Totals) -> list[dict[str, Any]]:
     for held in serving.variants:
         role = "member" if serving.kind == "ensemble" else "shadow" if held.shadow else "version"
         place = _place(held, role)
-        line = {"role": role, "model": held.model, "version": held.version}
+        line = {"role": role, "model": held.called, "version": held.version}
         line |= counts.summary(counts.whole(totals, place))
         if held.shadow:
             line |= _compared(totals, place)
@@ -70,7 +76,7 @@ def _traffic(serving: ServingSet, totals: Totals) -> list[dict[str, Any]]:
 def _place(held: Held, role: str) -> str:
     """Under which version the data plane counts what a version does there."""
     if role == "member":
-        return f"member:{held.model}:{held.version}"
+        return f"member:{held.called}:{held.version}"
     return f"shadow:{held.version}" if role == "shadow" else str(held.version)
 
 

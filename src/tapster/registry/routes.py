@@ -1,6 +1,6 @@
 """Models and trusted keys over HTTP."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -8,10 +8,12 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
 from tapster.contract.control import Job, ModelVersion, Principal
+from tapster.contract.errors import TapsterError
 from tapster.core.parts import Parts
-from tapster.registry import packages, service, trust
-from tapster.registry.service import InUse
+from tapster.registry import packages, service, sharing, trust
+from tapster.registry.service import InUse, Lent
 from tapster.tenancy.access import need
+from tapster.tenancy.in_force import InForce
 from tapster.tenancy.limits import storage
 
 _Reader = Annotated[Principal, Depends(need("models:read"))]
@@ -33,6 +35,15 @@ class Description:
 
     description: str | None = None
     tags: dict[str, str] | None = None
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
+@dataclass
+class Borrowers:
+    """Tenants by name, or all of them."""
+
+    tenants: list[str] = field(default_factory=list)
+    all: bool = False
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
@@ -62,12 +73,19 @@ class Freed:
     freed: int
 
 
-def routes(parts: Parts, in_use: InUse) -> list[APIRouter]:
-    """The routes under /models and /trust; `in_use` names the endpoints that need a package."""
-    return [_models(parts, in_use), _packages(parts), _names(parts), _trust(parts)]
+def routes(parts: Parts, in_use: InUse, lent: Lent) -> list[APIRouter]:
+    """The routes under /models and /trust; `in_use` names the endpoints that need a version,
+    `lent` says whether other tenants' do."""
+    return [
+        _models(parts, in_use, lent),
+        _packages(parts),
+        _names(parts),
+        _sharing(parts),
+        _trust(parts),
+    ]
 
 
-def _models(parts: Parts, in_use: InUse) -> APIRouter:
+def _models(parts: Parts, in_use: InUse, lent: Lent) -> APIRouter:
     router = APIRouter(prefix="/models", tags=["models"])
 
     @router.get("")
@@ -76,21 +94,26 @@ def _models(parts: Parts, in_use: InUse) -> APIRouter:
         dataset: Annotated[str, Query(description="NAME or NAME@VERSION")] = "",
         data_digest: Annotated[str, Query(description="SHA-256 of a dataset version")] = "",
     ) -> list[ModelVersion]:
-        """List the newest version of each model, or every version trained on some data."""
+        """List the newest version of each model, or every version trained on some data.
+
+        Models of other tenants that share them follow those of the caller.
+        """
         with parts.db.read() as tx:
+            if not dataset and not data_digest:
+                return sharing.listing(tx, who.tenant)
             return service.listing(tx, who.tenant, dataset, data_digest)
 
     @router.get("/{ref}")
     def show_model(who: _Reader, ref: str) -> ModelVersion:
         """Show one version: NAME (the newest), NAME@VERSION or NAME:ALIAS."""
         with parts.db.read() as tx:
-            return service.resolve(tx, who.tenant, ref)
+            return sharing.find(tx, who.tenant, ref)
 
     @router.get("/{ref}/versions")
     def list_versions(who: _Reader, ref: str) -> list[ModelVersion]:
         """List all versions of a model, newest first, with their metrics."""
         with parts.db.read() as tx:
-            return service.versions(tx, who.tenant, ref)
+            return sharing.versions(tx, who.tenant, ref)
 
     @router.get("/{ref}/lineage")
     def show_lineage(who: _Reader, ref: str) -> dict[str, Any]:
@@ -113,7 +136,7 @@ def _models(parts: Parts, in_use: InUse) -> APIRouter:
         """Delete a version, or a whole model by its bare name, and free the storage."""
         with parts.storage:
             with parts.db.write() as tx:
-                unused = service.delete(tx, who.tenant, ref, in_use)
+                unused = service.delete(tx, who.tenant, ref, in_use, lent)
             return Freed(sum(parts.blobs.delete(key) for key in unused))
 
     return router
@@ -176,6 +199,32 @@ def _names(parts: Parts) -> APIRouter:
         return {"deleted": alias}
 
     return router
+
+
+def _sharing(parts: Parts) -> APIRouter:
+    router = APIRouter(prefix="/models", tags=["models"], route_class=InForce)
+
+    @router.post("/{model}/share")
+    def share_model(who: _Writer, model: str, body: Borrowers) -> ModelVersion:
+        """Let other tenants deploy a model, every version of it, at endpoints of their own."""
+        _check(body)
+        with parts.db.write() as tx:
+            return sharing.share(tx, who.tenant, model, [sharing.ALL] if body.all else body.tenants)
+
+    @router.post("/{model}/withdraw")
+    def withdraw_model(who: _Writer, model: str, body: Borrowers) -> ModelVersion:
+        """Let these tenants, or nobody else at all, use a model any longer: endpoints that serve
+        it stop answering."""
+        _check(body)
+        with parts.db.write() as tx:
+            return sharing.withdraw(tx, who.tenant, model, body.tenants)
+
+    return router
+
+
+def _check(body: Borrowers) -> None:
+    if body.all and body.tenants:
+        raise TapsterError("invalid", "name tenants, or all, not both", field="tenants")
 
 
 def _trust(parts: Parts) -> APIRouter:

@@ -1,7 +1,6 @@
 """Verbs over model versions: register, find, name, describe, trace, delete, import."""
 
 import difflib
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,14 +16,15 @@ from tapster.core.parts import Parts
 from tapster.jobs import service as jobs
 from tapster.jobs.service import Handler
 from tapster.registry import packages, store
+from tapster.registry.references import ALIAS, NAME, number, parse
 from tapster.tenancy import service as tenancy
+from tapster.tenancy.shares import service as shares
 
-NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_ALIAS: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 _TAGS: Final = 100
 _DESCRIPTION: Final = 10_000
 
 InUse = Callable[[Connection, str, ModelVersion], list[str]]
+Lent = Callable[[Connection, str, ModelVersion], bool]
 
 
 def register(
@@ -90,12 +90,12 @@ def register_published(
 
 
 def resolve(tx: Connection, tenant: str, ref: str) -> ModelVersion:
-    """The version that NAME (its newest), NAME@VERSION or NAME:ALIAS names.
+    """The version of a tenant's own that NAME (its newest), NAME@VERSION or NAME:ALIAS names.
 
-    Raises TapsterError(invalid) for a reference that cannot be one, and TapsterError(not_found)
-    naming what there is instead.
+    Raises TapsterError(invalid) for a reference that cannot be one, TapsterError(not_found)
+    naming what there is instead, and (forbidden) for what another tenant shares with this one.
     """
-    model, version, alias = _parse(ref)
+    model, version, alias = parse(ref)
     known = store.of_model(tx, tenant, model)
     if not known:
         raise _no_model(tx, tenant, model)
@@ -129,7 +129,7 @@ def listing(
     if not dataset:
         return store.newest(tx, tenant)
     name, _, version = dataset.partition("@")
-    if version and not _number(version):
+    if version and not number(version):
         raise TapsterError(
             "invalid", f"{dataset!r} is not NAME or NAME@VERSION of a dataset", field="dataset"
         )
@@ -138,7 +138,7 @@ def listing(
 
 def versions(tx: Connection, tenant: str, ref: str) -> list[ModelVersion]:
     """All versions of a model, newest first, with their metrics. Raises TapsterError(not_found)."""
-    model = _parse(ref)[0]
+    model = parse(ref)[0]
     found = store.of_model(tx, tenant, model)
     if not found:
         raise _no_model(tx, tenant, model)
@@ -186,7 +186,7 @@ def check_servable(version: ModelVersion) -> None:
 
 def set_alias(tx: Connection, tenant: str, ref: str, alias: str) -> ModelVersion:
     """Point an alias at a version, moving it if it exists. Raises TapsterError(invalid)."""
-    if not _ALIAS.fullmatch(alias):
+    if not ALIAS.fullmatch(alias):
         raise TapsterError(
             "invalid",
             f"{alias[:100]!r} cannot be an alias",
@@ -238,14 +238,15 @@ def lineage(tx: Connection, tenant: str, ref: str) -> dict[str, Any]:
     }
 
 
-def delete(tx: Connection, tenant: str, ref: str, in_use: InUse) -> list[str]:
+def delete(tx: Connection, tenant: str, ref: str, in_use: InUse, lent: Lent) -> list[str]:
     """Delete a version (NAME@VERSION, NAME:ALIAS) or all of a model (NAME).
 
     Returns the blob keys that no row points at any more: delete those once this transaction has
-    been committed. `in_use(tx, tenant, version)` names the endpoints that need one.
+    been committed. `in_use(tx, tenant, version)` names the tenant's endpoints that need one,
+    `lent(...)` says whether others' do.
     Raises TapsterError(conflict), and deletes nothing, when one does.
     """
-    _, version, alias = _parse(ref)
+    _, version, alias = parse(ref)
     one = bool(version or alias)
     doomed = [resolve(tx, tenant, ref)] if one else versions(tx, tenant, ref)
     for item in doomed:
@@ -255,8 +256,16 @@ def delete(tx: Connection, tenant: str, ref: str, in_use: InUse) -> list[str]:
                 f"{item.model}@{item.version} is served by endpoint {', '.join(endpoints[:5])}",
                 hint=f"deploy another version there, or `tapster endpoints delete {endpoints[0]}`",
             )
+        if lent(tx, tenant, item):
+            raise TapsterError(
+                "conflict",
+                f"{item.model}@{item.version} is served by another tenant's endpoint",
+                hint=f"they stop with: tapster models withdraw {item.model}",
+            )
     for item in doomed:
         store.remove(tx, tenant, item.model, item.version)
+    if not store.of_model(tx, tenant, doomed[0].model):
+        shares.forget(tx, shares.MODEL, tenant, doomed[0].model)
     digests = {item.digest for item in doomed}
     return sorted(
         packages.key_of(tenant, digest)
@@ -351,30 +360,25 @@ def check_name(name: str, what: str = "a model") -> None:
         )
 
 
-def _parse(ref: str) -> tuple[str, int, str]:
-    """(model, version or 0, alias or "") of a reference."""
-    model, at, version = ref.partition("@")
-    model, colon, alias = model.partition(":") if not at else (model, "", "")
-    good = NAME.fullmatch(model) and (not at or _number(version))
-    if not good or (colon and not _ALIAS.fullmatch(alias)):
-        raise TapsterError(
-            "invalid",
-            f"{ref[:250]!r} does not refer to a model",
-            hint="write NAME, NAME@VERSION (a whole number) or NAME:ALIAS",
-            field="model",
-        )
-    return model, int(version or 0), alias
-
-
-def _number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 9 and int(text) > 0
-
-
 def _refs(found: Sequence[ModelVersion]) -> list[str]:
     return [f"{item.model}@{item.version}" for item in found]
 
 
 def _no_model(tx: Connection, tenant: str, model: str) -> TapsterError:
+    several = shares.meant(tx, shares.MODEL, tenant, model)
+    if len(several) == 1:
+        return TapsterError(
+            "forbidden",
+            f"the model {model} is another tenant's, which shares it",
+            hint="it can be looked at and deployed; the rest is for its owner",
+        )
+    if several:
+        names = " or ".join(shares.full(*each) for each in several[:8])
+        return TapsterError(
+            "not_found",
+            f"there is no model {model!r}",
+            hint=f"several are shared under this name: say {names}",
+        )
     close = difflib.get_close_matches(model, store.names(tx, tenant), n=1)
     hint = f"did you mean {close[0]}?" if close else "see `tapster models list`"
     return TapsterError("not_found", f"there is no model {model!r}", hint=hint)

@@ -19,8 +19,8 @@ def revise(tx: Connection, tenant: str, what: str, *, kind: str = "", ref: str =
 
     `kind` and `ref` say what is another one now, or gone, so that data planes need not be told all
     there is: `key` and its id; `tenant` or `limits` and the tenant; `endpoint` and its id or name,
-    "" for all of the tenant (their prices too); `model` and its name (aliases). Without a kind,
-    everything is sent.
+    "" for all of the tenant (their prices too); `model` and its name (aliases); `share` and the
+    model that is shared or withdrawn. Without a kind, everything is sent.
     """
     number = store.revise(tx, tenant, what, kind, ref)
     if number % _SWEEP == 0:

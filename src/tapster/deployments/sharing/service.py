@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from tapster.contract.errors import TapsterError
 from tapster.deployments import store as endpoints
+from tapster.deployments.sets import ServingSet
 from tapster.deployments.store import Row
 from tapster.tenancy import service as tenancy
 from tapster.tenancy.shares import service as shares
@@ -22,9 +23,12 @@ _ENDPOINT: Final = shares.ENDPOINT
 def share(tx: Connection, tenant: str, name: str, consumers: Sequence[str]) -> list[str]:
     """Let other tenants call an endpoint, `*` for all of them; all that may from now on.
 
-    Raises TapsterError(not_found) for the endpoint, (invalid) for what cannot be a tenant.
+    Raises TapsterError(not_found) for the endpoint, (invalid) for what cannot be a tenant, and
+    (conflict) while it serves another tenant's model, which is not the caller's to pass on.
     """
     row = _known(tx, tenant, name)
+    for each in row.sets:
+        _check_own(row, each)
     if shares.add(tx, _ENDPOINT, tenant, name, consumers):
         tenancy.revise(tx, tenant, f"endpoint {name} shared", kind=_ENDPOINT, ref=row.id)
     return shares.consumers(tx, _ENDPOINT, tenant, name)
@@ -76,6 +80,24 @@ def offered(tx: Connection, tenant: str) -> list[tuple[str, Row]]:
     names = shares.called(shares.offered(tx, _ENDPOINT, tenant), own)
     found = [(called, endpoints.get(tx, *place)) for place, called in names.items()]
     return [(called, row) for called, row in found if row is not None]
+
+
+def check_own(tx: Connection, row: Row, pending: ServingSet) -> None:
+    """Raise TapsterError(conflict) for another tenant's model at an endpoint that is shared."""
+    if shares.consumers(tx, _ENDPOINT, row.tenant, row.name):
+        _check_own(row, pending)
+
+
+def _check_own(row: Row, pending: ServingSet) -> None:
+    borrowed = next((held for held in pending.variants if held.owner), None)
+    if borrowed is not None:
+        raise TapsterError(
+            "conflict",
+            f"endpoint {row.name} cannot be shared and serve {borrowed.ref}, which is another"
+            " tenant's",
+            hint="only its owner says who may use a model; deploy it at an endpoint of its own",
+            field="endpoint",
+        )
 
 
 def _known(tx: Connection, tenant: str, name: str) -> Row:

@@ -111,6 +111,10 @@ class Service:
             return target
         if not endpoint.targets:
             self.region.count(endpoint.place, UNAVAILABLE)
+            if halted := endpoint.plan.halted:
+                raise TapsterError(
+                    "unavailable", halted, hint="`tapster endpoints show` says what can be done"
+                )
             raise TapsterError("unavailable", "the endpoint has no model loaded", hint="try later")
         what = f"version {shown(route.version)}" if route.version else f"label {shown(route.label)}"
         raise TapsterError(
