@@ -11,9 +11,10 @@ from tapster.contract.usage import Ask, GrantRequest
 from tapster.tenancy.limits import grants, spans
 from tests.tenancy.limits.conftest import Bench
 
-TODAY = spans.today()
-YESTERDAY = spans.before(TODAY, 1)
-TOMORROW = spans.before(TODAY, -1)
+
+def days_ago(count: int) -> str:
+    """The day so many days before today."""
+    return spans.before(spans.today(), count)
 
 
 def test_an_answer_is_a_total_so_asking_twice_grants_once(bench: Bench) -> None:
@@ -22,7 +23,7 @@ def test_an_answer_is_a_total_so_asking_twice_grants_once(bench: Bench) -> None:
     assert (first.total, first.left, first.spent) == (100, 400, False)
     assert bench.ask("m1", limit, 100) == first
     assert bench.ask("m1", limit, 60).total == 100, "never fewer than before"
-    assert first.resets == spans.span("day", TODAY).end
+    assert first.resets == spans.span("day", days_ago(0)).end
     assert first.resets > time.time()
 
 
@@ -75,23 +76,23 @@ def test_what_was_used_before_there_was_a_limit_counts_and_is_no_grant(bench: Be
 
 def test_a_closed_day_frees_what_was_not_used_and_is_granted_nothing_more(bench: Bench) -> None:
     limit = bench.limit("requests", 100, "month")
-    assert bench.ask_all("m1", limit, 80, YESTERDAY).total == 80
-    bench.report("m1", YESTERDAY, requests=50, open_days=(YESTERDAY, TODAY))
-    same_month = TODAY[:7] == YESTERDAY[:7]
+    assert bench.ask_all("m1", limit, 80, days_ago(1)).total == 80
+    bench.report("m1", days_ago(1), requests=50, open_days=(days_ago(1), days_ago(0)))
+    same_month = days_ago(0)[:7] == days_ago(1)[:7]
     assert bench.ask_all("m2", limit, 1000).total == (20 if same_month else 100)
-    bench.report("m1", YESTERDAY, requests=50, sealed=True, open_days=(TODAY,))
+    bench.report("m1", days_ago(1), requests=50, sealed=True, open_days=(days_ago(0),))
     assert bench.ask_all("m2", limit, 1000).total == (50 if same_month else 100)
-    back = bench.ask("m1", limit, 90, YESTERDAY)
+    back = bench.ask("m1", limit, 90, days_ago(1))
     assert (back.total, back.spent) == (0, False)
-    bench.report("m1", YESTERDAY, requests=50, sealed=True, open_days=(YESTERDAY, TODAY))
-    assert bench.ask("m1", limit, 90, YESTERDAY).total == 0, "its books are closed for good"
+    bench.report("m1", days_ago(1), requests=50, sealed=True, open_days=(days_ago(1), days_ago(0)))
+    assert bench.ask("m1", limit, 90, days_ago(1)).total == 0, "its books are closed for good"
 
 
 def test_a_day_that_has_not_begun_is_open(bench: Bench) -> None:
     limit = bench.limit("requests", 100, "day")
     bench.report("m1", requests=1)
-    assert bench.ask("m1", limit, 10, TOMORROW).total == 10
-    assert bench.ask("m1", limit, 10, TOMORROW).total == 10
+    assert bench.ask("m1", limit, 10, days_ago(-1)).total == 10
+    assert bench.ask("m1", limit, 10, days_ago(-1)).total == 10
     assert bench.ask_all("m1", limit, 1000).total == 99, "today has an account of its own"
 
 
@@ -137,13 +138,13 @@ def test_a_limit_that_is_gone_is_not_answered(bench: Bench) -> None:
     limit = bench.limit("requests", 300, "day")
     bench.limit("requests", None, "day")
     with bench.db.write() as tx:
-        assert grants.answer(tx, GrantRequest("m1", (Ask(limit, TODAY, 5),))).grants == ()
+        assert grants.answer(tx, GrantRequest("m1", (Ask(limit, days_ago(0), 5),))).grants == ()
 
 
 def test_an_ask_that_no_machine_sends(bench: Bench) -> None:
     for machine, day, total in [
-        ("m", "2026-13-01", 1), ("m", "", 1), ("m", TODAY, -1), ("m", TODAY, 1 << 63),
-        ("", TODAY, 1), ("m" * 256, TODAY, 1),
+        ("m", "2026-13-01", 1), ("m", "", 1), ("m", days_ago(0), -1), ("m", days_ago(0), 1 << 63),
+        ("", days_ago(0), 1), ("m" * 256, days_ago(0), 1),
     ]:  # fmt: skip
         with bench.db.write() as tx, pytest.raises(TapsterError) as caught:
             grants.answer(tx, GrantRequest(machine, (Ask("lim_x", day, total),)))
