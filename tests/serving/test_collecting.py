@@ -49,6 +49,8 @@ def test_a_machine_that_lost_its_counts_is_another_one(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run", 0)
     with ThreadPoolExecutor(8) as threads:
         (known,) = set(threads.map(machine_id, [tmp_path] * 8))
+    (tmp_path / "run" / "machine.id").rename(tmp_path / "machine.id")
+    assert machine_id(tmp_path) == known, "where it lay in earlier homes"
     journal.close()
     shutil.rmtree(tmp_path / "run")
     journal = Journal(tmp_path / "run", 0)

@@ -1,13 +1,16 @@
 """Members and roles: nobody rises by what they do to others."""
 
+from dataclasses import replace
+
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from tapster.contract.errors import TapsterError
 from tapster.tenancy import service
 from tapster.tenancy.members import service as members
 from tapster.tenancy.roles import service as roles
 from tapster.tenancy.sessions import service as sessions
+from tapster.tenancy.sessions import store as session_rows
 from tests.tenancy.people import holder, who
 
 
@@ -157,3 +160,37 @@ def test_sessions_end_by_time_by_their_own_and_by_who_may(tx: Connection) -> Non
     high = service.sign_in(tx, "acme", boss.id, how="password", address="", seconds=60)
     with _refused("forbidden"):
         sessions.end(tx, who("admin", "acme"), high.id)
+
+
+def test_an_address_that_only_looks_like_a_members_is_nobodys(tx: Connection) -> None:
+    kate = members.add(tx, who(tenant="acme"), "kate@acme.example", "owner")
+    assert members.known_as(tx, "acme", "https://login.example 1", "\u212aate@acme.example") is None
+    row = members.known_as(tx, "acme", "https://login.example 2", "Kate@ACME.example")
+    assert row["id"] == kate.id
+
+
+def test_a_former_password_is_no_use_once_there_is_another(tx: Connection) -> None:
+    ann = members.add(tx, who(tenant="acme"), "ann", "owner", password="former")
+    session = service.sign_in(
+        tx, "acme", ann.id, how="password", address="", seconds=60, proved="former"
+    )
+    herself = replace(who(tenant="acme"), member=ann.id, key_id=session.id)
+    service.set_password(tx, who(tenant="acme"), "ann", "another")
+    for attempt in (
+        lambda: service.sign_in(
+            tx, "acme", ann.id, how="password", address="", seconds=60, proved="former"
+        ),
+        lambda: service.set_own_password(tx, herself, "mine", proved="former"),
+    ):
+        with pytest.raises(TapsterError):
+            attempt()
+    assert sessions.listing(tx, "acme") == []
+    service.set_own_password(tx, herself, "mine", proved="another")
+
+
+def test_a_sign_in_touches_no_other_tenants_sessions(tx: Connection) -> None:
+    for tenant, seconds in (("acme", -1.0), ("other", 60.0)):
+        ann = members.add(tx, who(tenant=tenant), "ann", "owner")
+        service.sign_in(tx, tenant, ann.id, how="oidc", address="", seconds=seconds)
+    left = list(tx.execute(select(session_rows.sessions.c.tenant)).scalars())
+    assert sorted(left) == ["acme", "other"], "each one's record tells of its own members only"

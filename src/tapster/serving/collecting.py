@@ -44,8 +44,10 @@ def machine_id(home: Path) -> str:
     It lies beside the journals and the wallet, and is lost with them: who no longer knows what was
     spent of its grants is another machine, to which they were not given.
     """
-    path = home / "run" / "machine.id"
+    path, former = home / "run" / "machine.id", home / "machine.id"
     with _naming:
+        if former.exists():  # of a home of earlier, whose journals are known by it
+            former.replace(path)
         if not path.exists():
             write_atomically(path, secrets.token_hex(16).encode() + b"\n")
         return path.read_text().strip()

@@ -85,14 +85,22 @@ def suspend_tenant(tx: Connection, name: str) -> Tenant:
 
 
 def sign_in(
-    tx: Connection, tenant: str, member: str, *, how: str, address: str, seconds: float
+    tx: Connection,
+    tenant: str,
+    member: str,
+    *,
+    how: str,
+    address: str,
+    seconds: float,
+    proved: str | None = None,
 ) -> Session:
-    """A session of `seconds` for a member (id).
+    """A session of `seconds` for a member (id), who `proved` to know the password of this hash.
 
-    Raises TapsterError(unauthenticated) if they are gone by now.
+    Raises TapsterError(unauthenticated) if they are gone by now, or have another password.
     """
     row = members.by_id(tx, tenant, member)
-    if row is None or not tenants.active(tx, tenant):
+    gone = row is None or not tenants.active(tx, tenant)
+    if gone or (proved is not None and row["password"] != proved):
         raise TapsterError("unauthenticated", "this member cannot sign in")
     about(f"member={member}", tenant, member)
     return sessions.start(tx, row, how, address, seconds)
@@ -133,8 +141,14 @@ def set_password(tx: Connection, who: Principal, name: str, stored: str) -> Memb
     return members.show(tx, who.tenant, row["id"])
 
 
-def set_own_password(tx: Connection, who: Principal, stored: str) -> None:
-    """Give the caller another password (its hash), and end their other sessions."""
+def set_own_password(tx: Connection, who: Principal, stored: str, *, proved: str) -> None:
+    """Give the caller another password (its hash), and end their other sessions.
+
+    Raises TapsterError(forbidden) if the former one is not that of the hash `proved` any more.
+    """
+    row = members.by_id(tx, who.tenant, who.member)
+    if row is None or row["password"] != proved:
+        raise TapsterError("forbidden", "the former password is another", field="former")
     members.set_password(tx, who.tenant, who.member, stored)
     sessions.end_all(tx, who.tenant, who.member, but=who.key_id)
 

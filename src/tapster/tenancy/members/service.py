@@ -133,12 +133,13 @@ def known_as(tx: Connection, tenant: str, subject: str, email: str) -> Any:
     """The row of a member who may sign in and whom a provider calls `subject`, or None.
 
     Whoever has not signed in so before is told by `email`, as the provider verified it, and is
-    known by `subject` from then on.
+    known by `subject` from then on. Names are ASCII: what becomes one by small letters only, such
+    as the sign of the kelvin, is another's address.
     """
     if not tenants.proper(tenant) or not tenants.active(tx, tenant):
         return None
     row = store.of_subject(tx, tenant, subject)
-    if row is None and email:
+    if row is None and email.isascii():
         row = store.named(tx, tenant, email.lower())
         if row is None or row["subject"] is not None:
             return None

@@ -112,6 +112,7 @@ def _entering(parts: Parts) -> APIRouter:
                 how="password",
                 address=address,
                 seconds=parts.settings.session_seconds,
+                proved=row["password"],
             )
 
     @router.post("/oidc", status_code=201, dependencies=[Depends(everybody)])
@@ -193,7 +194,7 @@ def _own(parts: Parts) -> APIRouter:
         stored = passwords.hashed(body.password, who.name)
         with parts.db.write() as tx:
             patience.forgive(tx, who.tenant, who.name, address)
-            tenancy.set_own_password(tx, who, stored)
+            tenancy.set_own_password(tx, who, stored, proved=row["password"])
         return show_identity(who)
 
     return router

@@ -64,8 +64,12 @@ sign_ins = Table(
 
 
 def add(tx: Connection, tenant: str, identifier: str, **values: Any) -> None:
-    """Insert a session; those of any tenant that have ended are cleared away."""
-    tx.execute(delete(sessions).where(sessions.c.expires <= time.time()))
+    """Insert a session; those of its tenant that have ended are cleared away.
+
+    Others' are not: whoever signs in would stand in their tenants' records.
+    """
+    ended = sessions.c.expires <= time.time()
+    tx.execute(delete(sessions).where(sessions.c.tenant == tenant, ended))
     row = {"id": identifier, "tenant": tenant, "created": time.time()}
     tx.execute(insert(sessions).values(**row, **values))
 
