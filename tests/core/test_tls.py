@@ -225,7 +225,7 @@ def test_grpc_speaks_it_too(server: Server) -> None:
     with closing(grpc.insecure_channel(server.grpc_url)) as channel:
         ask = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
         with pytest.raises(grpc.RpcError) as refusal:
-            ask(b"", timeout=5)
+            ask(b"", timeout=LIMIT)
         assert refusal.value.code() == grpc.StatusCode.UNAVAILABLE
 
 

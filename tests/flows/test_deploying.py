@@ -31,19 +31,24 @@ def _train_constant(client: Client, folder: Path, value: float) -> str:
 
 
 class Traffic:
-    """Callers who never rest, and what they were told: (version, value) pairs and complaints."""
+    """Callers who never rest, and what they were told: (version, value) pairs and complaints.
+
+    `asked` has the moment of the request (monotonic) with each version.
+    """
 
     def __init__(self, server: Server, callers: int = 3) -> None:
         self._url = f"{server.rest_url}/v2/models/constant/infer"
         self._headers = {"authorization": f"Bearer {server.key}"}
         self._stop = threading.Event()
         self.answers: list[tuple[str, float]] = []
+        self.asked: list[tuple[float, str]] = []
         self.complaints: list[str] = []
         self._threads = [threading.Thread(target=self._call) for _ in range(callers)]
 
     def _call(self) -> None:
         with httpx.Client(headers=self._headers, timeout=30) as client:
             while not self._stop.is_set():
+                began = time.monotonic()
                 try:
                     answer = client.post(self._url, json=BODY)
                 except httpx.HTTPError as error:
@@ -54,6 +59,7 @@ class Traffic:
                     continue
                 body = answer.json()
                 value = next(o for o in body["outputs"] if o["name"] == "prediction")["data"][0]
+                self.asked.append((began, body["model_version"]))
                 self.answers.append((body["model_version"], value))
 
     def __enter__(self) -> "Traffic":
@@ -108,11 +114,10 @@ def test_a_swap_under_load_loses_and_mixes_nothing(fleet: Fleet) -> None:
         traffic.wait_for(100)
         for version in (versions[1], versions[2], versions[0], versions[1]):
             assert client.deploy(version, "constant").status == "live"
-            traffic.wait_for(30)  # those that were on their way while the switch was reported
-            after = len(traffic.answers)
-            traffic.wait_for(200)
+            since = time.monotonic()
+            traffic.wait_for(230)
             number = version.partition("@")[2]
-            assert {seen for seen, _ in traffic.answers[after:]} == {number}
+            assert {seen for began, seen in traffic.asked if began >= since} == {number}
         rolled = client.rollback("constant")
         assert rolled.serving is not None
         assert rolled.serving["version"] == 1

@@ -305,7 +305,8 @@ def test_a_run_that_ignores_its_deadline_costs_its_worker(
         while not call.done():
             assert plane.call("POST", INFER, BODY).status == 200
         assert call.result().status == 504
-    assert 1.0 <= time.monotonic() - began < 2.0
+    assert time.monotonic() - began >= 1.0
+    assert worker.poll() is None  # it is given some seconds more to come to its end
     assert worker.wait(20) == 0  # for whoever started it to replace
     plane.start()
     plane.applied()

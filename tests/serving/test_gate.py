@@ -82,9 +82,9 @@ def test_a_change_of_one_key_is_felt_by_no_other() -> None:
 def test_a_grant_expires_while_it_is_held() -> None:
     gate = Gate(no_auth=False)
     digest = hashlib.sha256(b"k").hexdigest()
-    gate.apply([KeyGrant("id", digest, "default", ("*",), time.time() + 0.05)])
+    gate.apply([KeyGrant("id", digest, "default", ("*",), time.time() + 1.0)])
     assert gate.admit(b"Bearer k") is not None
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while gate.admit(b"Bearer k") is not None:
         assert time.monotonic() < until
 

@@ -186,7 +186,7 @@ def test_a_rate_lets_a_burst_pass_and_then_so_many_a_second(serve: Served, ledge
 
 
 def test_so_many_run_at_once_and_no_more(serve: Served, ledger: Ledger) -> None:
-    plane = serve(LimitGrant("lim_1", "concurrency", 3), workers=2, window=0.5)
+    plane = serve(LimitGrant("lim_1", "concurrency", 3), workers=2, window=1.5)
     with ThreadPoolExecutor(12) as pool:
         statuses = Counter(
             answer.status

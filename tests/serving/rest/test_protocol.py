@@ -229,7 +229,7 @@ def test_clients_that_vanish_leave_nothing_behind(plane: Plane) -> None:
 
 @pytest.fixture
 def impatient(new_plane: Callable[..., Plane]) -> Plane:
-    plane = new_plane(receive_timeout=1.0, keep_alive=2.0, max_body=30_000_000)
+    plane = new_plane(receive_timeout=1.0, keep_alive=4.0, max_body=30_000_000)
     package = packages.regressor(plane.home, 1.0)
     plane.plan(endpoint("sum", package), packages=(package,))
     plane.start()
