@@ -17,6 +17,7 @@ class Nobody:
     """The account of everything."""
 
     meters = None
+    till = None
     price = Price()
 
     def served(self, requests: int, rows: int, compute: int, cached: int = 0) -> None:

@@ -62,6 +62,7 @@ class Counted:
     """A Bill that keeps what it was told: requests, rows, compute, cached, errors."""
 
     meters = None
+    till = None
 
     def __init__(self) -> None:
         self.requests = self.rows = self.compute = self.cached = self.errors = 0

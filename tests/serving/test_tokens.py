@@ -31,9 +31,9 @@ from tapster.contract.snapshots import pack
 from tapster.serving import planfile
 from tapster.serving.accounts import opened
 from tapster.serving.gate import Pass
-from tapster.serving.limits import units
 from tapster.serving.segments import found
 from tapster.serving.slots import Slots
+from tapster.serving.tills import tariff
 from tapster.serving.tokens import counter
 from tests.serving import packages, talking, texts
 from tests.serving.conftest import (
@@ -130,8 +130,9 @@ def test_other_models_read_no_tokens(specs: Any) -> None:
 
 def test_a_token_costs_what_its_price_says() -> None:
     price = Price(request=5, row=3, token=2)
-    assert units("tokens", 4, 100, 0, price) == 100
-    assert units("money", 4, 100, 0, price) == 5 + 4 * 3 + 100 * 2
+    limits = [LimitGrant("lim", "tokens", 1000, "day"), LimitGrant("lim", "money", 1000, "day")]
+    taken = [tariff(limit, price).units(1, 4, 100, 0) for limit in limits]
+    assert taken == [100, 5 + 4 * 3 + 100 * 2]
 
 
 def test_who_writes_fewer_than_were_reserved_pays_for_those(tmp_path: Path) -> None:

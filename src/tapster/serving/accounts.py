@@ -31,6 +31,8 @@ class Account:
     tokens to be counted, is counted by its `Hold` instead.
     """
 
+    till = None
+
     __slots__ = (
         "_journal", "_label", "_prices", "_record", "_standing", "_tokens", "meters", "price",
     )  # fmt: skip

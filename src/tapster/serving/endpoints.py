@@ -44,8 +44,9 @@ class Target:
 
     def expected(self, rows: int) -> float:
         """Seconds of model time that so many rows should take."""
-        models = [member.model for member in self.members] or [self.model]
-        return sum([model.batcher.cost.duration(rows) for model in models])
+        if not self.members:
+            return self.model.batcher.cost.duration(rows)
+        return sum([member.model.batcher.cost.duration(rows) for member in self.members])
 
 
 class Endpoint:

@@ -1,7 +1,8 @@
 """The limits of one worker: what is left of each here, and what the machine's wallet has.
 
-A meter's `take` says True when the request may go on as far as this limit is concerned, and False
-when it must wait; it raises LimitError when waiting is no use.
+What is here is taken at once, by whoever counts (see `tills`). When there is too little, a meter's
+`draw` gets more from the wallet: it says True when the request may go on as far as this limit is
+concerned, and False when it must wait; it raises LimitError when waiting is no use.
 """
 
 import time
@@ -32,9 +33,10 @@ FIRST_SHARE, LARGEST_SHARE, SHARE_OF_REST = 1024, 64, 64
 # Draws that follow one another faster grow; so many of them are asked for ahead of need.
 QUICKLY: Final = SECOND // 2
 AHEAD: Final = 4
-# A worker takes what a rate allows in so long (nanoseconds) at once, and keeps it so long.
+# A worker takes what a rate allows in so long (nanoseconds) at once.
 CHUNK: Final = SECOND // 100
-KEPT: Final = SECOND // 10
+# What a place to run in counts for in a worker's column while nothing runs there, beside itself.
+SPARE: Final = 1 << 32
 _NAMES: Final = {
     "requests": "requests",
     "rows": "rows",
@@ -92,7 +94,7 @@ class Purse:
     """What a worker has of a budget on one day. `free` is neither spent nor reserved."""
 
     __slots__ = (
-        "_chunk", "_clock", "_drawn_at", "_entry", "_idle", "_wallet", "_worker", "day", "free",
+        "_before", "_chunk", "_clock", "_drawn_at", "_entry", "_wallet", "_worker", "day", "free",
         "limit", "scarce", "waiting",
     )  # fmt: skip
 
@@ -110,22 +112,14 @@ class Purse:
         self._entry: Entry | None = None
         self._chunk = max(1, limit.amount // FIRST_SHARE)
         self._drawn_at = 0
-        self._idle = False
+        self._before = 0  # free units at the last beat
 
-    def take(self, need: int) -> bool:
-        """Reserve so many units. Raises LimitError; see above."""
-        if need > self.free and not self._draw(need):
-            self._judge(need)
-            return False
-        self.free -= need
-        self._idle = False
-        return True
-
-    def give(self, units: int) -> None:
-        """Have units back that were reserved and not spent."""
-        self.free += units
-        if self.scarce:
-            self.yield_all()
+    def draw(self, need: int) -> bool:
+        """Have so many units here. Raises LimitError; see above."""
+        if need <= self.free or self._draw(need):
+            return True
+        self._judge(need)
+        return False
 
     def yield_all(self) -> None:
         """Let the other workers have what is free here."""
@@ -135,9 +129,9 @@ class Purse:
 
     def beat(self) -> None:
         """Called a few times a second: what nobody has asked for since is given away."""
-        if self._idle:
+        if self.free == self._before:
             self.yield_all()
-        self._idle = True
+        self._before = self.free
 
     def resets(self) -> float:
         """Seconds until its period ends, as the control plane has it."""
@@ -207,18 +201,25 @@ class Purse:
 
 
 class Gauge:
-    """How many requests may run at once, over all workers."""
+    """How many requests may run at once, over all workers.
 
-    __slots__ = ("_entry", "_wallet", "_worker", "limit")
+    A worker's column has, as two numbers, what it may run and how much of that is `spare`: kept
+    for those who come next, while less than half of all may run, and for no longer than a beat.
+    """
+
+    __slots__ = ("_column", "_entry", "_keeps", "_wallet", "_worker", "limit", "spare")
 
     def __init__(self, limit: LimitGrant, wallet: Wallet, worker: int) -> None:
         self.limit = limit
+        self.spare = 0
         self._wallet = wallet
         self._worker = worker
         self._entry: Entry | None = None
+        self._column = 0
+        self._keeps = False
 
-    def take(self) -> bool:
-        """Let one more run. Raises LimitError; see above."""
+    def draw(self) -> bool:
+        """Have room for one more. Raises LimitError; see above."""
         wallet = self._wallet
         if not wallet.lock.take():
             return False
@@ -226,17 +227,46 @@ class Gauge:
             entry = self._entry
             if entry is None:
                 entry = self._entry = wallet.held.add(self.limit.id)
-            if entry.drawn() >= self.limit.amount:
+            spare, held = divmod(entry.drawn(), SPARE)
+            if held >= self.limit.amount:
+                if spare:  # in other workers, for a moment
+                    return False
                 raise LimitError(self.limit, 0, 1.0, "it is free again once others have ended")
-            entry.set(self._worker, entry.column(self._worker) + 1)
+            self._keeps = 2 * held < self.limit.amount
+            self.spare += 1
+            self._write(1 + SPARE)
         finally:
             wallet.lock.give()
         return True
 
-    def give(self) -> None:
-        """One has ended."""
+    def take(self) -> None:
+        """One runs in a place that was spare."""
+        self.spare -= 1
+        self._write(-SPARE)
+
+    def give(self, count: int) -> None:
+        """So many have ended."""
+        if self._keeps:
+            self.spare += count
+            self._write(count * SPARE)
+        else:
+            self._write(-count)
+
+    def tidy(self) -> None:
+        """Keep nothing that others may need."""
+        if self.spare and not self._keeps:
+            units, self.spare = self.spare, 0
+            self._write(-units * (1 + SPARE))
+
+    def beat(self) -> None:
+        """Called a few times a second."""
+        self._keeps = False
+        self.tidy()
+
+    def _write(self, change: int) -> None:
         assert self._entry is not None
-        self._entry.set(self._worker, self._entry.column(self._worker) - 1)
+        self._column += change
+        self._entry.set(self._worker, self._column)
 
 
 class Rate:
@@ -245,17 +275,7 @@ class Rate:
     of a second, so that over any time at most `workers` hundredths of a second too many pass.
     """
 
-    __slots__ = (
-        "_burst",
-        "_chunk",
-        "_clock",
-        "_entry",
-        "_gap",
-        "_until",
-        "_wallet",
-        "limit",
-        "tokens",
-    )
+    __slots__ = ("_burst", "_chunk", "_clock", "_entry", "_gap", "_wallet", "limit", "tokens")
 
     def __init__(self, limit: LimitGrant, wallet: Wallet, clock: Clock) -> None:
         self.limit = limit
@@ -263,27 +283,18 @@ class Rate:
         self._wallet = wallet
         self._clock = clock
         self._entry: Entry | None = None
-        self._until = 0
         self._gap = max(1, 1000 * SECOND // max(limit.amount, 1))
         self._burst = self._gap * (limit.burst or max(1, limit.amount // 1000))
         self._chunk = max(1, CHUNK // self._gap)
 
-    def take(self) -> bool:
-        """Let one request pass. Raises LimitError; see above."""
-        now = self._clock()
-        if self.tokens and now < self._until:
-            self.tokens -= 1
-            return True
+    def draw(self) -> bool:
+        """Have tokens. Raises LimitError; see above."""
         if not self._wallet.lock.take():
             return False
         try:
-            return self._draw(now)
+            return self._draw(self._clock())
         finally:
             self._wallet.lock.give()
-
-    def give(self) -> None:
-        """The request has not passed after all."""
-        self.tokens += 1
 
     def _draw(self, now: int) -> bool:
         entry = self._entry
@@ -297,5 +308,5 @@ class Rate:
             wait = (arrival + self._gap - now - self._burst) / SECOND
             raise LimitError(self.limit, 0, wait)
         entry[ARRIVAL] = arrival + tokens * self._gap
-        self.tokens, self._until = tokens - 1, now + KEPT
+        self.tokens = tokens
         return True

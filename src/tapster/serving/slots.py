@@ -203,14 +203,28 @@ def _names(label: str) -> tuple[str, str, str]:
     return tenant, endpoint, version
 
 
+class Together(Protocol):
+    """Where those that have reserved from the same are settled together."""
+
+    def served(self, bills: "list[Bill]", requests: int, rows: int, compute: int) -> None:
+        """See Bill; of all of them."""
+        ...
+
+
 class Bill(Protocol):
     """Where it is counted what somebody has to pay for.
 
     `meters` are the limits that a request must be asked for before it runs, None if there are none.
+    `till` is where it is settled what was reserved, None for those that reserve nothing.
     """
 
     @property
     def meters(self) -> object:
+        """See above."""
+        ...
+
+    @property
+    def till(self) -> Together | None:
         """See above."""
         ...
 
@@ -227,6 +241,7 @@ class Nobody:
     """A Bill that nobody pays."""
 
     meters = None
+    till = None
 
     def served(self, requests: int, rows: int, compute: int, cached: int = 0) -> None:
         """See Bill."""
@@ -384,9 +399,17 @@ class Region:
 def _bill(requests: list[Watched], rows: int, compute: int) -> None:
     """Have everybody pay for their own of the requests that were answered together."""
     first = requests[0].account
-    if len({request.account for request in requests}) == 1:
+    if first.till is None and len({request.account for request in requests}) == 1:
         first.served(len(requests), rows, compute)
         return
+    payers: dict[object, list[Watched]] = {}
     for request in requests:
-        share = compute * request.rows // rows if rows else 0
-        request.account.served(1, request.rows, share)
+        payers.setdefault(request.account.till or request.account, []).append(request)
+    for own in payers.values():
+        payer = own[0].account
+        theirs = sum([request.rows for request in own])
+        share = compute * theirs // rows if rows else 0
+        if payer.till is None:
+            payer.served(len(own), theirs, share)
+        else:
+            payer.till.served([request.account for request in own], len(own), theirs, share)
