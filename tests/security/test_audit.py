@@ -231,6 +231,11 @@ def _models(at: Installation, go: Journey) -> None:
     go("PATCH", "/models/{ref}", {"description": "the first"}, ref="m@1")
     go("PUT", "/models/{ref}/aliases/{alias}", ref="m@1", alias="stable")
     go("DELETE", "/models/{model}/aliases/{alias}", model="m", alias="stable")
+    go("POST", "/models/{model}/share", {"tenants": ["berlin"]}, model="m")
+    assert go.lines[-1].object == "model=m"
+    assert "berlin" in str(go.lines[-1].after)
+    go("POST", "/models/{model}/withdraw", {"tenants": ["berlin"]}, model="m")
+    assert "berlin" in str(go.lines[-1].before)
     for version in (1, 2):
         go("POST", "/endpoints/{endpoint}/deploy", {"model": f"m@{version}"}, endpoint="e")
         _settle(at)

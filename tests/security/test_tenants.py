@@ -30,6 +30,7 @@ BODIES: Final[dict[str, Any]] = {
     "POST /api/v1/training": {"dataset": "{ref}", "target": "y", "model": "taken"},
     "POST /api/v1/models/{model}/import": {"upload": "{upload}"},
     "PATCH /api/v1/models/{ref}": {"description": "mine now"},
+    "POST /api/v1/models/{model}/share": {"tenants": ["anybody"]},
     "POST /api/v1/endpoints/{endpoint}/deploy": {"model": "{ref}"},
     "PATCH /api/v1/endpoints/{endpoint}": {"options": {"queue": 1}},
     "POST /api/v1/members": {"name": "somebody", "role": "{role}"},
@@ -127,8 +128,13 @@ def _everything(keepers: Keepers) -> dict[str, str]:
     return {what: keepers.ask(keepers.key, "GET", f"/api/v1/{what}").text for what in lists}
 
 
-def test_37_on_control_what_is_anothers_is_a_ghost(keepers: Keepers) -> None:
-    real, ghosts = keepers.real, _ghosts(keepers.real)
+@pytest.mark.parametrize("owner", ["", "keepers--"])
+def test_37_on_control_what_is_anothers_is_a_ghost(keepers: Keepers, owner: str) -> None:
+    shareable = ("ref", "model", "endpoint")
+    real, ghosts = (
+        names | {each: owner + names[each] for each in shareable}
+        for names in (keepers.real, _ghosts(keepers.real))
+    )
     before = _everything(keepers)
     asked = 0
     for route, (right, _) in section("Control API").items():
