@@ -50,7 +50,7 @@ def counters(plane: Plane, endpoint: str, version: str) -> list[int]:
     """The counters of a place, by word, over all workers; all 0 if there is none."""
     slots = Slots(plane.slots)
     try:
-        for number, _, name, label in slots.places():
+        for number, _, _, name, label in slots.places():
             if (name, label) == (endpoint, version):
                 return slots.totals(number)
         return [0] * 64

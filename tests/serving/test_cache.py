@@ -221,7 +221,7 @@ def test_an_endpoint_that_asks_for_it(new_plane: Callable[..., Plane]) -> None:
     slots = Slots(plane.slots)
     totals = {
         (name, version): slots.totals(number)
-        for number, _, name, version in slots.places()
+        for number, _, _, name, version in slots.places()
         if version
     }
     slots.close()

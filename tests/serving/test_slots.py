@@ -26,7 +26,10 @@ def test_totals_cumulate_over_workers_and_their_successors(tmp_path: Path) -> No
             region.answered(asked, status, 2_000_000)
         mapped.close()
     mapped = Slots(path)
-    assert mapped.places() == [(0, "", "other", ""), (1, "default", "sum", "1")]
+    assert mapped.places() == [
+        (0, 0, "", "other", ""),
+        (1, 1, "default", "sum", "1"),
+    ]
     assert (bill.requests, bill.rows, bill.errors) == (3, 15, 6)
     assert list(mapped.regions()) == [0, 3]
     assert mapped.state(3, layout.STARTS) == 2

@@ -213,10 +213,12 @@ class Agent:
     def variants(self) -> tuple[VariantTotals, ...]:
         """How every version has answered since the machine's counters were made."""
         found = []
-        for number, tenant, endpoint, version in self._slots.places():
+        slots = self._slots
+        for number, given, tenant, endpoint, version in slots.places():
             if version:
-                counts = self._slots.totals(number)
-                found.append(VariantTotals(tenant, endpoint, version, **_totals(counts)))
+                counts = slots.totals(number)
+                if slots.labels.number(number) == given:
+                    found.append(VariantTotals(tenant, endpoint, version, **_totals(counts)))
         return tuple(found)
 
     def _ask(self, method: str, path: str, body: bytes, timeout: float) -> tuple[int, bytes]:

@@ -10,6 +10,7 @@ from tapster.serving import golden
 from tapster.serving.cache import Cache
 from tapster.serving.ensemble import Ensemble, as_one
 from tapster.serving.model import Model
+from tapster.serving.places import Hold, Places
 from tapster.serving.shadow import Mirror
 from tapster.serving.slots import Region
 from tapster.serving.traffic import Inner, Split
@@ -24,14 +25,16 @@ class Target:
     """
 
     __slots__ = (
-        "endpoint", "key", "members", "model", "place", "prefix", "submit", "variant", "version",
+        "endpoint", "hold", "key", "members", "model", "place", "prefix", "submit", "variant",
+        "version",
     )  # fmt: skip
 
-    def __init__(self, endpoint: "Endpoint", variant: Variant, model: Model, place: int) -> None:
+    def __init__(self, endpoint: "Endpoint", variant: Variant, model: Model, hold: Hold) -> None:
         self.endpoint = endpoint
         self.variant = variant
         self.model = model
-        self.place = place
+        self.hold = hold
+        self.place = hold.place
         self.members: tuple[Inner, ...] = ()
         self.version = str(variant.version)
         # By which accounts are found.
@@ -56,14 +59,15 @@ class Endpoint:
         self,
         plan: EndpointPlan,
         region: Region,
-        number: Callable[[str, str, str], int],
+        places: Places,
         cache: Cache,
     ) -> None:
         self.plan = plan
         self._cache = cache
         self._region = region
-        self._number = number
-        self.place = self._place("")
+        self._places = places
+        self._hold = self._held("")
+        self.place = self._hold.place
         # Every model behind the endpoint, in the order of the plan's variants.
         self.models: list[Model] = []
         self.targets: list[Target] = []
@@ -98,7 +102,7 @@ class Endpoint:
         for target in drawn:
             if target.variant.canary:
                 golden.ask(
-                    self._inner(target, f"shadow:{target.version}"), target.place, self._region
+                    self._inner(target, f"shadow:{target.version}"), target.hold, self._region
                 )
         for target in targets if plan.options.cache > 0 else ():
             target.submit = self._cached(target, plan)
@@ -108,6 +112,12 @@ class Endpoint:
         """Send nothing more to shadows."""
         for mirror in self._mirrors:
             mirror.close()
+
+    def leave(self) -> None:
+        """Send nothing more to anything: the endpoint is gone."""
+        self.close()
+        self.targets, self.shadows, self._mirrors = [], [], []
+        self.only = self._split = None
 
     def target(self, version: str, label: str, sticky: bytes = b"") -> Target | None:
         """The target of a version, of a label, or of one request; None if it serves no such.
@@ -124,9 +134,9 @@ class Endpoint:
                 return target
         return None
 
-    def _place(self, version: str) -> int:
+    def _held(self, version: str) -> Hold:
         """Where a version's counters lie."""
-        return self._region.place(self._number(self.plan.tenant, self.plan.name, version))
+        return self._places.hold(self.plan.tenant, self.plan.name, version)
 
     def _arranged(
         self, plan: EndpointPlan, models: list[Model]
@@ -136,12 +146,12 @@ class Endpoint:
         if plan.kind == "ensemble":
             return [self._ensemble(plan, pairs)], [], []
         targets = [
-            Target(self, variant, model, self._place(str(variant.version)))
+            Target(self, variant, model, self._held(str(variant.version)))
             for variant, model in pairs
             if not variant.shadow
         ]
         shadows = [
-            Target(self, variant, model, self._place(f"shadow:{variant.version}"))
+            Target(self, variant, model, self._held(f"shadow:{variant.version}"))
             for variant, model in pairs
             if variant.shadow
         ]
@@ -166,10 +176,10 @@ class Endpoint:
         members = []
         for variant, model in pairs:
             name = f"member:{variant.model}:{variant.version}"
-            members.append(self._inner(Target(self, variant, model, self._place(name)), name))
+            members.append(self._inner(Target(self, variant, model, self._held(name)), name))
         ensemble = Ensemble(members, self._region)
         whole = Variant(plan.name, plan.version, package="")
-        target = Target(self, whole, pairs[0][1], self._place(str(plan.version)))
+        target = Target(self, whole, pairs[0][1], self._held(str(plan.version)))
         target.model = as_one(target.model)
         target.submit = ensemble.submit
         target.members = ensemble.members
@@ -178,4 +188,4 @@ class Endpoint:
     def _inner(self, target: Target, place: str) -> Inner:
         variant = target.variant
         name = f"{variant.model}@{variant.version}"
-        return Inner(name, target.model, variant.weight, self._place(place), target.submit)
+        return Inner(name, target.model, variant.weight, self._held(place), target.submit)

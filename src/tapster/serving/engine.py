@@ -27,6 +27,7 @@ from tapster.serving.expiry import Guard
 from tapster.serving.gate import Gate, Pass
 from tapster.serving.loading import Loader
 from tapster.serving.model import FAILED, LOADING, Loaded, Model, Opening
+from tapster.serving.places import Places
 from tapster.serving.residency import Residency
 from tapster.serving.slots import Region, Slots
 from tapster.serving.threads import Threads
@@ -37,6 +38,7 @@ __all__ = ["Endpoint", "Engine", "Target"]
 log = logging.getLogger(__name__)
 
 SHELF: Final = "shelf"
+TEND_SECONDS: Final = 1.0
 
 
 class Engine:
@@ -60,7 +62,7 @@ class Engine:
         kept: Path | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
-        self._slots = slots
+        self._places = Places(slots, region)
         self._region = region
         self._gate = gate
         self._blobs = blobs
@@ -83,6 +85,8 @@ class Engine:
         self.applied = -1
         # Grows whenever what `find` answered before may no longer hold.
         self.generation = 0
+        self._loop = loop
+        self._tend()
 
     def find(self, tenant: str, name: str) -> Endpoint | None:
         """The endpoint that a tenant means by a name: its own, or one that is shared with it."""
@@ -295,13 +299,13 @@ class Engine:
             return
         self._directory.drop(*name)
         self.generation += 1
-        endpoint.close()
+        endpoint.leave()
         for model in endpoint.models:
             del model.behind[name]
             model.configure()
 
     def _fresh(self, plan: EndpointPlan) -> Endpoint:
-        return Endpoint(plan, self._region, self._slots.place, self._cache)
+        return Endpoint(plan, self._region, self._places, self._cache)
 
     def _retire(self) -> None:
         """Close what nobody needs: no plan names it, and no endpoint still serves it."""
@@ -311,6 +315,10 @@ class Engine:
             del self._models[digest]
             if model.servable:
                 self._residency.retire(model)
+
+    def _tend(self) -> None:
+        self._places.tend()
+        self._loop.call_later(TEND_SECONDS, self._tend)
 
     def _overdue(self, late: float) -> None:
         log.error("a model ignored its deadline for %.1f s", late)

@@ -102,6 +102,7 @@ class Ensemble:
         for ask in [ask for ask in self._asks if ask.until <= now]:
             if ask.work.done:  # the caller is gone, and with it every part
                 del self._asks[ask]
+                ask.let_go()
             else:
                 ask.expire()
         if self._asks:
@@ -115,6 +116,8 @@ class Ensemble:
                 groups.setdefault(ask.company(), []).append(ask)
         for asks in groups.values():
             self._answer_group(asks)
+        for ask in complete:
+            ask.let_go()
 
     def _answer_group(self, asks: "list[Ask]") -> None:
         """Answer requests that the same members answered in the same batches."""
@@ -202,6 +205,11 @@ class Ask:
         self._left -= 1
         if not self._left:
             self._ensemble.completed(self)
+
+    def let_go(self) -> None:
+        """Let go of the parts, which refer to this in turn: it is to go at once, with all that was
+        answered, not when garbage is collected."""
+        self.parts = []
 
     def expire(self) -> None:
         """The time is up: whoever has not answered has failed."""

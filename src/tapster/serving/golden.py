@@ -8,14 +8,15 @@ from tapster.contract.manifest import Manifest
 from tapster.runtimes import parity
 from tapster.runtimes.parity import Vector
 from tapster.serving.batcher import Answer, Failure, Inputs
+from tapster.serving.places import Hold
 from tapster.serving.slots import GOLDEN_DIFFERENT, GOLDEN_SAME, Region
 from tapster.serving.traffic import Inner
 
 PATIENCE: Final = 30.0
 
 
-def ask(canary: Inner, counted: int, region: Region) -> None:
-    """Ask for every answer that the model has kept; the outcomes are counted at place `counted`."""
+def ask(canary: Inner, counted: Hold, region: Region) -> None:
+    """Ask for every answer that the model has kept; the outcomes are counted where `counted` is."""
     for vector in canary.model.golden:
         question = Question(canary, vector, counted, region)
         try:
@@ -27,8 +28,9 @@ def ask(canary: Inner, counted: int, region: Region) -> None:
 class Question:
     """A recorded batch as Work. An error counts as another answer, a full queue as none."""
 
-    def __init__(self, canary: Inner, vector: Vector, counted: int, region: Region) -> None:
+    def __init__(self, canary: Inner, vector: Vector, counted: Hold, region: Region) -> None:
         self._manifest: Manifest = canary.model.manifest
+        self._hold = canary.hold
         self._vector = vector
         self._counted = counted
         self._region = region
@@ -64,10 +66,10 @@ class Question:
     def succeed(self, body: bytes) -> None:
         """See Work."""
         self.done = True
-        self._region.count(self._counted, GOLDEN_SAME if self._same else GOLDEN_DIFFERENT)
+        self._region.count(self._counted.place, GOLDEN_SAME if self._same else GOLDEN_DIFFERENT)
 
     def fail(self, error: Failure) -> None:
         """See Work."""
         self.done = True
         if not isinstance(error, TapsterError) or error.code not in {"unavailable", "deadline"}:
-            self._region.count(self._counted, GOLDEN_DIFFERENT)
+            self._region.count(self._counted.place, GOLDEN_DIFFERENT)

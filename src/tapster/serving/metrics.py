@@ -1,8 +1,8 @@
 """The metrics page of all workers, read from the shared slots and from what workers publish.
 
-A place is shown while the plan names it, and for `KEPT_SECONDS` after its counters last changed;
-they stay in the slots for bills, and go on where they were when the place comes back. Labels are
-names of the plan only, so nothing that a caller sends makes the page grow.
+A place is shown while the plan names it, and for `KEPT_SECONDS` after its counters last changed,
+if it is not given to another before (see `places`); they go on where they were when it comes back
+in time. Labels are names of the plan only, so nothing that a caller sends makes the page grow.
 
 The page is written in pieces of `SLICE_SECONDS`, with turns of the event loop between them.
 """
@@ -24,9 +24,10 @@ from tapster.serving import agent
 from tapster.serving import slots as layout
 from tapster.serving.engine import Engine
 from tapster.serving.exposition import Page, Shape, counters, histogram, labels
+from tapster.serving.places import KEPT_SECONDS
 from tapster.serving.slots import Region, Slots
+from tapster.serving.tables import Counted, Totals
 
-KEPT_SECONDS: Final = 3600
 SLICE_SECONDS: Final = 0.0005
 PIECE: Final = 16
 # A worker that has not beaten for so long is dead, and its gauges say nothing.
@@ -148,7 +149,6 @@ _VITALS: Final = (
     ("tapster_worker_threads", "gauge", "Threads of the worker."),
     ("tapster_worker_cpu_seconds_total", "counter", "Processor time of the worker's process."),
 )
-Table = "np.ndarray[Any, np.dtype[np.uint64]]"
 
 
 class Metrics:
@@ -159,8 +159,7 @@ class Metrics:
         self._engine = engine
         self._region = region
         self._folder = folder
-        self._names: dict[int, str] = {}
-        self._inner: set[int] = set()
+        self._totals = Totals(slots)
         self._version = version("tapster")
 
     async def page(self, openmetrics: bool = False) -> Page:
@@ -170,9 +169,9 @@ class Metrics:
         alive = [index for index in workers if self._living(index)]
         regions = list(workers.values())
         states, vitals = await asyncio.to_thread(_published, self._folder, self._slots, alive)
-        table = await asyncio.to_thread(self._totals, regions)
+        counted = await asyncio.to_thread(self._totals.read, regions)
         page = Page(openmetrics)
-        for _ in self._written(page, table, states):
+        for _ in self._written(page, counted, states):
             await asyncio.sleep(0)
         self._workers(page, workers, alive)
         _processes(page, vitals)
@@ -187,14 +186,15 @@ class Metrics:
             self._slots.stalled(index, SILENT_SECONDS)
         )
 
-    def _written(self, page: Page, table: Any, states: list[WorkerState]) -> Iterator[None]:
+    def _written(self, page: Page, counted: Counted, states: list[WorkerState]) -> Iterator[None]:
         """Write of places and models, stopping whenever a slice of time is used up."""
         named, known = self._named()
+        table, names = counted.table, counted.names
         recent = table[:, layout.CHANGED] > time.time() - KEPT_SECONDS
         recent[0] = True
         recent[[number for number in known if number < len(recent)]] = True
-        shown = np.flatnonzero(recent)
-        inner = np.isin(shown, sorted(self._inner))
+        shown = np.flatnonzero(recent & counted.known)
+        inner = np.isin(shown, sorted(counted.inner))
         pace = _Pace()
         for chosen, families, histograms in (
             (shown[~inner], _FAMILIES, _HISTOGRAMS),
@@ -203,38 +203,14 @@ class Metrics:
             part, numbers = table[chosen], chosen.tolist()
             for family in families:
                 page.family(family.name, family.kind, family.text)
-                yield from pace.over(page, self._counters(family, part, numbers, named))
+                yield from pace.over(page, _counters(family, part, numbers, named, names))
             for name, text, total, buckets in histograms:
                 page.family(name, "histogram", text)
-                yield from pace.over(page, self._histogram(name, part, numbers, total, buckets))
+                lines = _histogram((name, total, buckets), part, numbers, names)
+                yield from pace.over(page, lines)
         yield from self._models(page, pace, states)
 
     # -- places
-
-    def _totals(self, regions: list[int]) -> Any:
-        """The counters of all places, summed over workers; `CHANGED` is the latest.
-
-        In a thread.
-        """
-        count = self._learn()
-        size = count * layout.PLACE_WORDS
-        words = np.frombuffer(self._slots.words, np.uint64)
-        starts = [region + layout.WORKER_WORDS for region in regions]
-        tables = [words[start : start + size].reshape(count, -1) for start in starts]
-        total = np.sum(tables, axis=0)
-        total[:, layout.CHANGED] = np.max([each[:, layout.CHANGED] for each in tables], axis=0)
-        return total
-
-    def _learn(self) -> int:
-        """Spell the labels of places that are new; returns how many places there are."""
-        for number, tenant, endpoint, which in self._slots.places(len(self._names)):
-            inner, _, version = which.rpartition(":")
-            names = {"tenant": tenant, "endpoint": endpoint, "version": version}
-            if inner:  # shadow:3, member:A:3
-                self._inner.add(number)
-                names["role"], _, names["model"] = inner.partition(":")
-            self._names[number] = labels(**names)
-        return len(self._names)
 
     def _named(self) -> tuple[set[int], set[int]]:
         """The numbers of the places of versions that the plan in force names, and of all others
@@ -248,25 +224,6 @@ class Metrics:
             named |= {(place - start) // layout.PLACE_WORDS for place in places}
             known.add((endpoint.place - start) // layout.PLACE_WORDS)
         return named, named | known
-
-    def _counters(
-        self, family: _Family, table: Any, numbers: list[int], named: set[int]
-    ) -> Iterator[str]:
-        rows = table[:, family.words]
-        values = (rows / family.unit if family.unit != 1.0 else rows).tolist()
-        for number, row in zip(numbers, values, strict=True):
-            if any(row) or (family.idle and (number in named or number == 0)):
-                yield family.shape.lines(self._names[number], row)
-
-    def _histogram(
-        self, name: str, table: Any, numbers: list[int], total: int, buckets: int
-    ) -> Iterator[str]:
-        shape = histogram(name, _SECONDS)
-        running = np.cumsum(table[:, buckets : buckets + len(_SECONDS) + 1], axis=1).tolist()
-        sums = (table[:, total] / SECOND).tolist()
-        for number, row, seconds in zip(numbers, running, sums, strict=True):
-            if row[-1]:
-                yield shape.lines(self._names[number], (*row, seconds, row[-1]))
 
     # -- models
 
@@ -355,6 +312,29 @@ class Metrics:
         total = sum(words[region + layout.BATCH_SUM] for region in regions)
         page.family(name, "histogram", "Rows of a run of a model.")
         page.samples([*lines, f"{name}_sum {total}", f"{name}_count {running}"])
+
+
+def _counters(
+    family: _Family, table: Any, numbers: list[int], named: set[int], names: dict[int, str]
+) -> Iterator[str]:
+    rows = table[:, family.words]
+    values = (rows / family.unit if family.unit != 1.0 else rows).tolist()
+    for number, row in zip(numbers, values, strict=True):
+        if any(row) or (family.idle and (number in named or number == 0)):
+            yield family.shape.lines(names[number], row)
+
+
+def _histogram(
+    which: tuple[str, int, int], table: Any, numbers: list[int], names: dict[int, str]
+) -> Iterator[str]:
+    """`which`: a family's name, the words of its sum and of its first bucket."""
+    name, total, buckets = which
+    shape = histogram(name, _SECONDS)
+    running = np.cumsum(table[:, buckets : buckets + len(_SECONDS) + 1], axis=1).tolist()
+    sums = (table[:, total] / SECOND).tolist()
+    for number, row, seconds in zip(numbers, running, sums, strict=True):
+        if row[-1]:
+            yield shape.lines(names[number], (*row, seconds, row[-1]))
 
 
 class _Pace:

@@ -5,11 +5,12 @@ Layout, in 64-bit words of this machine's byte order:
     header | labels of places | one region a worker
 
 A place is a version behind an endpoint, `tenant/endpoint@version`, or with no version what found
-none there. A label is a 16-bit length and UTF-8 bytes. A region is `WORKER_WORDS` of state and the
-batch-size histogram, then `PLACE_WORDS` for each place. Region i belongs to the worker with index
-i, whoever that is: a successor goes on counting where a killed worker stopped. Label 0 is "other":
-what found no free label is counted there, so the file, and with it the number of time series, is
-bounded. Who has to pay is counted elsewhere: see `journal`.
+none there; for `labels`, see there. A region is `WORKER_WORDS` of state and the batch-size
+histogram, then `PLACE_WORDS` for each place, then for each place the number by which the worker
+holds it (see `places`), 0 if it does not. Region i belongs to the worker with index i, whoever that
+is: a successor goes on counting where a killed worker stopped. Place 0 is "other": what found no
+free place is counted there, so the file, and with it the number of time series, is bounded. Who has
+to pay is counted elsewhere: see `journal`.
 """
 
 import fcntl
@@ -18,18 +19,21 @@ import os
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from tapster.contract.plan import LATENCY_SECONDS
+from tapster.serving.labels import LABELS_WORDS, PLACES, Labels
 
 MAGIC: Final = 0x5441505354455231
-VERSION: Final = 3
+VERSION: Final = 4
 WORKERS: Final = 64
-PLACES: Final = 4096
-LABEL_WORDS: Final = 48
 HEADER_WORDS: Final = 8
+# The header, after magic and version: the number that was given last to a place, and when it was
+# last looked which places nobody needs.
+GIVEN, SWEPT = 2, 3
 
 # The state of a worker, by word.
 HEARTBEAT, PID, PLAN, IN_FLIGHT, STARTS, STARTED, CONNECTIONS, QUEUED, REFUSED, READY = range(10)
@@ -60,18 +64,33 @@ SHADOW_DROPPED, GOLDEN_SAME, GOLDEN_DIFFERENT = range(51, 54)
 TOKENS: Final = 54
 PLACE_WORDS: Final = 64
 
-_PLACE_LABELS: Final = HEADER_WORDS
-_REGIONS: Final = _PLACE_LABELS + PLACES * LABEL_WORDS
-REGION_WORDS: Final = WORKER_WORDS + PLACES * PLACE_WORDS
+_REGIONS: Final = HEADER_WORDS + LABELS_WORDS
+# Where a worker says which places it holds.
+HELD: Final = WORKER_WORDS + PLACES * PLACE_WORDS
+REGION_WORDS: Final = HELD + PLACES
 FILE_BYTES: Final = 8 * (_REGIONS + WORKERS * REGION_WORDS)
 OTHER: Final = "other"
 NEVER: Final = 1 << 63
+
+
+class Place(NamedTuple):
+    """Whose a place is. `given` is another number for every time that it is given away."""
+
+    number: int
+    given: int
+    tenant: str
+    endpoint: str
+    version: str
+
+
+ELSEWHERE: Final = Place(0, 0, "", OTHER, "")
 
 
 class Slots:
     """The mapped file, made (sparse, mode 0600) when it is missing or of another layout."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
@@ -91,7 +110,7 @@ class Slots:
                 self.words[0], self.words[1] = MAGIC, VERSION
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
-        self._labels = _Labels(self._map, _PLACE_LABELS, PLACES)
+        self.labels = Labels(self.words, GIVEN, HEADER_WORDS, self._clear)
 
     def close(self) -> None:
         """Let go of the file. No region may be used any more."""
@@ -99,30 +118,33 @@ class Slots:
         self._map.close()
         os.close(self._file)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep all other processes from giving places and from taking them back."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
     def place(self, tenant: str, endpoint: str, version: str) -> int:
-        """The number of a place, given to it at first use; 0 when none is left."""
-        label = f"{tenant}/{endpoint}@{version}"
-        number = self._labels.find(label)
-        if number is None:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            try:
-                number = self._labels.add(label)
-            finally:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
-        return number
+        """The number of a place, given to it at first use; 0 when none is left.
 
-    def places(self, known: int = 0) -> list[tuple[int, str, str, str]]:
-        """(number, tenant, endpoint, version) of every place in use, but the first `known`.
-
-        0 is `other`.
+        Unless a worker holds it, it is taken back some time later.
         """
-        found = [] if known else [(0, "", OTHER, "")]
-        labels = self._labels.all(max(known - 1, 0))
-        return found + [(number, *_names(label)) for number, label in labels]
+        with self.locked():
+            return self.labels.give(f"{tenant}/{endpoint}@{version}")
+
+    def places(self) -> list[Place]:
+        """Every place in use. The first is `other`."""
+        return [
+            ELSEWHERE,
+            *[Place(number, given, *_names(text)) for number, given, text in self.labels.all()],
+        ]
 
     def name(self, number: int) -> tuple[str, str, str]:
         """Tenant, endpoint and version of a place."""
-        return _names(self._labels.label(number)) if number else ("", OTHER, "")
+        return _names(self.labels.text(number)) if number else ("", OTHER, "")
 
     def totals(self, number: int) -> list[int]:
         """The counters of a place, by word, over all workers."""
@@ -136,6 +158,13 @@ class Slots:
         offsets = {index: _REGIONS + index * REGION_WORDS for index in range(WORKERS)}
         return {index: at for index, at in offsets.items() if self.words[at + STARTS]}
 
+    def _clear(self, number: int) -> None:
+        """Begin the counters of a place anew; nobody holds it."""
+        for region in self.regions().values():
+            start = region + WORKER_WORDS + number * PLACE_WORDS
+            if any(self.words[start : start + PLACE_WORDS]):
+                self.words[start : start + PLACE_WORDS] = _NOTHING
+
     def state(self, index: int, word: int) -> int:
         """One word of worker `index`'s state, such as `HEARTBEAT` or `PID`."""
         return self.words[_REGIONS + index * REGION_WORDS + word]
@@ -147,53 +176,10 @@ class Slots:
 
     def region(self, index: int) -> "Region":
         """The region that worker `index` writes."""
-        return Region(self.words, _REGIONS + index * REGION_WORDS)
+        return Region(self.words, _REGIONS + index * REGION_WORDS, index)
 
 
-class _Labels:
-    """A table of labels that only grows; number 0 is never given away."""
-
-    def __init__(self, memory: mmap.mmap, offset: int, count: int) -> None:
-        self._memory = memory
-        self._offset = offset * 8
-        self._count = count
-        self._numbers: dict[str, int] = {}
-
-    def find(self, label: str) -> int | None:
-        return self._numbers.get(label)
-
-    def add(self, label: str) -> int:
-        """The label's number; the caller holds the file's lock."""
-        for number, existing in self._after(len(self._numbers)):
-            self._numbers[existing] = number
-        if label in self._numbers:
-            return self._numbers[label]
-        number = len(self._numbers) + 1
-        text = label.encode()
-        if number >= self._count or len(text) > LABEL_WORDS * 8 - 2:
-            return 0
-        start = self._offset + number * LABEL_WORDS * 8
-        self._memory[start + 2 : start + 2 + len(text)] = text
-        self._memory[start : start + 2] = len(text).to_bytes(2, "little")
-        self._numbers[label] = number
-        return number
-
-    def all(self, known: int = 0) -> list[tuple[int, str]]:
-        return self._after(known)
-
-    def label(self, number: int) -> str:
-        start = self._offset + number * LABEL_WORDS * 8
-        length = int.from_bytes(self._memory[start : start + 2], "little")
-        return self._memory[start + 2 : start + 2 + length].decode()
-
-    def _after(self, known: int) -> list[tuple[int, str]]:
-        found = []
-        for number in range(known + 1, self._count):
-            label = self.label(number)
-            if not label:
-                break
-            found.append((number, label))
-        return found
+_NOTHING: Final = memoryview(bytes(8 * PLACE_WORDS)).cast("Q")
 
 
 def _names(label: str) -> tuple[str, str, str]:
@@ -288,9 +274,10 @@ class Region:
     nanoseconds or longer, with those that ran with them.
     """
 
-    def __init__(self, words: "memoryview[int]", offset: int) -> None:
+    def __init__(self, words: "memoryview[int]", offset: int, index: int) -> None:
         self.words = words
         self.offset = offset
+        self.index = index
         # Where a request is counted that has found no endpoint, or no key.
         self.nowhere = self.place(0)
         self.nobody: Bill = Nobody()

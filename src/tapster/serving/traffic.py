@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 from tapster.contract.errors import HTTP_STATUS, TapsterError
 from tapster.serving.batcher import Work
 from tapster.serving.model import Model
+from tapster.serving.places import Hold
 from tapster.serving.slots import Region, Watched
 
 T = TypeVar("T")
@@ -23,14 +24,19 @@ _SCALE: Final = 1.0 / 2**64
 class Inner:
     """A model that callers do not address: a member of an ensemble, or a shadow.
 
-    `place` counts what it does there, `submit` runs a request by it.
+    What it does is counted at `place`, `submit` runs a request by it.
     """
 
     name: str
     model: Model
     weight: float
-    place: int
+    hold: Hold
     submit: Callable[[Work], None]
+
+    @property
+    def place(self) -> int:
+        """Where its counters lie."""
+        return self.hold.place
 
 
 def count_failure(region: Region, request: Watched, error: BaseException) -> None:

@@ -17,7 +17,7 @@ from tapster.contract.plan import WorkerState
 from tapster.core.settings import Settings
 from tapster.core.telemetry import logger
 from tapster.serving import slots as layout
-from tapster.serving import slowest
+from tapster.serving import slowest, tables
 from tapster.serving.model import COLD, FAILED
 from tapster.serving.slots import NEVER, Region, Slots, Watched
 from tapster.serving.slowest import Phases, Request, Slowest
@@ -93,8 +93,9 @@ class Watcher:
         self._failures = Allowance()
         self._slowness = Allowance()
         self._ticks = 0
-        self._seen: np.ndarray[Any, np.dtype[np.uint64]] | None = None
-        self._places = 0
+        # The counters of all places when last looked at, and the numbers of the places then.
+        self._seen: Any = np.zeros((0, layout.CHANGED), np.uint64)
+        self._numbers: Any = None
         self._refused = region.words[region.offset + layout.REFUSED]
         self._publishing: asyncio.Future[None] | None = None
 
@@ -218,11 +219,12 @@ class Watcher:
 
     def _summarise(self) -> None:
         """Note which places changed since the last time, and log what was refused at each."""
-        before, now = self._seen, self._counters()
-        self._seen = now
-        if before is not None:
-            fresh = np.zeros((len(now) - len(before), now.shape[1]), np.uint64)
-            more = now - np.concatenate([before, fresh])
+        numbers, now = tables.read(self._slots, [self._region.offset], _copied)
+        before, known = self._seen, self._numbers
+        self._seen, self._numbers = now, numbers
+        if known is not None:
+            more = now - _matched(before, known, numbers)
+            more[1:][numbers[1:] == 0] = 0
             changed = np.flatnonzero(more.any(axis=1)).tolist()
             for number in changed:
                 place = self._region.place(number)
@@ -235,15 +237,7 @@ class Watcher:
             if count := allowance.forgive():
                 log.warning("lines were left out", about=event, count=count)
 
-    def _counters(self) -> "np.ndarray[Any, np.dtype[np.uint64]]":
-        """A copy of this worker's counters of all places, up to `CHANGED`."""
-        self._places += len(self._slots.places(self._places))
-        start = self._region.place(0)
-        end = start + self._places * layout.PLACE_WORDS
-        words = np.frombuffer(self._region.words, np.uint64)[start:end]
-        return words.reshape(self._places, -1)[:, : layout.CHANGED].copy()
-
-    def _log_refusals(self, more: dict[int, "np.ndarray[Any, np.dtype[np.uint64]]"]) -> None:
+    def _log_refusals(self, more: dict[int, Any]) -> None:
         """One line for each place whose refusals have become more, for so many places."""
         seconds = TICK_SECONDS * SUMMARY_TICKS
         lines = []
@@ -291,6 +285,20 @@ def changes(before: WorkerState | None, after: WorkerState) -> None:
         log.info("packages changed", more=more, unloaded=gone, packages=len(after.packages))
     if after.plan >= 0 and (before is None or after.plan != before.plan):
         log.info("the plan is applied", plan=after.plan)
+
+
+def _copied(views: list[Any]) -> Any:
+    """A copy of this worker's counters of all places, up to `CHANGED`."""
+    return views[0][:, : layout.CHANGED].copy()
+
+
+def _matched(before: Any, known: Any, numbers: Any) -> Any:
+    """What the counters of places were, as far as these were given by the same numbers then."""
+    found = np.zeros((len(numbers), layout.CHANGED), np.uint64)
+    count = min(len(known), len(numbers))
+    same = np.flatnonzero(known[:count] == numbers[:count])
+    found[same] = before[same]
+    return found
 
 
 def _log_failure(request: Request, error: Exception) -> None:

@@ -191,6 +191,7 @@ class Worker:
         region, service = self._region, self.service
         region.beat()
         service.heads.renew()
+        service.seen.forget(service.gate.generation + self._engine.generation)
         now = self._loop.time()
         # After a turn that took long, what clients sent meanwhile has not been read yet; by the
         # next beat it has, however late that is too.

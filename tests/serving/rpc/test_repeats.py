@@ -292,3 +292,19 @@ def test_the_short_way_is_for_whole_calls_of_one_method(plane: Plane) -> None:
         assert repeater.hear(number)[0] == GOOD
         assert repeater.ask(sum_request(), path=INFER.replace("Infer", "Other", 2))[0] == b"12"
         assert repeater.sums() == 7.0
+
+
+@pytest.mark.parametrize("key", [None, "tap_other-key", "theirs"])
+def test_what_came_in_pieces_lets_nobody_else_in(plane: Plane, key: str | None) -> None:
+    """Headers and data that were read one after the other teach nothing about what came next."""
+    with Peer(plane) as peer:
+        repeater = Repeater(peer)
+        number = repeater.next()
+        peer.send(frame(HEADERS, END_HEADERS, number, block()), frame(PING, 0, 0, b"is read."))
+        peer.until(lambda f: f.kind == PING)
+        peer.send(frame(DATA, END_STREAM, number, prefixed(sum_request())))
+        assert repeater.hear(number)[0] == GOOD
+        wanted = MISSING if key == "theirs" else REFUSED
+        for _ in range(3):
+            assert repeater.ask(sum_request(), key=key)[0] == wanted
+        assert repeater.sums() == 7.0

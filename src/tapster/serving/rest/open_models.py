@@ -54,8 +54,7 @@ def statistics(slots: Slots, endpoint: Endpoint, target: Target) -> dict[str, An
     `inference_count` counts rows, `execution_count` batches, `last_inference` is in milliseconds
     since 1970.
     """
-    plan = endpoint.plan
-    number = slots.place(plan.tenant, plan.name, target.version)
+    plan, number = endpoint.plan, target.hold.number
     totals = slots.totals(number)
     good, bad = totals[layout.OK], totals[layout.CLIENT_ERRORS] + totals[layout.SERVER_ERRORS]
 

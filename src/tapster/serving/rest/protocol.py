@@ -53,14 +53,15 @@ class InferenceProtocol(Reception):
         service = self._service
         if self._message or self._rest or self._deaf or self._finishing or service.draining:
             super().data_received(data)
+            self._learned = None
             return
         generation = service.gate.generation + service.engine.generation
         seen = service.seen.find(data, generation, self._head)
         if seen is None or seen.holder.ended:
-            self._learned = None
             super().data_received(data)
-            if self._learned is not None and not (self._message or self._deaf):
-                service.seen.learn(data, self._learned, generation)
+            learned, self._learned = self._learned, None
+            if learned is not None and not (self._message or self._deaf):
+                service.seen.learn(data, learned, generation)
             return
         self._head = seen.head
         self._keep_alive = True

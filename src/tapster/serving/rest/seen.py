@@ -70,6 +70,11 @@ class SeenHeads:
             return None
         return seen
 
+    def forget(self, generation: int) -> None:
+        """Keep nothing of what is gone from the plan."""
+        if generation != self._generation:
+            self._kept.clear()
+
     def learn(self, data: bytes, seen: Seen, generation: int) -> None:
         """Keep the head of `data`, which the parser took for one whole request saying `seen`."""
         end = data.find(_END, 0, MAX_HEAD) + 4

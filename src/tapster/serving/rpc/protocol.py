@@ -134,8 +134,7 @@ class GrpcProtocol(Gathering):
         size = repeats.size
         if not size or service.tracer is not None or self._port.crowded:
             return 0
-        generation = service.gate.generation + service.engine.generation
-        repeat = repeats.find(data, at, (self._decoder.revision, generation))
+        repeat = repeats.find(data, at, self._stamp)
         if repeat is None or repeat.holder.ended:
             return 0
         number = int.from_bytes(data[at + 5 : at + 9], "big")
@@ -175,16 +174,20 @@ class GrpcProtocol(Gathering):
 
     def _learn(self, data: bytes, start: int, end: int) -> None:
         lesson, self._lesson = self._lesson, None
-        if lesson is None:
+        if lesson is None or lesson[0].exchange.id != int.from_bytes(data[start + 5 : start + 9]):
             return
         call, account = lesson  # since then, what it has reserved may count for it
         exchange = call.exchange
-        service = self.service
-        stamp = (self._decoder.revision, service.gate.generation + service.engine.generation)
         repeat = Repeat(
             exchange.head, exchange.holder, exchange.method, call.target, account, call.rows
         )
-        self._repeats.learn(data[start:end], len(call.inputs), stamp, repeat)
+        self._repeats.learn(data[start:end], len(call.inputs), self._stamp, repeat)
+
+    @property
+    def _stamp(self) -> tuple[int, int]:
+        """Another one once what was learned before may no longer hold."""
+        service = self.service
+        return self._decoder.revision, service.gate.generation + service.engine.generation
 
     # -- what is called
 
@@ -379,6 +382,8 @@ class GrpcProtocol(Gathering):
     def check(self, now: float) -> None:
         """See Connection. Ends calls whose time is over, or whose key is no longer valid."""
         super().check(now)
+        self._repeats.forget(self._stamp)
+        self._lesson = None
         for exchange in list(self._streams.values()):
             try:
                 if exchange.session is not None:

@@ -82,6 +82,11 @@ class Repeats:
             self._luck = LUCK
         return found
 
+    def forget(self, stamp: tuple[int, int]) -> None:
+        """Keep nothing of what is gone from the plan."""
+        if stamp != self._stamp:
+            self._kept.clear()
+
     def learn(self, pair: bytes, tensor: int, stamp: tuple[int, int], repeat: Repeat) -> None:
         """Keep a request: two frames, the second ending with so many bytes of the tensor.
 
@@ -94,6 +99,7 @@ class Repeats:
         announced = header(_RAW, tensor)
         if (
             size > MAX_BYTES + tensor
+            or pair[_BEFORE_NUMBER:HEAD_BYTES] != pair[second + _BEFORE_NUMBER : body]
             or int.from_bytes(pair[second : second + 3], "big") != size - body
             or pair[second + 3 : second + 5] != bytes((DATA, END_STREAM))
             or pair[body : body + _PREFIX] != message.to_bytes(_PREFIX, "big")
