@@ -1,5 +1,6 @@
 """A database with models to deploy, and a data plane that reports what a test says."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def digest(ref: str) -> str:
     return ref.encode().hex().ljust(64, "0")
 
 
-def register(tx: Connection, ref: str, signature: Signature) -> None:
+def register(tx: Connection, ref: str, signature: Signature, tenant: str = "default") -> None:
     """Make a model's next version, which must be the one that `ref` says."""
     model, _, number = ref.partition("@")
     manifest = Manifest(
@@ -61,15 +62,19 @@ def register(tx: Connection, ref: str, signature: Signature) -> None:
     )
     made = registry.register(
         tx,
-        "default",
+        tenant,
         model=model,
-        digest=digest(ref),
+        digest=digest(ref) if tenant == "default" else _other(tenant, ref),
         manifest=manifest,
         bytes=1,
         signer="0" * 64,
         job="",
     )
     assert made.version == int(number)
+
+
+def _other(tenant: str, ref: str) -> str:
+    return hashlib.sha256(f"{tenant}/{ref}".encode()).hexdigest()
 
 
 class DataPlane:
