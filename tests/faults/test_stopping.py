@@ -33,6 +33,6 @@ def test_a_stop_ends_what_takes_too_long(
 ) -> None:
     seen = stopping.stop_in_the_middle(new_server(workers=2, stop_grace=grace), again=again)
     assert seen.unanswered > 0  # else there was nothing to wait for
-    assert seen.took[0] < limit + 3  # as a machine that is busy otherwise may need
+    assert seen.took[0] < limit + 10  # as a machine that is busy otherwise may need
     assert seen.orphans == []
     assert seen.code == 0

@@ -19,7 +19,9 @@ FREE: Final = "free"
 BUDGETED: Final = "budgeted"
 # A control process and a worker are killed in turn, so many seconds apart on average.
 BETWEEN: Final = 4.0
-QUIET: Final = 3.0
+# The ledger is read so often before it is taken to be at rest, and waited for so many seconds.
+QUIET: Final = 15
+PATIENCE: Final = 60.0
 
 
 @dataclass
@@ -125,19 +127,24 @@ class Api:
         self._ask("POST", "/limits", {"limits": [limit], "key": key})
 
     def settle(self, seen: Bills) -> None:
-        """Wait until the ledger has not grown for a while, and read it."""
+        """Wait until the ledger has all answers and has not grown for a while, and read it."""
+        end = time.monotonic() + PATIENCE
         last: Any = None
-        since = time.monotonic()
-        while time.monotonic() - since < QUIET:
+        quiet = 0
+        while quiet < QUIET or (self._missing(seen) and time.monotonic() < end):
             rows = self._ask("GET", "/usage?by=key")["rows"]
-            if rows != last:
-                last, since = rows, time.monotonic()
+            quiet = quiet + 1 if rows == last else 0
+            last = rows
+            for account in seen.accounts.values():
+                for row in rows:
+                    if row["key"] == account.key:
+                        account.billed, account.rows = row["requests"], row["rows"]
             time.sleep(0.2)
-        for account in seen.accounts.values():
-            for row in last:
-                if row["key"] == account.key:
-                    account.billed, account.rows = row["requests"], row["rows"]
         seen.differences = self._ask("GET", "/usage/check")["differences"]
+
+    def _missing(self, seen: Bills) -> bool:
+        """Whether somebody was answered more often than is billed."""
+        return any(account.billed < account.answered for account in seen.accounts.values())
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         """One call, tried again while nobody answers."""

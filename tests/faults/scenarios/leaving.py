@@ -83,7 +83,7 @@ class Sockets:
 
     def leave(self) -> None:
         """See Callers."""
-        for line in self._lines:
+        for line in reversed(self._lines):  # who waits before who is run
             if self._reset:
                 line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             line.close()
@@ -107,7 +107,7 @@ class Streams:
     def leave(self) -> None:
         """See Callers."""
         if self._cancel:
-            for each in self._calls:
+            for each in reversed(self._calls):
                 each.cancel()
         self._channel.close()
 
