@@ -120,7 +120,7 @@ def build(config: Settings) -> FastAPI:
             job_routes.routes(parts),
             *tenancy_routes.routes(parts),
             erasure_routes.routes(parts),
-            *ledger_routes.routes(parts, deployments.show),
+            *ledger_routes.routes(parts, deployments.callee),
             audit_routes.routes(parts, record.heads),
             limit_routes.routes(parts, deployments.callee),
             limit_routes.agent_routes(parts, agent_key),

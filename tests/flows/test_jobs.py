@@ -13,6 +13,7 @@ import pytest
 import tapster
 from tapster.client import Client
 from tapster.contract.control import Job
+from tapster.contract.errors import TapsterError
 from tests.conftest import Server
 
 
@@ -111,3 +112,21 @@ def test_events_and_logs_follow_a_job_to_its_end(installation: Server) -> None:
     assert logs.status_code == 200
     assert logs.text == (installation.home / "jobs" / job.id / "log").read_text()
     assert not any(Path(installation.home / "jobs" / job.id).glob("*/task.json"))
+
+
+@pytest.mark.parametrize("part", ["logs?follow=true", "events"])
+def test_a_key_that_is_revoked_follows_no_job_any_longer(installation: Server, part: str) -> None:
+    with _connect(installation) as client:
+        made = client.keys_create("developer")
+        job = _running(installation, client, "unseen", trials=100_000)
+        url = f"{installation.url}/api/v1/jobs/{job.id}/{part}"
+        headers = {"Authorization": f"Bearer {made.key}"}
+        with httpx.stream("GET", url, headers=headers, timeout=60) as answer:
+            assert answer.status_code == 200
+            client.keys_revoke(made.id)
+            for _ in answer.iter_bytes():
+                pass
+        assert client.job(job.id).status == "running"
+        client.cancel(job.id)
+        with pytest.raises(TapsterError):
+            client.wait(job.id)

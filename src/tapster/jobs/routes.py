@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 
 from tapster.contract.control import FINISHED, Job, Principal
@@ -15,7 +16,8 @@ from tapster.jobs import service
 from tapster.jobs.logs import JobFolders
 from tapster.tenancy.access import need
 
-_Reader = Annotated[Principal, Depends(need("jobs:read"))]
+_reading = need("jobs:read")
+_Reader = Annotated[Principal, Depends(_reading)]
 _Writer = Annotated[Principal, Depends(need("jobs:write"))]
 _POLL = 0.2
 
@@ -53,15 +55,19 @@ def routes(parts: Parts) -> APIRouter:
         return seen
 
     @router.get("/{job}/logs", response_class=StreamingResponse)
-    def job_logs(who: _Reader, job: str, follow: bool = False) -> StreamingResponse:
+    def job_logs(
+        who: _Reader, job: str, request: Request, follow: bool = False
+    ) -> StreamingResponse:
         """What the job's process printed; with `follow`, until the job ends."""
         look(who.tenant, job)
+        still = partial(_reading.still, request)
         return StreamingResponse(
-            _log_lines(parts, who.tenant, job, follow), media_type="text/plain; charset=utf-8"
+            _log_lines(parts, who.tenant, job, follow, still),
+            media_type="text/plain; charset=utf-8",
         )
 
     @router.get("/{job}/events", response_class=StreamingResponse)
-    def job_events(who: _Reader, job: str) -> StreamingResponse:
+    def job_events(who: _Reader, job: str, request: Request) -> StreamingResponse:
         """Server-sent events: the job, as JSON, whenever it changes, until it ends."""
         look(who.tenant, job)
 
@@ -76,13 +82,17 @@ def routes(parts: Parts) -> APIRouter:
                 if seen.status in FINISHED:
                     return
                 await asyncio.sleep(_POLL)
+                if not await asyncio.to_thread(_reading.still, request):
+                    return
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
     return router
 
 
-async def _log_lines(parts: Parts, tenant: str, job: str, follow: bool) -> AsyncIterator[bytes]:
+async def _log_lines(
+    parts: Parts, tenant: str, job: str, follow: bool, still: Callable[[], bool]
+) -> AsyncIterator[bytes]:
     folders, offset = JobFolders(parts), 0
 
     def look() -> Job:
@@ -97,3 +107,5 @@ async def _log_lines(parts: Parts, tenant: str, job: str, follow: bool) -> Async
         if ended or not follow:
             return
         await asyncio.sleep(_POLL)
+        if not await asyncio.to_thread(still):
+            return

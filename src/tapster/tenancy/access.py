@@ -50,6 +50,16 @@ class need:  # noqa: N801 - read as a verb: Depends(need("datasets:read"))
             self._check(request, who)
         return who
 
+    def still(self, request: Request) -> bool:
+        """Whether a caller who was let in would be now: to be asked while an answer goes on."""
+        try:
+            self(request)
+        except TapsterError as error:
+            if error.code in {"unauthenticated", "forbidden", "not_found"}:
+                return False
+            raise
+        return True
+
     def _check(self, request: Request, who: Principal) -> None:
         if not who.may(self.right):
             raise TapsterError("forbidden", f"this key does not hold the right {self.right}")

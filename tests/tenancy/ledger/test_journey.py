@@ -150,6 +150,10 @@ def test_a_tenant_pays_what_it_calls_of_anothers(
     house: Server, run: Run, tenants: dict[str, str]
 ) -> None:
     with connect(house.url, key=tenants["acme"]) as acme:
+        for name in ("sum", "default--sum", "nobodys"):
+            with pytest.raises(TapsterError) as refused:
+                acme.prices_set(name, {"row": "0"})
+            assert refused.value.code == "not_found", "prices are the owner's"
         _shared(acme)
         for _ in range(2):
             acme.predict("sum", [{"a": 1, "b": 1}] * 4)

@@ -16,8 +16,8 @@ from tapster.tenancy.in_force import InForce
 from tapster.tenancy.ledger import invoices, papers, service
 from tapster.tenancy.ledger.prices import service as prices
 
-# Raises TapsterError(not_found) when a tenant has no endpoint of a name.
-KnowEndpoint = Callable[[Connection, str, str], object]
+# (tx, tenant, name) -> owner and name of the endpoint that a tenant calls so, None if none.
+Resolve = Callable[[Connection, str, str], tuple[str, str] | None]
 _Reader = Annotated[Principal, Depends(need("usage:read"))]
 _PriceReader = Annotated[Principal, Depends(need("prices:read"))]
 _PriceWriter = Annotated[Principal, Depends(need("prices:write"))]
@@ -55,9 +55,9 @@ class SetPrice:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
-def routes(parts: Parts, endpoint: KnowEndpoint) -> list[APIRouter]:
+def routes(parts: Parts, resolve: Resolve) -> list[APIRouter]:
     """The routes under /usage, /prices and /invoices."""
-    return [_usage(parts), _prices(parts, endpoint), _invoices(parts)]
+    return [_usage(parts), _prices(parts, resolve), _invoices(parts)]
 
 
 def _usage(parts: Parts) -> APIRouter:
@@ -98,7 +98,7 @@ def _usage(parts: Parts) -> APIRouter:
     return router
 
 
-def _prices(parts: Parts, endpoint: KnowEndpoint) -> APIRouter:
+def _prices(parts: Parts, resolve: Resolve) -> APIRouter:
     router = APIRouter(prefix="/prices", tags=["prices"], route_class=InForce)
 
     @router.get("")
@@ -121,9 +121,8 @@ def _prices(parts: Parts, endpoint: KnowEndpoint) -> APIRouter:
         tiers = [(tier.above, tier.rates) for tier in body.tiers]
         tariff = prices.tariff(body.rates, tiers, house=not body.endpoint)
         with parts.db.write() as tx:
-            if body.endpoint:
-                endpoint(tx, who.tenant, body.endpoint)
-            row = prices.put(tx, who.tenant, body.endpoint, body.tenant, tariff)
+            name = _own(tx, who.tenant, body.endpoint, resolve) if body.endpoint else ""
+            row = prices.put(tx, who.tenant, name, body.tenant, tariff)
         return {**prices.shown(row), "currency": parts.settings.currency}
 
     @router.delete("/{price}")
@@ -134,6 +133,19 @@ def _prices(parts: Parts, endpoint: KnowEndpoint) -> APIRouter:
         return {"deleted": price}
 
     return router
+
+
+def _own(tx: Connection, tenant: str, called: str, resolve: Resolve) -> str:
+    """The name of an endpoint of the caller's. Raises TapsterError(not_found) for another's."""
+    owner, name = resolve(tx, tenant, called) or ("", "")
+    if owner != tenant:
+        raise TapsterError(
+            "not_found",
+            f"there is no endpoint {called[:100]!r} of yours",
+            hint="see `tapster endpoints list`",
+            field="endpoint",
+        )
+    return name
 
 
 def _invoices(parts: Parts) -> APIRouter:
