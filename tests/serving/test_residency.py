@@ -1,5 +1,6 @@
 """Models that leave the memory and come back: within a budget, when idle, when told to."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,26 @@ def test_what_is_idle_for_long_leaves_and_comes_back(new_plane: Callable[..., Pl
         assert plane.call("GET", "/v2/models/idle/ready").status == 200
         assert called(plane, "idle") == 6.0
     assert states(plane)[both.digest] == states(plane)[never.digest] == "ready"
+
+
+def test_what_has_left_comes_back_from_where_its_package_is_now(
+    new_plane: Callable[..., Plane],
+) -> None:
+    """Two tenants have the same package; the one that it was loaded from is no more."""
+    plane = new_plane()
+    first = packages.regressor(plane.home, 1.0)
+    other = PackageRef(first.digest, f"other/packages/{first.digest}")
+    blobs = plane.home / "blobs"
+    shutil.copytree(blobs / first.key, blobs / other.key)
+    serving = endpoint("idle", first, options=Options(idle=0.2))
+    plane.plan(serving, packages=(first,))
+    plane.start()
+    plane.applied()
+    plane.plan(serving, packages=(other,))
+    plane.applied()
+    shutil.rmtree(blobs / first.key)
+    wait_for(lambda: states(plane)[first.digest] == "cold", "the model to leave")
+    assert called(plane, "idle") == 7.0
 
 
 def test_a_package_damaged_meanwhile_is_refused_and_tried_again(

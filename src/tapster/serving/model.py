@@ -86,6 +86,10 @@ class Loaded:
         """The model again, after it was closed: every byte is verified, nothing is replayed."""
         return self._load(*self._open())
 
+    def moved(self, package: PackageRef) -> None:
+        """See Model."""
+        self._package = package
+
     def _open(self) -> tuple[Path, Package]:
         folder = self._opening.blobs.get(self._package.key)
         return folder, open_package(folder, self._package.digest)
@@ -145,6 +149,12 @@ class Model:
         self.tokens = counter(self.signature)
         self.state = READY
         self.configure()
+
+    def moved(self, package: PackageRef) -> None:
+        """Find the same package there from now on: the tenant that it lay with may be gone."""
+        self.package = package
+        if self.servable:
+            self.loaded.moved(package)
 
     @property
     def servable(self) -> bool:
