@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,6 +81,8 @@ class Agent:
         self._lock = -1
         self._book: Book | None = None
         self._collector: Collector | None = None
+        # Who waits for a report of all that was counted until now.
+        self._waiting: deque[threading.Event] = deque()
 
     def start(self) -> None:
         """Begin to stand for election."""
@@ -156,21 +159,30 @@ class Agent:
         sent: tuple[WorkerState, ...] | None = None
         due = 0.0
         while not self._stop.wait(LOOK_SECONDS):
-            states = self.workers()
-            if states == sent and time.monotonic() < due:
+            states, waiting = self.workers(), len(self._waiting)
+            if states == sent and not waiting and time.monotonic() < due:
                 continue
             try:
-                sent = states if self._report(states, time.monotonic() >= due) else None
+                counts = bool(waiting) or time.monotonic() >= due
+                sent = states if self._report(states, counts, bool(waiting)) else None
             except (OSError, http.client.HTTPException):
                 sent = None
+            for _ in range(waiting):
+                self._waiting.popleft().set()
             due = time.monotonic() + (REPORT_SECONDS if sent is not None else RETRY_SECONDS)
             if sent is None:
                 self._stop.wait(RETRY_SECONDS)
 
-    def _report(self, states: tuple[WorkerState, ...], counts: bool) -> bool:
+    def _report_all(self) -> None:
+        """Have all reported that was counted until now; what cannot be is not waited for."""
+        done = threading.Event()
+        self._waiting.append(done)
+        done.wait(REPORT_SECONDS)
+
+    def _report(self, states: tuple[WorkerState, ...], counts: bool, everything: bool) -> bool:
         """Send a report, with what was counted or without; whether it was taken in."""
         collector = self._collecting() if counts else None
-        ledger = collector.report() if collector is not None else None
+        ledger = collector.report(everything) if collector is not None else None
         host = socket.gethostname()
         batch = UsageBatch(host, states, variants=self.variants(), ledger=ledger)
         body = msgspec.json.encode(batch)
@@ -196,7 +208,8 @@ class Agent:
         while not self._stop.is_set():
             try:
                 home = self._settings.home
-                filling = Granting(Wallet(home), machine_id(home), self._ask_for_grants)
+                wallet, machine = Wallet(home), machine_id(home)
+                filling = Granting(wallet, machine, self._ask_for_grants, self._report_all)
             except (OSError, TapsterError) as error:
                 log.error("budgets cannot be refilled: %s", error)
                 self._stop.wait(ANSWER_SECONDS)

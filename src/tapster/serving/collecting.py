@@ -120,13 +120,13 @@ class Collector:
         self._over: dict[int, float] = {}
         self.machine = machine_id(home)
 
-    def report(self) -> UsageReport:
-        """What is new since it was last acknowledged."""
+    def report(self, everything: bool = False) -> UsageReport:
+        """What is new since it was last acknowledged; usually, what changes often waits."""
         self._look()
         segments: list[Segment] = []
         room = MOST
         for known in sorted(self._known.values(), key=lambda each: each.segment.day):
-            segment = self._segment(known, room)
+            segment = self._segment(known, room, everything)
             if segment is not None:
                 segments.append(segment)
                 room -= len(segment.counts)
@@ -148,7 +148,7 @@ class Collector:
                 known.segment.take()
         self._clear_up()
 
-    def _segment(self, known: _Known, room: int) -> Segment | None:
+    def _segment(self, known: _Known, room: int, everything: bool) -> Segment | None:
         """What there is to say of a segment, if anything."""
         segment = known.segment
         sealed, now = known.orphaned, time.monotonic()
@@ -160,7 +160,7 @@ class Collector:
             chosen = list(range(len(totals)))
             known.due = now + FIRST_PAUSE
         else:
-            chosen = chosen if sealed else known.ripe(totals, chosen, now)
+            chosen = chosen if sealed or everything else known.ripe(totals, chosen, now)
             sealed, chosen = False, chosen[:room]
             if not chosen:
                 return None

@@ -29,15 +29,22 @@ _FIRST: Final = date(1970, 1, 1)
 
 class Granting:
     """Keeps a machine's wallet filled. `ask` sends a request's body (JSON) to the control plane and
-    returns the status and the body of its answer; it raises OSError or HTTPException.
+    returns the status and the body of its answer; it raises OSError or HTTPException. `report` is
+    called before a limit is asked for the first time: what was used before it was set counts, too.
     """
 
     def __init__(
-        self, wallet: Wallet, machine: str, ask: Callable[[bytes], tuple[int, bytes]]
+        self,
+        wallet: Wallet,
+        machine: str,
+        ask: Callable[[bytes], tuple[int, bytes]],
+        report: Callable[[], None] = lambda: None,
     ) -> None:
         self._wallet = wallet
         self._machine = machine
         self._ask = ask
+        self._report = report
+        self._known: set[str] = set()
         self._seen = -1
         self._due = 0.0
 
@@ -79,6 +86,9 @@ class Granting:
 
     def _exchange(self, wanted: list[tuple[str, int, Entry]]) -> bool:
         """Ask for what is wanted; whether there was an answer."""
+        limits = {limit for limit, _, _ in wanted}
+        if not limits <= self._known:
+            self._report()
         asks = tuple(Ask(limit, spelled(day), entry[WANTED]) for limit, day, entry in wanted)
         try:
             status, body = self._ask(msgspec.json.encode(GrantRequest(self._machine, asks)))
@@ -90,6 +100,7 @@ class Granting:
             return False
         for grant in answer.grants:
             self._wallet.answered(_number(grant.day), grant)
+        self._known |= limits
         return True
 
 
