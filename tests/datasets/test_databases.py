@@ -242,3 +242,44 @@ def test_objects_of_s3(desk: Desk, bucket: Any, monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(TapsterError, match="does not answer") as caught:
         desk.add("u", url="s3://tapster-data/in/b.csv")
     assert caught.value.code == "unavailable"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///shop.db",
+        "s3://bucket/key",
+        "postgresql:///shop",
+        "postgresql://ann@db.example/shop",
+        "postgresql://:secret@db.example/shop",
+        "postgresql://ann:secret@/shop",
+        "postgresql://ann:secret@db.example,/shop",
+        "postgresql://ann:secret@%2Fvar%2Frun/shop",
+        "postgresql://ann:secret@db.example/shop?host=/var/run",
+        "postgresql://ann:secret@db.example/shop?passfile=/root/.pgpass",
+        "postgresql://ann:secret@db.example/shop?sslmode=require&service=x",
+    ],
+)
+def test_another_tenant_reads_nothing_as_the_server(url: str, shop: Path, tmp_path: Path) -> None:
+    url = url.replace("shop.db", str(shop))
+    spec: dict[str, Any] = {
+        "name": "x", "upload": "", "url": url, "query": "", "schema": {}, "format": "",
+        "infinities": "refuse", "table": "" if url.startswith("s3:") else "orders",
+    }  # fmt: skip
+    assert service.check_import(spec, tmp_path / "home")["name"] == "x", (
+        "the installation itself may"
+    )
+    with pytest.raises(TapsterError) as caught:
+        service.check_import(spec, tmp_path, "acme")
+    assert (caught.value.code, caught.value.field) == ("forbidden", "url")
+    assert str(shop) not in caught.value.message
+
+
+def test_another_tenant_reads_a_database_that_it_may(tmp_path: Path) -> None:
+    for place in ("db.example", "db.example:5433", "[::1]:5433"):
+        url = f"postgresql://ann:secret@{place}/shop?sslmode=require"
+        spec: dict[str, Any] = {
+            "name": "x", "upload": "", "url": url, "query": "", "schema": {}, "format": "",
+            "infinities": "refuse", "table": "orders",
+        }  # fmt: skip
+        assert service.check_import(spec, tmp_path, "acme")["url"] == url

@@ -11,6 +11,12 @@ from tapster.contract.errors import TapsterError
 DATABASES: Final = ("sqlite", "postgresql", "postgres")
 # Of a PostgreSQL URL: the credentials end at the only "@", before any "/", "?" and "#".
 _PLAIN: Final = re.compile(r"([^@/?#]*@)?[^@/?#]*(/[^@?#]*)?(\?[^@#]*)?")
+# One with a user, a password and one host, which is no socket; and its options.
+_NAMED: Final = re.compile(
+    r"[^@/?#:]+:[^@/?#]+@(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?/[^@/?#]+(?:\?([^@#]*))?"
+)
+# Options of a PostgreSQL URL that say neither where to read nor as whom.
+_HARMLESS: Final = frozenset({"", "sslmode", "connect_timeout", "application_name"})
 _MAGIC: Final = b"SQLite format 3\x00"
 
 
@@ -34,6 +40,24 @@ def check_url(url: str, table: str, query: str) -> None:
             "a database needs either a table or a query",
             hint="give the one you mean",
             field="table",
+        )
+
+
+def check_stranger(url: str) -> None:
+    """Raise TapsterError(forbidden) for a checked URL that is read with what the server may read.
+
+    Its files, its `AWS_*` keys and its name at a database (peer, a password file) are the
+    installation's: another tenant names a host, a user and a password of its own.
+    """
+    scheme, _, rest = url.partition("://")
+    named = _NAMED.fullmatch(rest)
+    asked = {each.partition("=")[0] for each in (named[1] or "").split("&")} if named else set()
+    if scheme.lower() not in DATABASES[1:] or named is None or not asked <= _HARMLESS:
+        raise TapsterError(
+            "forbidden",
+            "that is read as the server itself, which only the installation's own tenant may ask",
+            hint="send a file, or give postgresql://USER:PASSWORD@HOST/DATABASE",
+            field="url",
         )
 
 

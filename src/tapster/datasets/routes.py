@@ -123,7 +123,7 @@ def _writing(router: APIRouter, parts: Parts) -> None:
     @router.post("", status_code=202)
     def import_dataset(body: ImportRequest, who: _Writer) -> Job:
         """Import a file, a database's rows or an object as a dataset's next version."""
-        spec = service.check_import(asdict(body), parts.settings.home)
+        spec = service.check_import(asdict(body), parts.settings.home, who.home or who.tenant)
         if body.upload:
             parts.uploads.check(who.tenant, body.upload)
         with parts.db.write() as tx:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from tapster.contract.control import Job
+from tapster.contract.control import DEFAULT_TENANT, Job
 from tapster.contract.errors import TapsterError
 from tapster.core.parts import Parts, TenantKeys
 from tapster.datasets import declarations, locations, store
@@ -48,10 +48,11 @@ __all__ = [
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def check_import(spec: dict[str, Any], home: Path) -> dict[str, Any]:
+def check_import(spec: dict[str, Any], home: Path, tenant: str = DEFAULT_TENANT) -> dict[str, Any]:
     """A request to import, checked as far as it can be without a transaction.
 
-    `spec` has name, upload, url, table, query, schema, format, infinities. Raises TapsterError.
+    `spec` has name, upload, url, table, query, schema, format, infinities; `tenant` is whom the
+    caller belongs to. Raises TapsterError.
     """
     check_name(spec["name"])
     if bool(spec["upload"]) == bool(spec["url"]):
@@ -66,6 +67,8 @@ def check_import(spec: dict[str, Any], home: Path) -> dict[str, Any]:
     _check_choice("infinities", spec["infinities"], INFINITIES)
     if spec["url"]:
         locations.check_url(spec["url"], spec["table"], spec["query"])
+        if tenant != DEFAULT_TENANT:
+            locations.check_stranger(spec["url"])
         if spec["url"].startswith("sqlite:"):
             path = locations.sqlite_path(spec["url"], home)
             return {**spec, "url": f"sqlite:///{path}"}
