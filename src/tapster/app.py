@@ -20,7 +20,7 @@ from tapster import api
 from tapster.contract.control import DEFAULT_TENANT
 from tapster.contract.errors import TapsterError
 from tapster.contract.usage import Metric
-from tapster.core import plugins, settings
+from tapster.core import plugins, sealed, settings
 from tapster.core.blobs import BlobStore, write_atomically
 from tapster.core.crypto import Signer
 from tapster.core.db import Database, Watch
@@ -55,6 +55,8 @@ from tapster.tenancy.audit.acts import acting
 from tapster.tenancy.audit.heads import Heads
 from tapster.tenancy.audit.record import Record
 from tapster.tenancy.datakeys import keyring
+from tapster.tenancy.datakeys import routes as datakey_routes
+from tapster.tenancy.datakeys.service import Resealing, Sealed
 from tapster.tenancy.erasure import routes as erasure_routes
 from tapster.tenancy.erasure.service import Endings, Eraser
 from tapster.tenancy.ledger import routes as ledger_routes
@@ -77,6 +79,13 @@ ERASERS: Final[dict[str, Eraser]] = {
     "shares": Eraser(stop=shares.stop, rows=shares.erase),
     "ledger": Eraser(rows=ledger.anonymise),
     "audit": Eraser(rows=audit.erase),
+}
+
+# What slices have sealed of a tenant's, to be sealed anew when it is given another key.
+SEALED: Final[dict[str, Sealed]] = {
+    "jobs": jobs.sealed,
+    "uploads": lambda parts, tenant: parts.uploads.pieces(tenant),
+    "blobs": lambda parts, tenant: sealed.pieces(parts.blobs, tenant),
 }
 
 _SETTLE: Final = 0.05
@@ -108,6 +117,14 @@ def build(config: Settings) -> FastAPI:
     async def end_tenants() -> None:
         await erasure_routes.go_on(parts, Endings(parts, ERASERS))
 
+    def followed() -> list[int]:
+        return [worker.plan for worker in reports.workers()]
+
+    async def reseal() -> None:
+        await datakey_routes.go_on(parts, Resealing(parts, SEALED, followed))
+
+    works = [ClaimLoop(parts, HANDLERS, executor).run, settle, show_back, end_tenants, reseal]
+
     app = api.build(
         parts,
         [
@@ -120,15 +137,16 @@ def build(config: Settings) -> FastAPI:
             job_routes.routes(parts),
             *tenancy_routes.routes(parts),
             erasure_routes.routes(parts),
+            datakey_routes.routes(parts),
             *ledger_routes.routes(parts, deployments.callee),
             audit_routes.routes(parts, record.heads),
             limit_routes.routes(parts, deployments.callee),
             limit_routes.agent_routes(parts, agent_key),
         ],
-        [ClaimLoop(parts, HANDLERS, executor).run, settle, show_back, end_tenants, record.run],
+        [*works, record.run],
         record,
     )
-    app.state.followed = lambda: [worker.plan for worker in reports.workers()]
+    app.state.followed = followed
     return app
 
 
@@ -146,7 +164,11 @@ def open_parts(config: Settings) -> Parts:
             hint="`tapster doctor` checks the installation",
         ) from None
     db.witness = _record(config, db)
-    parts = _parts(config, db)
+    try:
+        parts = _parts(config, db)
+    except BaseException:
+        db.close()
+        raise
     admin = tenancy.ensure_key_file(config.home / "admin.key")
     with acting(DEFAULT_TENANT, "keys.admin", "key=key_admin"), parts.db.write() as tx:
         tenancy.ensure_admin(tx, admin)

@@ -57,6 +57,7 @@ def test_every_command_of_the_release_is_there() -> None:
         *(f"limits {verb}" for verb in ("set", "show", "delete")),
         *(f"prices {verb}" for verb in ("set", "list", "delete")),
         *(f"tenants {verb}" for verb in ("add", "list", "show", "suspend", "resume", "weigh")),
+        *(f"tenants {verb}" for verb in ("rekey", "rekeyings")),
         *(f"members {verb}" for verb in ("add", "list", "show", "set", "password", "suspend")),
         *(f"members {verb}" for verb in ("resume", "remove", "sessions")),
         *(f"roles {verb}" for verb in ("list", "show", "set", "delete")),

@@ -35,8 +35,8 @@ OTHER = "another horse, another staple"
 class Installation:
     """A control application in this process: asked without a network, its record at hand."""
 
-    def __init__(self, home: Path) -> None:
-        self.app: FastAPI = build(load({}, home=home))
+    def __init__(self, home: Path, **settings: str) -> None:
+        self.app: FastAPI = build(load({}, home=home, **settings))
         self.db: Database = self.app.state.parts.db
         assert isinstance(self.db.witness, Record)
         self.record = self.db.witness
@@ -169,12 +169,13 @@ class Journey:
 def test_every_change_leaves_its_line_in_the_same_transaction(
     tmp_path: Path,
 ) -> None:
-    at = Installation(tmp_path / "home")
+    at = Installation(tmp_path / "home", master_key="5eed" * 16)
     go = Journey(at)
     secrets = _people(go)
     _models(at, go)
     _data(at, go)
     _money(go)
+    _rekey(at, go)
     _end(at, go)
     at.record.close()
     missing = {path for _, path in at.writing() - go.walked}
@@ -183,6 +184,7 @@ def test_every_change_leaves_its_line_in_the_same_transaction(
     for secret in (*secrets, PASSWORD, PASSWORD.replace(" ", ""), OTHER):
         assert secret not in told
     *_, verdict = service.check(at.db, at.record.heads, "*")
+    at.app.state.parts.vault.clear()
     assert not isinstance(verdict, dict)
     assert verdict.faults == []
     at.db.close()
@@ -301,6 +303,16 @@ def _money(go: Journey) -> None:
     limits = {"limits": [{"metric": "requests", "amount": 5, "period": "day"}]}
     made = go("POST", "/limits", {**limits, "tenant": "berlin"})
     go("DELETE", "/limits/{limit}", limit=made[0]["id"])
+
+
+def _rekey(at: Installation, go: Journey) -> None:
+    """A tenant is given another data key."""
+    parts = at.app.state.parts
+    former = parts.keys.current("berlin")
+    made = go("POST", "/tenants/{tenant}/rekey", tenant="berlin")
+    (line,) = [line for line in at.lines() if line.action.endswith("/rekey")]
+    assert line.after is not None
+    assert line.after["key_id"] == made["key"] != former.id
 
 
 def _end(at: Installation, go: Journey) -> None:

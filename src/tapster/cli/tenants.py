@@ -5,11 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from tapster.cli import rekeying
 from tapster.cli.output import Json, client, command, emit, read_text
 from tapster.contract.control import Tenant
 from tapster.contract.errors import TapsterError
 
 app = typer.Typer(help="Who has data, models, keys and bills of its own.")
+rekeying.register(app)
 Name = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
 
 

@@ -19,6 +19,7 @@ from tapster.client.keys import KeyVerbs
 from tapster.client.limits import LimitVerbs
 from tapster.client.local import LocalServer, settled
 from tapster.client.people import PeopleVerbs
+from tapster.client.rekeying import RekeyVerbs
 from tapster.client.saving import save
 from tapster.client.transport import (
     Address,
@@ -76,6 +77,7 @@ class Client(
     KeyVerbs,
     EnteringVerbs,
     ErasureVerbs,
+    RekeyVerbs,
 ):
     """One method a verb. Use as a context manager, or call `close`.
 

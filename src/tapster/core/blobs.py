@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 from uuid import uuid4
 
 from tapster.contract.errors import TapsterError
@@ -46,6 +46,18 @@ class BlobStore(Protocol):
 
     def sweep(self) -> None:
         """Remove what a killed `put` or `delete` left. Only the store's sole user calls this."""
+        ...
+
+
+@runtime_checkable
+class Replacing(Protocol):
+    """A BlobStore whose content can be sealed with another key where it lies; others need not."""
+
+    def replace(self, key: str, name: str, path: Path) -> None:
+        """Put the file `path`, which is consumed, in the place of `name` in a stored folder.
+
+        Readers see all of one or of the other. Raises FileNotFoundError when that is gone.
+        """
         ...
 
 
@@ -101,6 +113,18 @@ class LocalBlobs:
         size = folder_size(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
         return size
+
+    def replace(self, key: str, name: str, path: Path) -> None:
+        """Put a file in the place of one of a stored folder, whole, for good; `path` is consumed.
+
+        Raises FileNotFoundError when that is gone.
+        """
+        outside_transaction()
+        target = self._path(key) / name
+        target.stat()
+        _sync(path)
+        path.replace(target)
+        _sync(target.parent)
 
     def keys(self) -> Iterator[str]:
         """See BlobStore."""

@@ -30,6 +30,7 @@ NAME_FILE: Final = "master-key.name"
 _TAG: Final = 16
 # Magic, the data key's id, salt, prefix of the nonces.
 _HEADER: Final = struct.Struct("8s19s32s7s")
+HEADER_BYTES: Final = _HEADER.size
 _COMMAND_SECONDS: Final = 30.0
 _MOST_CHUNKS: Final = 1 << 32
 

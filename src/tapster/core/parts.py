@@ -25,6 +25,10 @@ class TenantKeys(Keyring, Protocol):
         """The key in force, as `current`: it stays that until the transaction ends."""
         ...
 
+    def renew(self, tx: Connection, tenant: str) -> DataKey:
+        """Give a tenant another key; the one in force is a former one from the commit on."""
+        ...
+
 
 @dataclass(frozen=True)
 class Parts:

@@ -18,8 +18,9 @@ import msgspec
 
 from tapster.contract.errors import TapsterError
 from tapster.core import envelope
-from tapster.core.blobs import BlobStore, outside_transaction, storage_error
-from tapster.core.envelope import Keyring
+from tapster.core.blobs import BlobStore, Replacing, outside_transaction, storage_error
+from tapster.core.envelope import DataKey, Keyring, sealed_with
+from tapster.core.resealing import Anew, Piece, header_of
 from tapster.core.vault import Vault
 
 INDEX: Final = ".sealed"
@@ -57,6 +58,7 @@ class SealedBlobs:
                 self._inner.put(key, staged)
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
+            self._follow(key)
         else:
             size = self._size(key, known)
         shutil.rmtree(folder, ignore_errors=True)
@@ -93,6 +95,51 @@ class SealedBlobs:
         """See BlobStore."""
         shutil.rmtree(self._staging, ignore_errors=True)
         self._inner.sweep()
+
+    def pieces(self, tenant: str) -> Iterator[Piece]:
+        """Everything of a tenant's that lies sealed."""
+        for key in self._inner.keys():  # noqa: SIM118 - a store is no mapping
+            if _tenant(key) == tenant and self._lies_sealed(key):
+                yield Piece(key, partial(self._reseal, key))
+
+    def _lies_sealed(self, key: str) -> bool:
+        try:
+            return sealed(self._inner.get(key))
+        except TapsterError:  # it has gone meanwhile
+            return False
+
+    def _follow(self, key: str) -> None:
+        """Seal anew what was stored while its tenant was given another key.
+
+        Whoever destroys a former key has looked for what lay there when it became one.
+        """
+        self._reseal(key, self._keys.current(_tenant(key)))
+
+    def _reseal(self, key: str, secret: DataKey) -> bool:
+        """See Piece. The parts of a blob may be under different keys meanwhile."""
+        inner = self._inner
+        try:
+            folder = inner.get(key)
+            if all(_is_under(path, secret) for path in folder.iterdir()):
+                return False
+            entries = self._entries(key, folder)
+        except FileNotFoundError:
+            return False
+        except TapsterError as error:
+            if error.code == "not_found" and not self._lies_sealed(key):
+                return False
+            raise
+        if not isinstance(inner, Replacing):
+            raise TapsterError("unsupported", "this store of blobs cannot seal anew what it has")
+        tenant = _tenant(key)
+        anew = Anew(
+            self._staging,
+            partial(self._keys.find, tenant),
+            lambda path, staged: inner.replace(key, path.name, staged),
+        )
+        files = [(INDEX, _NO_NAME), *((str(at), entry.name) for at, entry in enumerate(entries))]
+        done = [anew.reseal(folder / file, secret, tenant, key, name) for file, name in files]
+        return any(done)
 
     def _sealed(self, key: str, folder: Path) -> tuple[Path, int]:
         """A folder of sealed files, and the bytes of what they hold."""
@@ -144,9 +191,19 @@ class SealedBlobs:
             path.chmod(0o400)
 
 
+def pieces(blobs: BlobStore, tenant: str) -> Iterator[Piece]:
+    """What of a tenant's blobs lies sealed."""
+    if isinstance(blobs, SealedBlobs):
+        yield from blobs.pieces(tenant)
+
+
 def sealed(folder: Path) -> bool:
     """Whether a stored blob is sealed."""
     return (folder / INDEX).is_file()
+
+
+def _is_under(path: Path, key: DataKey) -> bool:
+    return sealed_with(header_of(path)) == key.id
 
 
 def _tenant(key: str) -> str:

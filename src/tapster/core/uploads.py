@@ -7,7 +7,7 @@ import hashlib
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ import anyio.to_thread
 from tapster.contract.errors import TapsterError
 from tapster.core.blobs import storage_error
 from tapster.core.crypto import new_id
-from tapster.core.envelope import DataKey, Keyring, Sealer, is_sealed, opened
+from tapster.core.envelope import DataKey, Keyring, Sealer, is_sealed, opened, sealed_with
+from tapster.core.resealing import Anew, Piece, header_of, replace
 
 _NAME: Final = re.compile(r"[^\W_][\w .()+@=-]{0,199}")
 _ID: Final = re.compile(r"up_[0-9a-f]{16}")
@@ -76,6 +77,8 @@ class Uploads:
             place = (tenant, _place(identifier), name)
             received = await _receive(arriving, body, key, place)
             arriving.rename(path)  # a job never sees half of it
+            if key is not None:  # the tenant may have been given another one meanwhile
+                await anyio.to_thread.run_sync(self._follow, tenant, identifier, path)
         except OSError as error:
             raise storage_error(error) from error
         finally:
@@ -103,6 +106,25 @@ class Uploads:
         except OSError as error:
             raise storage_error(error) from error
         return into
+
+    def pieces(self, tenant: str) -> Iterator[Piece]:
+        """Everything of a tenant's that lies sealed here."""
+        if self._keys is None:
+            return
+        for path in (self._root / tenant).glob("up_*/*"):
+            if sealed_with(header_of(path)):
+                again = partial(self._reseal, tenant, path.parent.name, path)
+                yield Piece(f"{_place(path.parent.name)}/{path.name}", again)
+
+    def _follow(self, tenant: str, identifier: str, path: Path) -> None:
+        assert self._keys is not None
+        self._reseal(tenant, identifier, path, self._keys.current(tenant))
+
+    def _reseal(self, tenant: str, identifier: str, path: Path, key: DataKey) -> bool:
+        """See Piece."""
+        assert self._keys is not None
+        anew = Anew(self._root / ".arriving", partial(self._keys.find, tenant), replace)
+        return anew.reseal(path, key, tenant, _place(identifier), path.name)
 
     def size(self, tenant: str, identifier: str = "") -> int:
         """Bytes of a tenant's uploads, or of one of them."""

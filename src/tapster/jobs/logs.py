@@ -5,13 +5,14 @@ runs, and a sealed copy takes its place in the home when it stops.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Final
 
 from tapster.core.blobs import write_atomically
-from tapster.core.envelope import is_sealed, opened, sealed_bytes
+from tapster.core.envelope import DataKey, is_sealed, opened, sealed_bytes, sealed_with
 from tapster.core.parts import Parts
+from tapster.core.resealing import Anew, Piece, header_of, replace
 
 _PIECE: Final = 1 << 16
 _NAME: Final = "log"
@@ -23,6 +24,7 @@ class JobFolders:
     def __init__(self, parts: Parts) -> None:
         self._keys = parts.keys
         self._kept = parts.settings.home / "jobs"
+        self._staging = parts.settings.home / "sealing"
         self.root = self._kept if parts.vault is None else parts.vault.folder("jobs")
 
     def begin(self, tenant: str, job: str) -> None:
@@ -45,7 +47,20 @@ class JobFolders:
             (self._kept / job).mkdir(parents=True, exist_ok=True)
             text = sealed_bytes(live.read_bytes(), key, *_place(tenant, job))
             write_atomically(self._kept / job / _NAME, text)
+            self._reseal(tenant, job, self._keys.current(tenant))  # it may be another one now
         shutil.rmtree(self.root / job, ignore_errors=True)
+
+    def pieces(self, tenant: str, jobs: Iterable[str]) -> Iterator[Piece]:
+        """Those logs of a tenant's jobs that lie sealed."""
+        for job in jobs:
+            if sealed_with(header_of(self._kept / job / _NAME)):
+                yield Piece(f"jobs/{job}", partial(self._reseal, tenant, job))
+
+    def _reseal(self, tenant: str, job: str, key: DataKey) -> bool:
+        """See Piece."""
+        assert self._keys is not None
+        anew = Anew(self._staging, partial(self._keys.find, tenant), replace)
+        return anew.reseal(self._kept / job / _NAME, key, *_place(tenant, job))
 
     def left(self) -> list[str]:
         """Jobs whose logs a killed process has left in the vault."""

@@ -5,7 +5,7 @@ removed in the transaction that ends the job; a job that is tried again finds it
 """
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -13,7 +13,8 @@ from sqlalchemy import Connection
 
 from tapster.contract.errors import TapsterError
 from tapster.core.envelope import DataKey, Keyring, opened_bytes, sealed_bytes, sealed_with
-from tapster.core.parts import TenantKeys
+from tapster.core.parts import Parts, TenantKeys
+from tapster.core.resealing import Piece
 from tapster.jobs import store
 from tapster.jobs.store import Secret
 
@@ -39,13 +40,22 @@ def opened(keys: Keyring | None, kept: Iterable[Secret]) -> dict[str, str]:
     return {secret.field: _opened(keys, secret) for secret in kept}
 
 
-def reseal(tx: Connection, keys: TenantKeys, secret: Secret) -> bool:
-    """Seal it with the key in force; False if it is that already, or gone."""
-    key = keys.within(tx, secret.tenant)
+def pieces(parts: Parts, tenant: str) -> Iterator[Piece]:
+    """What is kept for a tenant's jobs."""
+    with parts.db.read() as tx:
+        kept = store.secrets(tx, tenant)
+    for secret in kept:
+        if _key_of(secret.value):
+            yield Piece(f"jobs/{secret.job}", partial(_reseal, parts, secret))
+
+
+def _reseal(parts: Parts, secret: Secret, key: DataKey) -> bool:
+    """See Piece."""
     if _key_of(secret.value) == key.id:
         return False
-    fresh = _sealed(secret, _opened(keys, secret), key)
-    return store.change_secret(tx, secret, fresh.value)
+    fresh = _sealed(secret, _opened(parts.keys, secret), key)
+    with parts.db.write() as tx:
+        return store.change_secret(tx, secret, fresh.value)
 
 
 def _key_of(text: str) -> str:

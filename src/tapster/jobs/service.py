@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,9 @@ from tapster.contract.control import FINISHED, Job
 from tapster.contract.errors import Code, TapsterError
 from tapster.core.crypto import new_id
 from tapster.core.parts import Parts
-from tapster.jobs import store
+from tapster.core.resealing import Piece
+from tapster.jobs import secrets, store
+from tapster.jobs.logs import JobFolders
 from tapster.tenancy.ledger import service as ledger
 from tapster.tenancy.limits import quotas
 
@@ -213,6 +215,14 @@ def folders(tx: Connection, parts: Parts, tenant: str) -> list[Path]:
     roots = [parts.settings.home, *vaults]
     found = [root / "jobs" / job for job in store.of_tenant(tx, tenant) for root in roots]
     return [path for path in found if path.is_dir()]
+
+
+def sealed(parts: Parts, tenant: str) -> Iterator[Piece]:
+    """What of a tenant's jobs lies sealed: their logs, and what they must know."""
+    with parts.db.read() as tx:
+        known = store.of_tenant(tx, tenant)
+    yield from JobFolders(parts).pieces(tenant, known)
+    yield from secrets.pieces(parts, tenant)
 
 
 def _check_storable(spec: dict[str, Any], priority: int) -> None:
