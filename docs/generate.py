@@ -248,6 +248,13 @@ def _rights() -> Iterator[str]:
     yield "key, `any` a valid key or session of whichever role, `agent` the data plane's own"
     yield "credential. Tests call every route here as every role. Rights in _italics_ are over the"
     yield "whole installation and count only in its own tenant, `default`."
+    yield from ["", "| who asks | HTTP | gRPC |", "|---|---|---|"]
+    yield (
+        "| nobody; with a key that is unknown, revoked or expired; with a session that has ended |"
+        " 401 | `UNAUTHENTICATED` |"
+    )
+    yield "| a valid key that lacks the right | 403 | `PERMISSION_DENIED` |"
+    yield "| a valid key whose tenant is suspended | 403, and why | `PERMISSION_DENIED`, and why |"
     yield from ["", "## Rights", "", "| right | permits to | " + " | ".join(ROLES) + " |"]
     yield "|---|---|" + "---|" * len(ROLES)
     for right, permits in RIGHTS.items():

@@ -32,6 +32,7 @@ log = logger(__name__)
 
 _BY_STATUS: dict[int, Code] = {status: code for code, status in HTTP_STATUS.items()}
 PREFIX: Final = "/api/v1"
+_UNIQUE: Final = "23505"  # PostgreSQL: a key that is there by now
 _MAX_UPLOAD: Final = 1 << 50  # the disk is the limit: a full one is said in words
 Background = Callable[[], Awaitable[None]]
 
@@ -253,6 +254,14 @@ def _render_errors(app: FastAPI) -> None:
                     "invalid",
                     "the request holds a value that the database cannot hold",
                     hint="leave out NUL characters, and numbers of more than nine digits",
+                )
+            )
+        if getattr(error.orig, "sqlstate", "") == _UNIQUE:
+            return answer(
+                TapsterError(
+                    "conflict",
+                    "somebody else has made the same thing at the same moment",
+                    hint="look at what is there now",
                 )
             )
         log.error("database refused", reason=str(error.orig))

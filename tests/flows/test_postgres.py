@@ -1,7 +1,9 @@
 """The journey with PostgreSQL instead of SQLite, and what must not be mixed up."""
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -20,6 +22,19 @@ def _finished(api: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
         job = api.get(f"/jobs/{job['id']}").raise_for_status().json()
     assert job["status"] == "succeeded", job["error"]
     return job
+
+
+def _at_once(api: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    """Eight make the same thing at the same moment: one does, and nobody gets a 503."""
+    begin = threading.Barrier(8)
+
+    def make(_: int) -> int:
+        begin.wait(60)
+        return api.post(path, json=body).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(make, range(8))) == [201, *[409] * 7]
+    assert [each["name"] for each in api.get(path).json()].count(body["name"]) == 1
 
 
 def test_import_train_deploy_predict(new_server: Callable[..., Server], postgres_url: str) -> None:
@@ -44,6 +59,8 @@ def test_import_train_deploy_predict(new_server: Callable[..., Server], postgres
         )
         assert [p["prediction"] for p in answer.json()["predictions"]] == ["yes", "no"]
         assert api.get("/jobs/%00").status_code in {400, 404}
+        _at_once(api, "/tenants", {"name": "acme"})
+        _at_once(api, "/members", {"name": "ann@acme.example", "role": "owner"})
     assert server.stop() == 0
     blobs = list((server.home / "blobs").glob("*/*/*"))
     with pytest.raises(TapsterError, match="PostgreSQL"):  # SQLite would collect every blob

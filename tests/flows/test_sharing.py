@@ -102,7 +102,7 @@ def test_a_tenant_that_is_suspended_is_out_until_it_is_resumed(
     key = made(owner, "sharing-zeta")
     always(server, "wine", key, 200)
     owner.tenants_suspend("sharing-zeta")
-    always(server, "wine", key, 401)
+    always(server, "wine", key, 403)
     owner.tenants_resume("sharing-zeta")
     always(server, "wine", key, 200)
     owner.endpoint_withdraw("wine")

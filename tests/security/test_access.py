@@ -128,6 +128,16 @@ def test_35_36_whoever_is_not_valid_gets_one_answer(everybody: Callers) -> None:
     assert len(bodies) == 1
 
 
+def test_a_suspended_tenants_key_is_told_so(everybody: Callers) -> None:
+    with everybody.api(everybody.suspended) as api:
+        for method, template, right, _ in _control():
+            if right in {"none", "agent"}:
+                continue
+            answer = api.request(method, _path(template), json={})
+            told = "the tenant suspended is suspended" in answer.text
+            assert (answer.status_code, told) == (403, True), (method, template, answer.text)
+
+
 @pytest.mark.parametrize("value", ["", "Bearer", "Basic {}", "{}", "Bearer: {}", "Bearer {} {}"])
 def test_35_a_key_is_a_bearers(server: Server, value: str) -> None:
     headers = {"Authorization": value.replace("{}", server.key)}
@@ -183,6 +193,16 @@ def test_whoever_is_not_valid_is_nobody_over_rest(everybody: Callers) -> None:
                 assert (answer.status_code == 401) is (right != "none"), (kind, route)
 
 
+def test_a_suspended_tenants_key_is_told_so_over_rest(everybody: Callers) -> None:
+    with httpx.Client(base_url=everybody.server.rest_url, timeout=30) as api:
+        headers = {"Authorization": f"Bearer {everybody.suspended}"}
+        for route, (right, _) in section("REST").items():
+            method, _, template = route.partition(" ")
+            answer = api.request(method, _path(template), headers=headers)
+            told = "the tenant suspended is suspended" in answer.text
+            assert (answer.status_code == 403, told) == (right != "none",) * 2, route
+
+
 def _status(channel: grpc.Channel, path: str, key: str) -> str:
     """The status of a call with one empty message; OK when something comes back."""
     call = channel.stream_stream(path)(
@@ -215,6 +235,10 @@ def test_a_role_may_do_over_grpc_what_the_table_says(everybody: Callers, tenant:
                 status = _status(channel, path, key)
                 if (status == "UNAUTHENTICATED") is (right == "none"):
                     wrong.append((kind, path, status))
+        for path, (right, _) in section("gRPC").items():
+            status = _status(channel, path, everybody.suspended)
+            if (status == "PERMISSION_DENIED") is (right == "none"):
+                wrong.append(("suspended", path, status))
     assert wrong == []
 
 

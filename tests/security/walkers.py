@@ -22,6 +22,7 @@ class Callers:
     default: dict[str, str] = field(default_factory=dict)
     walkers: dict[str, str] = field(default_factory=dict)
     barred: dict[str, str] = field(default_factory=dict)
+    suspended: str = ""
 
     def api(self, key: str = "", tenant: str = "") -> httpx.Client:
         """A client of the control API."""
@@ -66,17 +67,17 @@ def callers(server: Server) -> Callers:
         "long": "tap_" + "x" * 5000,
         "revoked": revoked["key"],
         "expired": expired["key"],
-        "suspended": suspended["key"],
         "rotated": rotated["key"],
     }
+    made.suspended = suspended["key"]
     _reached(made)
     return made
 
 
 def _reached(made: Callers) -> None:
     def settled() -> bool:
-        barred = (made.barred[kind] for kind in ("revoked", "suspended", "rotated"))
-        known = status(made.walkers["auditor"]) == 403
+        barred = (made.barred[kind] for kind in ("revoked", "rotated"))
+        known = status(made.walkers["auditor"]) == status(made.suspended) == 403
         return known and all(status(key) == 401 for key in barred)
 
     def status(key: str) -> int:

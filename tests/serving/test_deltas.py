@@ -120,7 +120,8 @@ def test_a_tenant_that_is_suspended_is_out_until_it_is_not(begin: Begin, control
     assert status(plane, KEY) == 200
     control.change(tenants=(TenantGrant("default", suspended=True),))
     everywhere(plane, 2)
-    assert status(plane, KEY) == 401
+    assert status(plane, KEY) == 403
+    assert status(plane, "nobody's") == 401
     control.change(gone_tenants=("default",))
     everywhere(plane, 3)
     assert status(plane, KEY) == 200

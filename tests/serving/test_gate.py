@@ -2,13 +2,17 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 
 import pytest
 
 from tapster.contract.plan import KeyGrant, PlanDelta, TenantGrant
-from tapster.serving.gate import METRICS, PREDICT, Gate
-from tests.serving.conftest import Plane, grant
+from tapster.serving.gate import MANAGE, METRICS, PREDICT, Gate, denial
+from tests.serving import packages
+from tests.serving.conftest import KEY, Plane, endpoint, grant
+from tests.serving.paying import limited
 from tests.serving.rest.test_protocol import GOOD, INFER
+from tests.serving.rpc import calling
 
 
 def test_a_key_is_known_by_its_digest() -> None:
@@ -77,6 +81,70 @@ def test_a_change_of_one_key_is_felt_by_no_other() -> None:
     assert gate.admit(b"Bearer d") is None
     gate.cut(())
     assert gate.admit(b"Bearer d") is not None
+
+
+def test_a_suspended_tenants_key_may_nothing_and_is_told_why() -> None:
+    gate = Gate(no_auth=False)
+    late = time.time() - 1
+    keys = [grant("a", tenant="acme"), grant("late", tenant="acme", expires=late), grant("b")]
+    gate.apply(keys, [TenantGrant("acme", suspended=True)])
+    held = gate.admit(b"Bearer a")
+    assert held is not None
+    assert not any(held.may(right) for right in (PREDICT, METRICS, MANAGE))
+    told = denial(held)
+    assert (told.code, told.message) == ("forbidden", "the tenant acme is suspended")
+    assert gate.admit(b"Bearer late") is None
+    other = gate.admit(b"Bearer b")
+    assert other is not None
+    assert "suspended" not in denial(other).message
+    gate.change(PlanDelta(1, "", 2, "", gone_tenants=("acme",)))
+    assert held.ended
+    again = gate.admit(b"Bearer a")
+    assert again is not None
+    assert again.may(PREDICT)
+
+
+def test_only_a_valid_key_hears_that_its_tenant_is_suspended(
+    new_plane: Callable[..., Plane],
+) -> None:
+    plane = new_plane()
+    package = packages.regressor(plane.home, 1.0)
+    served = (endpoint("sum", package),)
+    keys = (grant(KEY), grant("late", expires=1.0), grant("reader", "endpoints:read"))
+    limited(plane, served, (package,), keys=keys)
+    plane.start()
+    plane.applied()
+    request = calling.sum_request(1, 2, 3)
+    with plane.connect() as line, calling.channel(plane) as made:
+
+        def ask() -> int:
+            head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+            line.sendall(f"{head}Content-Length: {len(GOOD)}\r\n\r\n".encode() + GOOD)
+            return int(line.recv(1 << 16).split()[1])
+
+        # What was called before on a connection is no way in either.
+        assert {ask() for _ in range(5)} == {200}
+        for _ in range(5):
+            assert calling.call(plane, calling.INFER, request, made=made).details == ""
+        limited(plane, served, (package,), keys=keys, suspended=True)
+        plane.applied()
+        assert ask() == 403
+        reply = calling.call(plane, calling.INFER, request, made=made)
+    for key in (KEY, "reader"):
+        answer = plane.call("POST", INFER, GOOD, key=key)
+        assert (answer.status, "the tenant default is suspended" in answer.json()["error"]) == (
+            403, True,
+        )  # fmt: skip
+    plain = plane.call("POST", "/v1/endpoints/sum/predict", b"{}")
+    assert plain.json()["error"]["code"] == "forbidden"
+    assert (reply.code.name, reply.details[:31]) == (
+        "PERMISSION_DENIED", "the tenant default is suspended",
+    )  # fmt: skip
+    for other in ("late", "nobody's", None):
+        answer = plane.call("POST", INFER, GOOD, key=other)
+        assert (answer.status, b"suspended" in answer.body) == (401, False)
+        code, details = calling.refused(plane, calling.INFER, request, key=other)
+        assert (code, "suspended" in details) == ("UNAUTHENTICATED", False)
 
 
 def test_a_grant_expires_while_it_is_held() -> None:

@@ -1,5 +1,6 @@
 """Members and roles: nobody rises by what they do to others."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ from sqlalchemy import Connection, select
 
 from tapster.contract.errors import TapsterError
 from tapster.tenancy import service
+from tapster.tenancy.erasure import store as erasures
 from tapster.tenancy.members import service as members
 from tapster.tenancy.roles import service as roles
 from tapster.tenancy.sessions import service as sessions
@@ -102,6 +104,40 @@ def test_a_role_in_use_stays_and_those_that_come_along_always(tx: Connection) ->
             service.remove_role(tx, who(tenant="acme"), name)
     with _refused("conflict"):
         service.remove_role(tx, who(tenant="acme"), "owner")
+
+
+def test_the_last_owner_stays_one(tx: Connection) -> None:
+    owner = who(tenant="acme")
+    members.add(tx, owner, "ann", "owner")
+    members.add(tx, owner, "dev", "developer")
+    members.add(tx, who(tenant="other"), "ann", "owner")
+    attempts: list[Callable[[], object]] = [
+        lambda: service.change_member(tx, owner, "ann", role="developer"),
+        lambda: service.suspend_member(tx, owner, "ann"),
+        lambda: service.remove_member(tx, owner, "ann"),
+    ]
+    for attempt in attempts:
+        with _refused("conflict"):
+            attempt()
+    assert service.change_member(tx, owner, "ann", role="owner").role == "owner"
+    # An owner who is kept out does not count; one who is let in does.
+    members.add(tx, owner, "bob", "owner")
+    service.suspend_member(tx, owner, "bob")
+    with _refused("conflict"):
+        service.remove_member(tx, owner, "ann")
+    members.set_status(tx, owner, "bob", "active")
+    assert service.change_member(tx, owner, "ann", role="developer").role == "developer"
+    for gone in ("ann", "dev"):
+        service.remove_member(tx, owner, gone)
+    with _refused("conflict"):
+        service.remove_member(tx, owner, "bob")
+
+
+def test_a_tenant_that_is_erased_may_lose_its_last_owner(tx: Connection) -> None:
+    owner = who(tenant="acme")
+    members.add(tx, owner, "ann", "owner")
+    erasures.begin(tx, "acme", "era_1", "key_admin")
+    assert service.remove_member(tx, owner, "ann").name == "ann"
 
 
 def test_a_session_is_as_its_member_is_now(tx: Connection) -> None:

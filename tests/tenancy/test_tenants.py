@@ -44,12 +44,15 @@ def test_a_suspended_tenant_is_turned_away_and_comes_back_as_it_was(tx: Connecti
     assert service.revision(tx) > before
     assert service.authenticate(tx, secret) is None
     assert service.authenticate(tx, session.token) is None
+    told = [service.suspended(tx, each) for each in (secret, session.token, secret + "x", "")]
+    assert told == ["acme", "", "", ""]
     assert members.signing_in(tx, "acme", "ann") is None
     assert session.id not in {grant.id for grant in service.grants(tx)}
     with pytest.raises(TapsterError):
         service.sign_in(tx, "acme", member.id, how="password", address="", seconds=60)
     tenants.resume(tx, "acme")
     assert service.authenticate(tx, secret) is not None
+    assert service.suspended(tx, secret) == ""
     assert service.authenticate(tx, session.token) is None, "its sessions have ended"
     assert members.signing_in(tx, "acme", "ann") is not None
 

@@ -1,4 +1,4 @@
-"""Who may call: a bearer key to the grant the plan holds for it, or to one refusal for all."""
+"""Who may call: a bearer key to the grant the plan holds for it; all others hear the same."""
 
 import hashlib
 import time
@@ -6,14 +6,13 @@ from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from tapster.contract.control import DEFAULT_TENANT
+from tapster.contract.errors import TapsterError
 from tapster.contract.plan import KeyGrant, PlanDelta, ServingPlan, TenantGrant
 from tapster.contract.snapshots import Snapshot, pack, unpack
 
 PREDICT: Final = "predict"
 METRICS: Final = "metrics:read"
 MANAGE: Final = "endpoints:write"
-UNAUTHENTICATED: Final = 401
-FORBIDDEN: Final = 403
 REFUSAL: Final = "a key with the right to do this is needed"
 REFUSAL_HINT: Final = "send `Authorization: Bearer KEY` with a valid key"
 MAX_KEY: Final = 512
@@ -30,9 +29,9 @@ class Pass:
     """A grant worked out once: what its holder may do, until when (seconds since 1970).
 
     `standing` is how its tenant stands; when that or the grant changes, the pass has `ended` and
-    another one is made. What `METRICS` shows is of the
-    whole installation, every tenant's names and requests among it, so only keys of the tenant that
-    runs the installation have that right.
+    another one is made. While the tenant is suspended it may do nothing. What `METRICS` shows is of
+    the whole installation, every tenant's names and requests among it, so only keys of the tenant
+    that runs the installation have that right.
     """
 
     __slots__ = (
@@ -41,7 +40,7 @@ class Pass:
     )  # fmt: skip
 
     def __init__(self, grant: KeyGrant, standing: TenantGrant) -> None:
-        held = frozenset(grant.rights)
+        held = frozenset(() if standing.suspended else grant.rights)
         self.grant = grant
         self.standing = standing
         self.ended = False
@@ -65,6 +64,19 @@ class Pass:
     def names(self, endpoint: str) -> bool:
         """Whether the key is for what its holder calls so."""
         return not self.endpoints or endpoint in self.endpoints
+
+
+def denial(holder: Pass | None) -> TapsterError:
+    """What whoever may not do something is told; who has no valid key, always the same."""
+    if holder is None:
+        return TapsterError("unauthenticated", REFUSAL, hint=REFUSAL_HINT)
+    if holder.standing.suspended:
+        return TapsterError(
+            "forbidden",
+            f"the tenant {holder.tenant} is suspended",
+            hint="whoever runs this server can resume it",
+        )
+    return TapsterError("forbidden", REFUSAL, hint=REFUSAL_HINT)
 
 
 class Gate:
@@ -160,8 +172,6 @@ class Gate:
         if grant is None or grant.id in self._cut:
             return None
         standing = self.standing(grant.tenant)
-        if standing.suspended:
-            return None
         found = self._former.pop(digest, None)
         if found is None or (found.grant, found.standing) != (grant, standing):
             found = Pass(grant, standing)

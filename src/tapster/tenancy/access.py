@@ -33,8 +33,9 @@ class need:  # noqa: N801 - read as a verb: Depends(need("datasets:read"))
     """A FastAPI dependency: the caller as a Principal, if it holds `right`; `any` is none at all.
 
     Raises TapsterError(unauthenticated) without a valid key or session, TapsterError(forbidden)
-    without the right, TapsterError(not_found) for a tenant in `X-Tapster-Tenant` that is not there
-    or not the caller's to act for. Routes are walked by a test that reads `right` back.
+    without the right or with a suspended tenant's key, TapsterError(not_found) for a tenant in
+    `X-Tapster-Tenant` that is not there or not the caller's to act for. Routes are walked by a test
+    that reads `right` back.
     """
 
     def __init__(self, right: str) -> None:
@@ -166,6 +167,13 @@ def _identify(request: Request, parts: Parts) -> Principal:
         if who is not None:
             request.app.state.uses.note(who.key_id)
             return _acting(request, tx, who)
+        suspended = service.suspended(tx, _bearer(request))
+    if suspended:
+        raise TapsterError(
+            "forbidden",
+            f"the tenant {suspended} is suspended",
+            hint="whoever runs this server can resume it",
+        )
     raise TapsterError(
         "unauthenticated",
         "a valid API key is needed",

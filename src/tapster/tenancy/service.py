@@ -44,6 +44,11 @@ def authenticate(tx: Connection, secret: str) -> Principal | None:
     return keys.authenticate(tx, secret)
 
 
+def suspended(tx: Connection, secret: str) -> str:
+    """The suspended tenant that this is a valid key of; "" for everything else."""
+    return keys.suspended(tx, secret)
+
+
 def grants(tx: Connection, only: Sequence[str] = ()) -> tuple[KeyGrant, ...]:
     """Every key and session as the data plane must know it; `only` those with these ids.
 

@@ -13,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from tapster.contract.errors import Code, TapsterError
-from tapster.serving.gate import FORBIDDEN, REFUSAL, REFUSAL_HINT, UNAUTHENTICATED, Pass
+from tapster.serving.gate import Pass, denial
 from tapster.serving.rest.calls import STATUS, Turn
 from tapster.serving.rest.connection import CONTINUE, Connection, StopError
 from tapster.serving.rest.forms import PLAIN, form_of
@@ -45,6 +45,7 @@ _NOTED: Final = frozenset(
     }
 )
 _LISTS: Final = frozenset({b"accept", b"accept-encoding", b"content-encoding", b"traceparent"})
+_KEYS: Final = frozenset({"unauthenticated", "forbidden"})
 _UPGRADING: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
@@ -204,9 +205,9 @@ class Reception(Connection):
             self._pass = self._admit(noted.get(b"authorization", b""))
             named = self._pass is None or not route.name or self._pass.names(route.name)
             if self._pass is None or not (named and self._pass.may(route.right)):
-                status = UNAUTHENTICATED if self._pass is None else FORBIDDEN
+                error = denial(self._pass)
                 self._service.region.add(REFUSED)
-                self._refuse(status, "unauthenticated", REFUSAL, REFUSAL_HINT)
+                self._refuse(STATUS[error.code], error.code, error.message, error.hint)
                 return
         unknown = route.kind in {"unknown", "plain.unknown"}
         if not (route.call or unknown):
@@ -299,7 +300,7 @@ class Reception(Connection):
         raise StopError
 
     def _spell(self, status: int, error: TapsterError, keep_alive: bool, allow: str) -> bytes:
-        if status not in {UNAUTHENTICATED, FORBIDDEN}:
+        if error.code not in _KEYS:
             self._service.region.refused()
         body = wire_of(self._route).refuse(error)
         heads = self._service.heads

@@ -7,7 +7,7 @@ from tapster.contract.errors import TapsterError
 from tapster.core.settings import Settings
 from tapster.serving.accounts import Accounts
 from tapster.serving.engine import Endpoint, Engine, Target
-from tapster.serving.gate import REFUSAL, REFUSAL_HINT, Gate, Pass
+from tapster.serving.gate import Gate, Pass, denial
 from tapster.serving.limits import Limiter, Runs
 from tapster.serving.rest import open_binary, open_inference, plain, tf_serving
 from tapster.serving.rest.bodies import shown
@@ -91,13 +91,13 @@ class Service:
     def check(self, holder: Pass, name: str) -> None:
         """Raise TapsterError(forbidden) unless a key is for what its holder calls so."""
         if not holder.names(name):
-            raise TapsterError("forbidden", REFUSAL, hint=REFUSAL_HINT)
+            raise denial(holder)
 
     def own(self, holder: Pass, route: Route) -> Endpoint:
         """As `endpoint`, for what only the owner may do. Raises TapsterError(forbidden)."""
         endpoint = self.endpoint(holder, route)
         if endpoint.plan.tenant != holder.tenant:
-            raise TapsterError("forbidden", REFUSAL, hint=REFUSAL_HINT)
+            raise denial(holder)
         return endpoint
 
     def target(self, endpoint: Endpoint, route: Route, sticky: bytes = b"") -> Target:

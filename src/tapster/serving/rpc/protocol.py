@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from inspect import isawaitable
 from typing import Any, Final, TypeVar, cast
 
-from tapster.contract.errors import Code, TapsterError
-from tapster.serving.gate import REFUSAL, REFUSAL_HINT, Pass
+from tapster.contract.errors import TapsterError
+from tapster.serving.gate import Pass, denial
 from tapster.serving.rest import codings
 from tapster.serving.rest.calls import crowded
 from tapster.serving.rest.routes import Route
@@ -69,8 +69,7 @@ class GrpcProtocol(Gathering):
         if method is None or not method.public:
             holder = self.admit(head.authorization)
             if holder is None or (method is not None and not holder.may(method.right)):
-                code: Code = "forbidden" if holder else "unauthenticated"
-                self.refuse(exchange, TapsterError(code, REFUSAL, hint=REFUSAL_HINT))
+                self.refuse(exchange, denial(holder))
                 return
             exchange.holder = holder
             exchange.generation = self.service.gate.generation
@@ -420,7 +419,7 @@ class GrpcProtocol(Gathering):
             return
         holder = self.admit(exchange.head.authorization)
         if holder is None or not holder.may(exchange.method.right):
-            raise TapsterError("unauthenticated", REFUSAL, hint=REFUSAL_HINT)
+            raise denial(holder)
         exchange.holder, exchange.generation = holder, generation
 
     def _unblocked(self, stream: Exchange) -> None:

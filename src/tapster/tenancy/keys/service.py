@@ -144,13 +144,8 @@ def administer(tx: Connection, identifier: str, key: str) -> None:
 
 def authenticate(tx: Connection, key: str) -> Principal | None:
     """Whose key this is; None when it is malformed, unknown, revoked, expired or suspended."""
-    if not key.startswith(KEY_PREFIX) or len(key) > MAX_KEY or not key.isascii():
-        return None
-    digest, now = key_digest(key), time.time()
-    row = store.find(tx, digest)
-    if row is None or _status(row, now) != "active" or not tenants.active(tx, row["tenant"]):
-        return None
-    if row["digest"] != digest and not (row["old_expires"] or 0) > now:
+    row = _valid(tx, key)
+    if row is None or not tenants.active(tx, row["tenant"]):
         return None
     return Principal(
         row["tenant"],
@@ -160,6 +155,12 @@ def authenticate(tx: Connection, key: str) -> Principal | None:
         endpoints=frozenset(row["endpoints"] or ()),
         name=row["name"],
     )
+
+
+def suspended(tx: Connection, key: str) -> str:
+    """The tenant that is suspended, and that this key is a valid one of; "" if there is none."""
+    row = _valid(tx, key)
+    return "" if row is None or tenants.active(tx, row["tenant"]) else str(row["tenant"])
 
 
 def grants(
@@ -205,6 +206,18 @@ def used(tx: Connection, times: dict[str, float]) -> None:
     """Remember when keys (ids) were last used."""
     for identifier, at in times.items():
         store.used(tx, identifier, at)
+
+
+def _valid(tx: Connection, key: str) -> Any:
+    """The row of a key that is neither malformed nor unknown, revoked or expired; or None."""
+    if not key.startswith(KEY_PREFIX) or len(key) > MAX_KEY or not key.isascii():
+        return None
+    digest, now = key_digest(key), time.time()
+    row = store.find(tx, digest)
+    if row is None or _status(row, now) != "active":
+        return None
+    former = row["digest"] != digest and not (row["old_expires"] or 0) > now
+    return None if former else row
 
 
 def _check(

@@ -10,12 +10,14 @@ from sqlalchemy import Connection
 from tapster.contract.control import DEFAULT_TENANT, Member, Principal
 from tapster.contract.errors import TapsterError
 from tapster.core.crypto import new_id
+from tapster.tenancy.erasure import store as erasures
 from tapster.tenancy.members import store
 from tapster.tenancy.roles import service as roles
 from tapster.tenancy.tenants import service as tenants
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,199}")
 _MOST: Final = 1000
+OWNER: Final = "owner"
 
 
 def add(
@@ -76,12 +78,15 @@ def change(
 ) -> Member:
     """Give a member another role, or other tenants to act for.
 
-    Raises TapsterError(forbidden) when the caller holds less than the member has or will have.
+    Raises TapsterError(forbidden) when the caller holds less than the member has or will have,
+    (conflict) for the tenant's last owner.
     """
     row = theirs(tx, who, name)
     values: dict[str, Any] = {}
     if role is not None:
         roles.check_role(tx, who, role)
+        if role != OWNER:
+            _check_last(tx, row)
         values["role"] = role
     if reach is not None:
         _check_reach(tx, who, reach)
@@ -92,8 +97,13 @@ def change(
 
 
 def set_status(tx: Connection, who: Principal, name: str, status: str) -> Member:
-    """Suspend a member (`suspended`), or let them in again (`active`)."""
+    """Suspend a member (`suspended`), or let them in again (`active`).
+
+    Raises TapsterError(conflict) when it is the tenant's last owner who is suspended.
+    """
     row = theirs(tx, who, name)
+    if status != "active":
+        _check_last(tx, row)
     store.change(tx, who.tenant, row["id"], status=status)
     return show(tx, who.tenant, row["id"])
 
@@ -104,8 +114,12 @@ def set_password(tx: Connection, tenant: str, identifier: str, password: str) ->
 
 
 def remove(tx: Connection, who: Principal, name: str) -> Member:
-    """Forget a member; the name is free again, and whoever has it next is somebody else."""
+    """Forget a member; the name is free again, and whoever has it next is somebody else.
+
+    Raises TapsterError(conflict) for the tenant's last owner.
+    """
     row = theirs(tx, who, name)
+    _check_last(tx, row)
     store.remove(tx, who.tenant, row["id"])
     return _member(row)
 
@@ -169,6 +183,22 @@ def of_role(tx: Connection, tenant: str, role: str) -> list[str]:
 
 def _active(row: Any) -> Any:
     return row if row is not None and row["status"] == "active" else None
+
+
+def _check_last(tx: Connection, row: Any) -> None:
+    """Raise TapsterError(conflict) if nobody but this member is an owner who may sign in.
+
+    Two owners who are taken away at the same moment wait for one another.
+    """
+    tenant, name = row["tenant"], row["name"]
+    if row["role"] != OWNER or row["status"] != "active" or erasures.ending(tx, tenant) is not None:
+        return
+    if store.locked(tx, tenant, OWNER) == [row["id"]]:
+        raise TapsterError(
+            "conflict",
+            f"{name} is the last owner of {tenant}",
+            hint="make somebody else an owner first",
+        )
 
 
 def _check_reach(tx: Connection, who: Principal, reach: Sequence[str]) -> None:

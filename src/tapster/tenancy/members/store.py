@@ -71,6 +71,14 @@ def of_subject(tx: Connection, tenant: str, subject: str) -> Any:
     return tx.execute(query).mappings().first()
 
 
+def locked(tx: Connection, tenant: str, role: str) -> list[str]:
+    """Ids of a tenant's members who have a role and may sign in, theirs until the end of `tx`."""
+    query = select(members.c.id).where(
+        members.c.tenant == tenant, members.c.role == role, members.c.status == "active"
+    )
+    return list(tx.execute(query.order_by(members.c.id).with_for_update()).scalars())
+
+
 def listing(tx: Connection, tenant: str) -> list[Any]:
     """A tenant's members, by name."""
     query = select(members).where(members.c.tenant == tenant).order_by(members.c.name)

@@ -3,7 +3,8 @@
 import time
 from typing import Any
 
-from sqlalchemy import Column, Connection, Float, String, Table, insert, select, update
+from sqlalchemy import Column, Connection, Float, String, Table, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from tapster.contract.control import Tenant
 from tapster.core.db import metadata
@@ -20,11 +21,13 @@ tenants = Table(
 
 
 def add(tx: Connection, tenant: str, title: str = "") -> bool:
-    """Insert a tenant; False if it is there already."""
+    """Insert a tenant; False if it is there already, or somebody else is inserting it now."""
     if tx.execute(select(tenants.c.tenant).where(tenants.c.tenant == tenant)).first():
         return False
-    tx.execute(insert(tenants).values(tenant=tenant, title=title, created=time.time()))
-    return True
+    maker = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+    made = maker(tenants).values(tenant=tenant, title=title, created=time.time())
+    done = tx.execute(made.on_conflict_do_nothing().returning(tenants.c.tenant))
+    return done.first() is not None
 
 
 def get(tx: Connection, tenant: str) -> Tenant | None:

@@ -1,0 +1,132 @@
+"""The same thing at the same moment, by several transactions that are open together."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, create_engine, text
+
+import tapster.app  # noqa: F401 - every slice's tables are registered
+from tapster.contract.errors import TapsterError
+from tapster.core.db import Database
+from tapster.tenancy import service
+from tapster.tenancy.members import service as members
+from tapster.tenancy.tenants import service as tenants
+from tests.tenancy.people import who
+
+SECONDS = 60
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[Database]:
+    """An empty database of our own, where writers do not wait for one another."""
+    name = f"once_{uuid.uuid4().hex}"
+    url = postgres_url.replace("postgresql://", "postgresql+psycopg://", 1)
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"create database {name}"))
+    engine.dispose()
+    database = Database(postgres_url.replace("/postgres?", f"/{name}?", 1))
+    database.migrate()
+    yield database
+    database.close()
+
+
+def outcome(db: Database, verb: Callable[[Connection], Any]) -> str:
+    """What became of a transaction: `done`, or the code of its refusal."""
+    try:
+        with db.write() as tx:
+            verb(tx)
+    except TapsterError as error:
+        return error.code
+    return "done"
+
+
+def _waits(db: Database) -> bool:
+    """Whether a transaction waits for another's lock."""
+    query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+    with db.read() as tx:
+        return bool(tx.execute(text(query)).scalar_one())
+
+
+def overlapping(
+    db: Database,
+    first: Callable[[Connection], Any],
+    second: Callable[[Connection], Any],
+    *,
+    keep: bool = True,
+) -> str:
+    """What becomes of `second`, which begins before `first` has committed, or given up."""
+    with ThreadPoolExecutor(1) as pool:
+        later: Future[str]
+        with db.engine.connect() as connection:
+            transaction = connection.begin()
+            first(connection)
+            later = pool.submit(outcome, db, second)
+            until = time.monotonic() + SECONDS
+            while not _waits(db):
+                assert time.monotonic() < until
+                assert not later.done(), later.result()
+                time.sleep(0.005)
+            transaction.commit() if keep else transaction.rollback()
+        return later.result(SECONDS)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_one_of_many_makes_a_tenant(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if kind == "postgresql":
+        db = request.getfixturevalue("postgres")
+    else:
+        db = Database(f"sqlite:///{tmp_path / 'test.db'}")
+        db.migrate()
+    begin = threading.Barrier(6)
+
+    def add(name: str) -> str:
+        begin.wait(SECONDS)
+        return outcome(db, lambda tx: tenants.add(tx, name))
+
+    with ThreadPoolExecutor(6) as pool:
+        for number in range(3):
+            found = sorted(pool.map(add, [f"acme-{number}"] * 6))
+            assert found == [*["conflict"] * 5, "done"]
+        # Other names have nothing to do with it.
+        assert set(pool.map(add, [f"other-{number}" for number in range(6)])) == {"done"}
+    with db.read() as tx:
+        assert len(tenants.listing(tx)) == 9
+    db.close()
+
+
+@pytest.mark.parametrize(("keep", "expected"), [(True, "conflict"), (False, "done")])
+def test_a_tenant_that_another_is_making(postgres: Database, keep: bool, expected: str) -> None:
+    def add(tx: Connection) -> None:
+        tenants.add(tx, "acme")
+
+    assert overlapping(postgres, add, add, keep=keep) == expected
+    with postgres.read() as tx:
+        assert [each.name for each in tenants.listing(tx)] == ["acme"]
+
+
+def test_of_two_owners_who_are_taken_away_at_once_one_stays(postgres: Database) -> None:
+    owner = who(tenant="acme")
+    with postgres.write() as tx:
+        tenants.add(tx, "acme")
+        members.add(tx, owner, "ann", "owner")
+        members.add(tx, owner, "bob", "owner")
+    refused = overlapping(
+        postgres,
+        lambda tx: service.change_member(tx, owner, "ann", role="developer"),
+        lambda tx: service.remove_member(tx, owner, "bob"),
+    )
+    assert refused == "conflict"
+    with postgres.read() as tx:
+        assert [(each.name, each.role) for each in members.listing(tx, "acme")] == [
+            ("ann", "developer"),
+            ("bob", "owner"),
+        ]
