@@ -1,10 +1,16 @@
 """Triton's client: HTTP in JSON and in binary, compressed and not, gRPC, streams, asyncio."""
 
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.clients.conftest import VALUES, Client, Served
+from tests.clients.conftest import HERE, SECONDS, VALUES, Client, Served
+from tests.serving import packages
+from tests.serving.conftest import KEY, Plane, endpoint
 
 Found = dict[str, Any]
 
@@ -110,3 +116,40 @@ def test_grpc_says_why_it_refuses(grpc: Found) -> None:
         "output": "StatusCode.INVALID_ARGUMENT",
     }
     assert "shape [n, 30], not" in said["shape"][1]
+
+
+def test_models_come_and_go_in_every_worker(
+    interpreter: Callable[[str], Path], tmp_path: Path
+) -> None:
+    planes = [Plane(tmp_path / "home"), Plane(tmp_path / "home")]
+    package = packages.regressor(tmp_path / "home", 1.0)
+    planes[0].plan(endpoint("sum", package), packages=(package,))
+    try:
+        for index, plane in enumerate(planes):
+            plane.start(index)
+            plane.applied(planes[0].number, index)
+        case = {
+            "http": [f"127.0.0.1:{plane.port}" for plane in planes],
+            "grpc": [f"127.0.0.1:{plane.grpc_port}" for plane in planes],
+            "key": KEY,
+            "model": "sum",
+            "states": [str(tmp_path / "home" / "run" / f"worker-{n}.json") for n in (0, 1)],
+        }
+        script = HERE / "scripts" / "triton_repository.py"
+        done = subprocess.run(
+            [interpreter("tritonclient"), script],
+            input=json.dumps(case),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+    finally:
+        for plane in planes:
+            plane.stop()
+    steps = json.loads(done.stdout)
+    assert len(steps) == 8
+    for wanted, states, said in steps:
+        assert states == [wanted] * 2
+        assert said == [["READY", True]] * 4

@@ -153,6 +153,10 @@ class Batcher:
         self._leaving = left
         self._settle()
 
+    def stay(self) -> None:
+        """Keep the model after all, if it has not left."""
+        self._leaving = None
+
     def resume(self, loaded: LoadedModel) -> None:
         """Take the model back, and run what has waited for it."""
         self._loaded = loaded

@@ -1,6 +1,7 @@
 """What a request may be sent to: endpoints, and the versions behind them that answer."""
 
 from collections.abc import Callable
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -9,12 +10,14 @@ from tapster.contract.plan import EndpointPlan, Variant
 from tapster.serving import golden
 from tapster.serving.cache import Cache
 from tapster.serving.ensemble import Ensemble, as_one
-from tapster.serving.model import Model
+from tapster.serving.model import COLD, FAILED, LOADING, READY, Model
 from tapster.serving.places import Hold, Places
 from tapster.serving.shadow import Mirror
 from tapster.serving.slots import Region
 from tapster.serving.traffic import Inner, Split
 from tapster.serving.work import Work
+
+_ORDER: Final = (READY, COLD, LOADING, FAILED)
 
 
 class Target:
@@ -44,6 +47,14 @@ class Target:
         self.prefix = (
             f'{{"model_name":"{endpoint.plan.name}","model_version":"{self.version}",'.encode()
         )
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """What has become of its model, and why it cannot answer; an ensemble is as the members
+        that are best off."""
+        models = [member.model for member in self.members] or [self.model]
+        best = min(models, key=lambda model: _ORDER.index(model.state))
+        return best.state, best.error
 
     def expected(self, rows: int) -> float:
         """Seconds of model time that so many rows should take."""

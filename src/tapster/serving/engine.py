@@ -7,7 +7,7 @@ nothing names any more is closed after its last answer.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -83,6 +83,8 @@ class Engine:
         self._wanted = Wanted()
         self._pending: set[Name] = set()
         self.applied = -1
+        # Called with an endpoint that has begun to serve what the plan says.
+        self.arrived: Callable[[Endpoint], None] = lambda endpoint: None
         # Grows whenever what `find` answered before may no longer hold.
         self.generation = 0
         self._loop = loop
@@ -114,8 +116,7 @@ class Engine:
 
     def versions(self, endpoint: Endpoint) -> list[tuple[str, str, str]]:
         """(version, state, error) of what an endpoint serves, and of what it is to serve."""
-        targets = endpoint.targets
-        found = {t.version: (t.version, t.model.state, t.model.error) for t in targets}
+        found = {target.version: (target.version, *target.state) for target in endpoint.targets}
         wanted = self._wanted.endpoints.get(name_of(endpoint.plan), endpoint.plan)
         for variant in wanted.variants if wanted.kind == "split" else ():
             model, version = self._models.get(variant.package), str(variant.version)
@@ -147,14 +148,16 @@ class Engine:
         """
         await self._residency.load(endpoint.models)
 
-    def unload(self, endpoint: Endpoint) -> None:
-        """Have an endpoint's models leave this worker's memory once they are idle.
+    def unload(self, endpoint: Endpoint, packages: Container[str]) -> None:
+        """Have an endpoint's models of these packages leave this worker's memory once idle.
 
         The endpoint stays: the next request brings them back. A model that another tenant's
         endpoint has too, by the same package, stays as well.
         """
         for model in endpoint.models:
-            if all(tenant == endpoint.plan.tenant for tenant, _ in model.behind):
+            digest = model.package.digest
+            named = {*model.behind, *self._wanted.naming(digest)}
+            if digest in packages and all(tenant == endpoint.plan.tenant for tenant, _ in named):
                 self._residency.unload(model)
 
     def apply(self, snapshot: Snapshot) -> None:
@@ -294,6 +297,7 @@ class Engine:
             model.behind[name] = endpoint.plan.options
         for model in {*before, *endpoint.models}:
             model.configure()
+        self.arrived(endpoint)
 
     def _drop(self, name: Name) -> None:
         endpoint = self._directory.own(*name)

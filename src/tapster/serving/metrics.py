@@ -166,7 +166,7 @@ class Metrics:
         """The page in one of its two formats."""
         self._region.set(layout.QUEUED, self._engine.queued())
         workers = self._slots.regions()
-        alive = [index for index in workers if self._living(index)]
+        alive = [index for index in workers if self._slots.beats(index, SILENT_SECONDS)]
         regions = list(workers.values())
         states, vitals = await asyncio.to_thread(_published, self._folder, self._slots, alive)
         counted = await asyncio.to_thread(self._totals.read, regions)
@@ -180,11 +180,6 @@ class Metrics:
         page.samples([f"tapster_build_info{{{labels(version=self._version)}}} 1"])
         page.end()
         return page
-
-    def _living(self, index: int) -> bool:
-        return self._slots.state(index, layout.PID) != 0 and not (
-            self._slots.stalled(index, SILENT_SECONDS)
-        )
 
     def _written(self, page: Page, counted: Counted, states: list[WorkerState]) -> Iterator[None]:
         """Write of places and models, stopping whenever a slice of time is used up."""

@@ -69,11 +69,14 @@ class Residency:
 
     async def load(self, models: Sequence[Model]) -> None:
         """Wait until all of these are in memory. Raises TapsterError(unavailable)."""
+        waiting = []
         for model in models:
-            if model.state != READY:
+            if model.state == READY:
+                model.batcher.stay()
+            else:
                 self.retry(model)
-                self._waking[model].append(self._loop.create_future())
-        waiting = [future for model in models for future in self._waking.get(model, ())]
+                waiting.append(self._loop.create_future())
+                self._waking[model].append(waiting[-1])
         for outcome in await asyncio.gather(*waiting, return_exceptions=True):
             if outcome is not None:
                 raise outcome

@@ -39,6 +39,8 @@ GIVEN, SWEPT = 2, 3
 HEARTBEAT, PID, PLAN, IN_FLIGHT, STARTS, STARTED, CONNECTIONS, QUEUED, REFUSED, READY = range(10)
 # Bytes of the models that a worker has in memory, and of the answers that it keeps.
 MODEL_BYTES, CACHE_BYTES = 10, 11
+# The newest wish of callers (see `repository`) that a worker has carried out, and could not.
+WISHES, UNMET = 12, 13
 BATCH_SUM: Final = 16
 BATCH_BUCKETS: Final = 17
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -174,6 +176,11 @@ class Slots:
         beat = self.state(index, HEARTBEAT)
         return beat != 0 and time.monotonic_ns() - beat > seconds * 1e9
 
+    def beats(self, index: int, seconds: float) -> bool:
+        """Whether worker `index` has beaten within so many seconds."""
+        age = time.monotonic_ns() - self.state(index, HEARTBEAT)
+        return self.state(index, PID) != 0 and 0 <= age <= seconds * 1e9
+
     def region(self, index: int) -> "Region":
         """The region that worker `index` writes."""
         return Region(self.words, _REGIONS + index * REGION_WORDS, index)
@@ -289,7 +296,17 @@ class Region:
     def start(self, pid: int) -> None:
         """A worker takes the region over: totals stay, gauges begin at nothing."""
         words, offset = self.words, self.offset
-        for gauge in (PLAN, IN_FLIGHT, CONNECTIONS, QUEUED, READY, MODEL_BYTES, CACHE_BYTES):
+        for gauge in (
+            PLAN,
+            IN_FLIGHT,
+            CONNECTIONS,
+            QUEUED,
+            READY,
+            MODEL_BYTES,
+            CACHE_BYTES,
+            WISHES,
+            UNMET,
+        ):
             words[offset + gauge] = 0
         words[offset + PID] = pid
         words[offset + STARTED] = int(time.time())

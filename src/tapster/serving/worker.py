@@ -219,6 +219,7 @@ class Worker:
         """Apply the saved plan whenever it changes."""
         self._loop.call_later(WATCH_SECONDS, self._watch)
         self._follower.look()
+        self.service.repository.look()
 
     def _changed(self) -> None:
         """Tell the agent, wherever it runs, what has become of the plan here."""

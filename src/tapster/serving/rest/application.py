@@ -15,10 +15,11 @@ from msgspec import Struct
 from tapster.contract.errors import TapsterError
 from tapster.serving.engine import Endpoint
 from tapster.serving.gate import Pass
+from tapster.serving.model import FAILED
 from tapster.serving.rest import open_models, tf_models
 from tapster.serving.rest.bodies import decode, encode
 from tapster.serving.rest.calls import STATUS
-from tapster.serving.rest.routes import WATCHING, Route
+from tapster.serving.rest.routes import MANAGING, WATCHING, Route
 from tapster.serving.rest.service import Service, wire_of
 from tapster.serving.rest.watching import Watching
 
@@ -54,7 +55,6 @@ class Application:
             "v2.model_ready": self._model_ready,
             "v2.stats": self._statistics,
             "v2.index": self._index,
-            "v2.unload": self._unload,
             "v1.models": self._models,
             "v1.status": self._status,
             "v1.metadata": self._metadata,
@@ -98,8 +98,9 @@ class Application:
                 return (200, JSON, b'{"ready":true}') if ready else (503, JSON, b'{"ready":false}')
             if holder is None:
                 raise TapsterError("unauthenticated", "a key is needed")
-            if route.kind == "v2.load":
-                return 200, JSON, encode(await self._load(route, holder, given))
+            if route.kind in MANAGING:
+                await self._manage(route, holder, given)
+                return 200, JSON, b"{}"
             return 200, JSON, encode(self._kinds[route.kind](route, holder, given))
         except TapsterError as error:
             return STATUS[error.code], JSON, wire_of(route).refuse(error)
@@ -125,7 +126,9 @@ class Application:
 
     def _model_ready(self, route: Route, holder: Pass, given: bytes) -> Message:
         endpoint = self._service.endpoint(holder, route)
-        self._service.target(endpoint, route)
+        state, error = self._service.target(endpoint, route).state
+        if state == FAILED:
+            raise TapsterError("unavailable", f"the model cannot be loaded: {error}")
         return {"name": route.name, "ready": True}
 
     def _statistics(self, route: Route, holder: Pass, given: bytes) -> Message:
@@ -148,16 +151,8 @@ class Application:
         ]
         return [line for line in lines if not only_ready or line["state"] == "READY"]
 
-    async def _load(self, route: Route, holder: Pass, given: bytes) -> Message:
-        await self._service.engine.load(self._managed(route, holder, given))
-        return {}
-
-    def _unload(self, route: Route, holder: Pass, given: bytes) -> Message:
-        self._service.engine.unload(self._managed(route, holder, given))
-        return {}
-
-    def _managed(self, route: Route, holder: Pass, given: bytes) -> Endpoint:
-        """The endpoint whose models come or go. What it serves is not for this port to say."""
+    async def _manage(self, route: Route, holder: Pass, given: bytes) -> None:
+        """Have models come or go. What an endpoint serves is not for this port to say."""
         parameters = decode(_ANYTHING, given).get("parameters") if given else None
         if parameters and set(parameters) - {"unload_dependents"}:
             raise TapsterError(
@@ -166,7 +161,9 @@ class Application:
                 hint="import a version and deploy it through the control API",
                 field="parameters",
             )
-        return self._service.own(holder, route)
+        endpoint, repository = self._service.own(holder, route), self._service.repository
+        act = repository.load if route.kind == "v2.load" else repository.unload
+        await act(endpoint)
 
     # -- TensorFlow Serving, KServe v1, OpenAI
 

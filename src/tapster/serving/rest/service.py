@@ -9,6 +9,7 @@ from tapster.serving.accounts import Accounts
 from tapster.serving.engine import Endpoint, Engine, Target
 from tapster.serving.gate import Gate, Pass, denial
 from tapster.serving.limits import Limiter, Runs
+from tapster.serving.repository import Repository
 from tapster.serving.rest import open_binary, open_inference, plain, tf_serving
 from tapster.serving.rest.bodies import shown
 from tapster.serving.rest.calls import Call
@@ -43,6 +44,7 @@ class Service:
     reader: Reader = field(init=False)
     limiter: Limiter = field(init=False)
     memory: Memory = field(init=False)
+    repository: Repository = field(init=False)
     shares: Shares = field(init=False)
     draining: bool = False
     tracer: Tracer | None = None
@@ -54,6 +56,7 @@ class Service:
         self.limiter = self.accounts.limiter
         self.limiter.alive = self._serves
         self.memory = Memory(self.settings.body_memory)
+        self.repository = Repository(self.settings, self.slots, self.region, self.engine)
         self.shares = Shares(self.gate.weight)
 
     @property

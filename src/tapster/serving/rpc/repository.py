@@ -9,7 +9,7 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.manifest import TensorSpec
 from tapster.serving.endpoints import Endpoint, Target
 from tapster.serving.gate import Pass
-from tapster.serving.model import Model
+from tapster.serving.model import FAILED, Model
 from tapster.serving.rest import open_models
 from tapster.serving.rest.routes import Route
 from tapster.serving.rest.service import Service
@@ -42,8 +42,9 @@ def model_ready(service: Service, holder: Pass | None, request: Any) -> Any:
     """Whether a model takes requests; one that does not exist is not ready, as Triton has it."""
     service.check(_known(holder), request.name)
     endpoint = service.engine.find(_known(holder).tenant, request.name)
-    found = endpoint is not None and endpoint.target(request.version, "") is not None
-    return message("inference.ModelReadyResponse")(ready=found)
+    target = endpoint.target(request.version, "") if endpoint is not None else None
+    ready = target is not None and target.state[0] != FAILED
+    return message("inference.ModelReadyResponse")(ready=ready)
 
 
 def model_metadata(service: Service, holder: Pass | None, request: Any) -> Any:
@@ -109,17 +110,17 @@ def repository_index(service: Service, holder: Pass | None, request: Any) -> Any
 
 
 async def model_load(service: Service, holder: Pass | None, request: Any) -> Any:
-    """Have a model in this worker's memory."""
+    """Have a model in the memory of every worker."""
     endpoint = _managed(service, holder, request)
-    await service.engine.load(endpoint)
+    await service.repository.load(endpoint)
     name = endpoint.plan.name
     return message("inference.RepositoryModelLoadResponse")(model_name=name, is_loaded=True)
 
 
-def model_unload(service: Service, holder: Pass | None, request: Any) -> Any:
-    """Have a model leave this worker's memory; the next request brings it back."""
+async def model_unload(service: Service, holder: Pass | None, request: Any) -> Any:
+    """Have a model leave the memory of every worker; the next request brings it back."""
     endpoint = _managed(service, holder, request)
-    service.engine.unload(endpoint)
+    await service.repository.unload(endpoint)
     name = endpoint.plan.name
     return message("inference.RepositoryModelUnloadResponse")(model_name=name, is_unloaded=True)
 
