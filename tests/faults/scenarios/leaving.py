@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import psutil
 
+from tapster.contract.plan import Options
 from tapster.serving import slots
 from tests.faults.scenarios import models
 from tests.serving.conftest import KEY, Plane, endpoint, request, wait_for
@@ -20,6 +21,8 @@ from tests.serving.rpc import calling
 ENDPOINT: Final = "busy"
 INFER: Final = f"/v2/models/{ENDPOINT}/infer"
 LAYERS: Final = 800
+# A slow machine would refuse those who wait: it would be too late for them.
+PATIENT: Final = Options(deadline=600.0)
 # Rows that keep the model for ten seconds, and clients that wait behind them.
 LONG: Final = 2000
 QUEUED: Final = 40
@@ -50,7 +53,7 @@ class Resets:
 def serve(plane: Plane) -> psutil.Process:
     """A worker with a model that takes milliseconds a row."""
     package = models.seal(plane.home, models.busy(LAYERS))
-    plane.plan(endpoint(ENDPOINT, package), packages=(package,))
+    plane.plan(endpoint(ENDPOINT, package, options=PATIENT), packages=(package,))
     process = psutil.Process(plane.start().pid)
     plane.applied()
     return process
