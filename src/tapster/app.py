@@ -30,7 +30,7 @@ from tapster.core.parts import Parts
 from tapster.core.processes import die_with_parent
 from tapster.core.sealed import SealedBlobs
 from tapster.core.settings import Settings
-from tapster.core.telemetry import configure
+from tapster.core.telemetry import configure, logger
 from tapster.core.tls import HTTP, Certificate
 from tapster.core.uploads import Uploads
 from tapster.core.vault import Vault
@@ -38,6 +38,9 @@ from tapster.datasets import routes as dataset_routes
 from tapster.datasets import service as datasets
 from tapster.deployments import routes as deployment_routes
 from tapster.deployments import service as deployments
+from tapster.deployments.payloads import keeping as payload_files
+from tapster.deployments.payloads import routes as payload_routes
+from tapster.deployments.payloads import service as payloads
 from tapster.deployments.reports import Reports
 from tapster.deployments.sharing import routes as sharing_routes
 from tapster.jobs import routes as job_routes
@@ -67,6 +70,8 @@ from tapster.tenancy.shares import service as shares
 from tapster.training import routes as training_routes
 from tapster.training import service as training
 
+log = logger(__name__)
+
 HANDLERS: Final[dict[str, Handler]] = {
     **datasets.HANDLERS,
     **registry.HANDLERS,
@@ -77,6 +82,7 @@ HANDLERS: Final[dict[str, Handler]] = {
 ERASERS: Final[dict[str, Eraser]] = {
     "jobs": Eraser(stop=jobs.stop_all, folders=jobs.folders),
     "shares": Eraser(stop=shares.stop, rows=shares.erase),
+    "payloads": Eraser(rows=payloads.erase, folders=payload_files.folders),
     "ledger": Eraser(rows=ledger.anonymise),
     "audit": Eraser(rows=audit.erase),
 }
@@ -90,6 +96,7 @@ SEALED: Final[dict[str, Sealed]] = {
 
 _SETTLE: Final = 0.05
 _SAMPLE: Final = 60.0
+_EXPIRE: Final = 30.0
 
 
 def build(config: Settings) -> FastAPI:
@@ -114,6 +121,11 @@ def build(config: Settings) -> FastAPI:
             await asyncio.to_thread(_sample_storage, parts)
             await asyncio.sleep(_SAMPLE)
 
+    async def forget_payloads() -> None:
+        while True:
+            await asyncio.sleep(_EXPIRE)
+            await asyncio.to_thread(_forget_payloads, parts)
+
     async def end_tenants() -> None:
         await erasure_routes.go_on(parts, Endings(parts, ERASERS))
 
@@ -123,7 +135,10 @@ def build(config: Settings) -> FastAPI:
     async def reseal() -> None:
         await datakey_routes.go_on(parts, Resealing(parts, SEALED, followed))
 
-    works = [ClaimLoop(parts, HANDLERS, executor).run, settle, show_back, end_tenants, reseal]
+    works = [
+        *(ClaimLoop(parts, HANDLERS, executor).run, settle, show_back, forget_payloads),
+        *(end_tenants, reseal),
+    ]
 
     app = api.build(
         parts,
@@ -133,6 +148,8 @@ def build(config: Settings) -> FastAPI:
             *registry_routes.routes(parts, deployments.in_use, deployments.lent),
             *deployment_routes.routes(parts, reports),
             sharing_routes.routes(parts),
+            *payload_routes.routes(parts),
+            payload_routes.agent_routes(parts, agent_key),
             deployment_routes.agent_routes(parts, agent_key, reports),
             job_routes.routes(parts),
             *tenancy_routes.routes(parts),
@@ -210,7 +227,7 @@ def _measures(uploads: Uploads) -> dict[Metric, Measure]:
     """What a tenant uses now of what has a limit."""
 
     def stored(tx: Connection, tenant: str) -> int:
-        of_rows = datasets.stored(tx, tenant), registry.stored(tx, tenant)
+        of_rows = datasets.stored(tx, tenant), registry.stored(tx, tenant), payloads.stored(tx)
         return sum(found.get(tenant, 0) for found in of_rows) + uploads.size(tenant)
 
     return {"storage": stored, "jobs": jobs.unfinished, "models": deployments.loaded}
@@ -248,7 +265,7 @@ def _filled(path: Path) -> bool:
 def _collect(parts: Parts) -> None:
     """Remove blobs and uploads that no row names. Only the home's sole owner may do this."""
     with parts.db.read() as tx:
-        used = datasets.blob_keys(tx) | registry.blob_keys(tx)
+        used = datasets.blob_keys(tx) | registry.blob_keys(tx) | payloads.blob_keys(tx)
         uploads = jobs.uploads_in_use(tx)
     parts.blobs.sweep()
     parts.uploads.sweep(uploads)
@@ -273,8 +290,17 @@ def _sample_storage(parts: Parts) -> None:
             return
         sizes = Counter(datasets.stored(tx))
         sizes.update(registry.stored(tx))
+        sizes.update(payloads.stored(tx))
     with parts.db.write() as tx:
         ledger.sample_storage(tx, sizes)
+
+
+def _forget_payloads(parts: Parts) -> None:
+    """Remove payloads that are to be kept no longer; what cannot be done now is done later."""
+    try:
+        payload_files.sweep(parts, time.time(), parts.settings.payload_bytes)
+    except TapsterError as error:
+        log.warning("payloads stay for now", reason=str(error))
 
 
 def main(descriptor: int, parent: int) -> int:

@@ -27,6 +27,7 @@ def build() -> typer.Typer:
         limits,
         members,
         models,
+        payloads,
         prices,
         tenants,
         training,
@@ -46,7 +47,9 @@ def build() -> typer.Typer:
     app.add_typer(models.app, name="models")
     deploying.add_to(app)
     endpoints.add_to(app)
+    payloads.add_to(endpoints.app)
     app.add_typer(endpoints.app, name="endpoints")
+    app.add_typer(payloads.app, name="payloads")
     app.add_typer(jobs.app, name="jobs")
     jobs.add_to(app)
     app.add_typer(trust.app, name="trust")

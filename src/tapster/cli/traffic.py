@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from tapster.cli.payloads import described as logged
 from tapster.cli.tables import calls, facts, table, when
 from tapster.contract.control import Endpoint
 
@@ -64,6 +65,7 @@ def endpoint(seen: Endpoint, rest_url: str) -> Any:
         "since": when(seen.updated),
         **{name: _setting(name, value) for name, value in seen.options.items()},
         "usage": seen.usage,
+        "payloads": logged(seen.logging) if seen.logging else "not logged",
     }
     known |= {f"error.{part}": value for part, value in (seen.error or {}).items()}
     parts: list[Any] = [facts(known)]

@@ -18,6 +18,7 @@ from tapster.client.folders import model_files
 from tapster.client.keys import KeyVerbs
 from tapster.client.limits import LimitVerbs
 from tapster.client.local import LocalServer, settled
+from tapster.client.payloads import PayloadVerbs
 from tapster.client.people import PeopleVerbs
 from tapster.client.rekeying import RekeyVerbs
 from tapster.client.saving import save
@@ -70,6 +71,7 @@ def connect(
 
 class Client(
     EndpointVerbs,
+    PayloadVerbs,
     LimitVerbs,
     AuditVerbs,
     BillVerbs,

@@ -135,7 +135,8 @@ class Endpoint:
     with "weight" (percent; a factor in an ensemble) and "shadow". `options` are those in force,
     `rollout` is the canary that is under way or was last, `traffic` has what each version has
     answered: requests, errors, p50, p95 and p99 (seconds), and a shadow's comparisons. `shared`
-    are the tenants that it is shared with, `*` for all. Of another tenant's, `name` is what the
+    are the tenants that it is shared with, `*` for all; `logging` is what of its payloads is
+    written down, None for nothing. Of another tenant's, `name` is what the
     caller calls it, and there is no more to see than that.
     """
 
@@ -153,6 +154,7 @@ class Endpoint:
     rollout: dict[str, Any] | None = None
     traffic: list[dict[str, Any]] = field(default_factory=list)
     shared: list[str] = field(default_factory=list)
+    logging: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,9 @@ class Settings:
     model_instances: int = _setting(1, "processes of such a model in each worker")
     python_models: bool = _setting(False, "run models that are Python code; they can do anything")
     skops_trusted: str = _setting("", "types that skops files may hold, besides its own list")
+    payload_bytes: int = _setting(
+        1024 * MIB, "bytes of logged payloads that a tenant keeps; the oldest go first"
+    )
     currency: str = _setting("EUR", "name of the one currency of prices and bills")
     log_level: str = _setting("info", "debug, info, warning or error", _LEVELS)
     log_format: str = _setting("auto", "json, text, or auto: text on a terminal", _FORMATS)

@@ -16,6 +16,7 @@ from tapster.contract.plan import (
     Variant,
 )
 from tapster.deployments import borrowing, options, store
+from tapster.deployments.payloads import service as payloads
 from tapster.deployments.sets import Held
 from tapster.deployments.sharing import service as sharing
 from tapster.deployments.store import Row
@@ -84,6 +85,7 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
     secrets = datakeys.wrapped_keys(tx)
     shared = sharing.every(tx, sorted(owners))
     lenders: set[str] = set()
+    logged = payloads.planned(tx, owners, secrets)
     for row in rows:
         usable = [each for each in row.sets if borrowing.lost(tx, row, each) is None]
         held = {one.digest: one.owner or row.tenant for each in usable for one in each.variants}
@@ -96,7 +98,8 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
         if row.serving is not None:
             place = (row.tenant, row.name)
             asked = prices.get(place, ledger.unpriced())
-            endpoints.append(_endpoint(tx, row, asked, shared.get(place, ())))
+            planned = _endpoint(tx, row, asked, shared.get(place, ()))
+            endpoints.append(msgspec.structs.replace(planned, payloads=logged.get(place)))
     for owner in sorted(lenders):
         signers.update(registry.trusted(tx, owner))
     return Part(tuple(endpoints), tuple(packages.values()), tuple(needs), tuple(sorted(signers)))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,7 @@ from tapster.contract.errors import TapsterError
 from tapster.deployments import beginning, borrowing, options, rollouts, sets, showing, store
 from tapster.deployments.counts import Totals
 from tapster.deployments.judgement import Rules
+from tapster.deployments.payloads import service as payloads
 from tapster.deployments.planning import plan
 from tapster.deployments.sets import Held, ServingSet
 from tapster.deployments.settling import Heard, settle, unsettled
@@ -179,7 +181,8 @@ def show(tx: Connection, tenant: str, name: str, totals: Totals | None = None) -
     if owner != tenant:
         return showing.offered(row, name)
     halted = borrowing.halted(tx, row, row.serving)
-    return showing.endpoint(row, totals or {}, sharing.consumers(tx, owner, own), halted)
+    seen = showing.endpoint(row, totals or {}, sharing.consumers(tx, owner, own), halted)
+    return replace(seen, logging=payloads.shown(tx, owner, own))
 
 
 def listing(tx: Connection, tenant: str) -> list[Endpoint]:
@@ -203,6 +206,7 @@ def delete(tx: Connection, tenant: str, name: str) -> None:
     """Stop serving and forget the endpoint. Raises TapsterError(not_found)."""
     row = _known(tx, tenant, name)
     sharing.forget(tx, tenant, name)
+    payloads.forget(tx, tenant, name)
     store.remove(tx, tenant, name)
     tenancy.revise(tx, tenant, f"endpoint {name} deleted", kind="endpoint", ref=row.id)
 

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from tapster.contract.plan import UsageBatch, VariantTotals, WorkerState
 from tapster.contract.usage import UsageReceipt
 from tapster.core.blobs import write_atomically
 from tapster.core.settings import Settings
-from tapster.serving import controlling, granting, planfile
+from tapster.serving import controlling, granting, planfile, spool
 from tapster.serving import slots as layout
 from tapster.serving.collecting import Collector, machine_id
 from tapster.serving.granting import Granting
@@ -106,6 +107,8 @@ class Agent:
             return
         threading.Thread(target=self._report_on, name="report", daemon=True).start()
         threading.Thread(target=self._grant_on, name="grants", daemon=True).start()
+        shipping = partial(spool.ship, self._settings.home, self._ask, self._stop)
+        threading.Thread(target=shipping, name="payloads-up", daemon=True).start()
         self._pull_on()
 
     # -- down

@@ -74,6 +74,15 @@ class PlanKeys:
                 " and ".join(sorted(masters.names)),
             )
 
+    def opened(self, tenant: str, wrapped: str) -> DataKey | None:
+        """A tenant's data key; None where nothing is encrypted. Raises TapsterError(unavailable)
+        for one that does not open here, and where there must be one and is none."""
+        if self._masters is None and not wrapped:
+            return None
+        if self._masters is None or not wrapped:
+            raise TapsterError("unavailable", "there is no key to seal with")
+        return self._masters.unwrap(tenant, wrapped)
+
 
 def reading(
     settings: Settings, inner: BlobStore, vault: Vault | None

@@ -11,6 +11,7 @@ from tapster.serving import golden
 from tapster.serving.cache import Cache
 from tapster.serving.ensemble import Ensemble, as_one
 from tapster.serving.model import COLD, FAILED, LOADING, READY, Model
+from tapster.serving.payloads import Logged, Recorder
 from tapster.serving.places import Hold, Places
 from tapster.serving.shadow import Mirror
 from tapster.serving.slots import Region
@@ -72,8 +73,12 @@ class Endpoint:
         region: Region,
         places: Places,
         cache: Cache,
+        recorder: Recorder | None = None,
     ) -> None:
         self.plan = plan
+        # Set while its payloads are written down.
+        self.logged: Logged | None = None
+        self._recorder = recorder
         self._cache = cache
         self._region = region
         self._places = places
@@ -117,6 +122,7 @@ class Endpoint:
                 )
         for target in targets if plan.options.cache > 0 else ():
             target.submit = self._cached(target, plan)
+        self._log(plan)
         return True
 
     def close(self) -> None:
@@ -144,6 +150,13 @@ class Endpoint:
             if target.version == version:
                 return target
         return None
+
+    def _log(self, plan: EndpointPlan) -> None:
+        """Have the payloads of what takes traffic written down, if the plan says so."""
+        self.logged = Logged(plan, plan.payloads) if plan.payloads is not None else None
+        if self.logged is not None and self._recorder is not None:
+            for target in self.targets:
+                target.submit = self._recorder.before(target.submit, self.logged)
 
     def _held(self, version: str) -> Hold:
         """Where a version's counters lie."""

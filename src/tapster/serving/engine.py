@@ -27,6 +27,7 @@ from tapster.serving.expiry import Guard
 from tapster.serving.gate import Gate, Pass
 from tapster.serving.loading import Loader
 from tapster.serving.model import FAILED, LOADING, Loaded, Model, Opening
+from tapster.serving.payloads import Recorder
 from tapster.serving.places import Places
 from tapster.serving.residency import Residency
 from tapster.serving.slots import Region, Slots
@@ -74,6 +75,8 @@ class Engine:
         budget = Budget(loop, settings.inline_budget)
         self._means = Means(budget, region, Threads("model"), self._guard, gate.weight)
         self._cache = Cache(settings.cache_memory, region)
+        # Writes payloads down; set before there is a plan.
+        self.recorder: Recorder | None = None
         self._loader = Loader(loop)
         self._residency = Residency(self._loader, settings.resident_memory, changed)
         self._number = -1
@@ -311,7 +314,7 @@ class Engine:
             model.configure()
 
     def _fresh(self, plan: EndpointPlan) -> Endpoint:
-        return Endpoint(plan, self._region, self._places, self._cache)
+        return Endpoint(plan, self._region, self._places, self._cache, self.recorder)
 
     def _retire(self) -> None:
         """Close what nobody needs: no plan names it, and no endpoint still serves it."""

@@ -91,6 +91,11 @@ _FAMILIES: Final = (
         layout.GOLDEN_SAME, layout.GOLDEN_DIFFERENT,
         label="result", values=("same", "different"), idle=False,
     ),
+    _counter(
+        "tapster_payloads_total", "Payloads to be logged, by what became of them.",
+        layout.PAYLOADS_KEPT, layout.PAYLOADS_DROPPED,
+        label="result", values=("kept", "dropped"), idle=False,
+    ),
 )  # fmt: skip
 # Of models that callers do not address, shadows and members of ensembles: in families of their
 # own, so that those above add up to what callers have asked.

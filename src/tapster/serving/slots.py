@@ -64,6 +64,8 @@ CHANGED: Final = 50
 # Copies for a shadow that were not run; a canary's recorded answers, equal and not.
 SHADOW_DROPPED, GOLDEN_SAME, GOLDEN_DIFFERENT = range(51, 54)
 TOKENS: Final = 54
+# Payloads that were to be logged: written down, and not.
+PAYLOADS_KEPT, PAYLOADS_DROPPED = 55, 56
 PLACE_WORDS: Final = 64
 
 _REGIONS: Final = HEADER_WORDS + LABELS_WORDS

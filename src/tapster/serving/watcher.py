@@ -19,6 +19,7 @@ from tapster.core.telemetry import logger
 from tapster.serving import slots as layout
 from tapster.serving import slowest, tables
 from tapster.serving.model import COLD, FAILED
+from tapster.serving.payloads import Recorder
 from tapster.serving.slots import NEVER, Region, Slots, Watched
 from tapster.serving.slowest import Phases, Request, Slowest
 from tapster.serving.tracing import Tracer
@@ -98,6 +99,8 @@ class Watcher:
         self._numbers: Any = None
         self._refused = region.words[region.offset + layout.REFUSED]
         self._publishing: asyncio.Future[None] | None = None
+        # Told of failures, too.
+        self.recorder: Recorder | None = None
 
     def start(self) -> None:
         """Begin to watch."""
@@ -133,6 +136,8 @@ class Watcher:
 
     def failed(self, request: Watched, status: int, error: Exception, elapsed: int) -> None:
         """See Watch."""
+        if self.recorder is not None:
+            self.recorder.failed(request, error, elapsed)
         asked = request.account is not self._region.unbilled
         slow = asked and elapsed > self._slowest.floor
         logged = bool(asked and self._share and self._drawn([request]))

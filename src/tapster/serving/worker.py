@@ -36,6 +36,7 @@ from tapster.serving.engine import Engine
 from tapster.serving.following import Follower
 from tapster.serving.gate import Gate
 from tapster.serving.isolation import close_all
+from tapster.serving.payloads import Recorder
 from tapster.serving.rest.application import Application
 from tapster.serving.rest.protocol import InferenceProtocol
 from tapster.serving.rest.sampled import SampledHeads
@@ -131,7 +132,10 @@ class Worker:
         self._tracer = self.service.tracer = tracing.tracer(settings, index)
         if self._tracer is not None:
             self.service.seen = SampledHeads(self._tracer)
+        self._recorder = Recorder(settings.home, self._region, self._keys.opened)
+        engine.recorder = self._recorder
         self._watcher = watcher.Watcher(settings, slots, self._region, index, self._tracer)
+        self._watcher.recorder = self._recorder
         self._follower = Follower(settings.home, engine, self._keys)
         self._beaten, self._prompt = self._loop.time(), True
         self._published: WorkerState | None = None
@@ -174,6 +178,7 @@ class Worker:
         self._agent.stop()
         if self._tracer is not None:
             self._tracer.stop()
+        await asyncio.to_thread(self._recorder.stop)
 
     async def _first_load(self) -> None:
         until = self._loop.time() + FIRST_LOAD_SECONDS

@@ -31,6 +31,8 @@ RIGHTS: Final[dict[str, str]] = {
     "metrics:read": "see metrics of the whole installation",
     "models:read": "see and export models",
     "models:write": "import, describe, alias, delete models",
+    "payloads:read": "read what was logged of requests",
+    "payloads:write": "log what endpoints are asked, delete it, agree that others do",
     "predict": "ask endpoints, and see how they are asked",
     "prices:read": "see prices",
     "prices:write": "set prices",
@@ -48,8 +50,11 @@ RIGHTS: Final[dict[str, str]] = {
 }
 
 
-_OWNERS_ONLY: Final = frozenset({"prices:write", "privacy:write", "tenants:write"})
-_READ: Final = frozenset(right for right in RIGHTS if right.endswith(":read"))
+_OWNERS_ONLY: Final = frozenset(
+    {"payloads:write", "prices:write", "privacy:write", "tenants:write"}
+)
+# What people have sent is for none of the roles that only look.
+_READ: Final = frozenset(right for right in RIGHTS if right.endswith(":read")) - {"payloads:read"}
 
 ROLES: Final[dict[str, frozenset[str]]] = {
     "owner": frozenset({"*"}),

@@ -16,8 +16,10 @@ ANONYMOUS: Final = "anonymous"
 PREFIX: Final = "/api/v1"
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
-# What only looks, and is recorded all the same: the record itself, and what leaves in bulk.
+# What only looks, and is recorded all the same: the record itself, what people have sent, and what
+# leaves in bulk.
 _SEEN: Final = ("/export",)
+_SEEN_UNDER: Final = ("/audit", "/payloads")
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Act:
     def seen(self) -> bool:
         """Whether it only looks, at something of which that is recorded too."""
         route = self.route
-        return self.method == "GET" and (route.startswith("/audit") or route.endswith(_SEEN))
+        return self.method == "GET" and (route.startswith(_SEEN_UNDER) or route.endswith(_SEEN))
 
     @property
     def _principal(self) -> Principal | None:
