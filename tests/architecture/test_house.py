@@ -127,6 +127,7 @@ def test_every_library_is_named_in_pyproject() -> None:
     spelled = {
         "argon2": "argon2_cffi",
         "google": "protobuf",
+        "re2": "google_re2",
         "sklearn": "scikit_learn",
         "xgboost": "xgboost_cpu",
     }

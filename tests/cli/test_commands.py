@@ -40,7 +40,8 @@ def test_every_command_of_the_release_is_there() -> None:
             f"models {verb}"
             for verb in ("list", "show", "compare", "alias", "import", "export", "delete")
         ),
-        *(f"endpoints {verb}" for verb in ("list", "show", "set", "rollback", "delete")),
+        *(f"endpoints {verb}" for verb in ("list", "show", "set", "rollback", "delete", "log")),
+        *(f"payloads {verb}" for verb in ("list", "export", "delete", "agree")),
         *(f"jobs {verb}" for verb in ("list", "show", "logs", "cancel")),
         *(f"trust {verb}" for verb in ("list", "add", "remove")),
         *(

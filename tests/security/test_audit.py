@@ -17,6 +17,8 @@ from tapster.contract.audit import AuditLine
 from tapster.core.db import Database
 from tapster.core.settings import load
 from tapster.datasets import store as datasets
+from tapster.deployments import store as endpoints
+from tapster.deployments.sharing import service as sharing
 from tapster.tenancy.audit import service
 from tapster.tenancy.audit.acts import acting
 from tapster.tenancy.audit.record import Record
@@ -250,12 +252,29 @@ def _models(at: Installation, go: Journey) -> None:
     assert changed.before["endpoints"][0].get("options") in ({}, None)
     go("POST", "/endpoints/{endpoint}/share", {"tenants": ["berlin"]}, endpoint="e")
     go("POST", "/endpoints/{endpoint}/withdraw", {"tenants": ["berlin"]}, endpoint="e")
+    go("PUT", "/endpoints/{endpoint}/logging", {"hash": [NUMBERS[0]]}, endpoint="e")
+    logged = go.lines[-1].after
+    assert logged is not None
+    assert logged["payload_rules"][0]["rules"]["hash"] == [NUMBERS[0]]
+    assert logged["payload_rules"][0]["salt"] == "(hidden)"
+    go("DELETE", "/payloads/{endpoint}", endpoint="e")
+    go("DELETE", "/endpoints/{endpoint}/logging", endpoint="e")
+    _agree(at, go)
     go("POST", "/endpoints/{endpoint}/rollback", endpoint="e")
     _settle(at)
     go("DELETE", "/endpoints/{endpoint}", endpoint="e")
     go("DELETE", "/models/{ref}", ref="m@2")
     found = {line.action for line in at.lines() if line.who == "system"}
     assert {"keys.admin", "deployments.settle"} <= found
+
+
+def _agree(at: Installation, go: Journey) -> None:
+    """Another tenant's endpoint, whose owner may log what one asks."""
+    with at.db.write() as tx:
+        endpoints.add(tx, "berlin", "b")
+        sharing.share(tx, "berlin", "b", ["default"])
+    go("PUT", "/payloads/{endpoint}/agreement", endpoint="berlin--b")
+    go("DELETE", "/payloads/{endpoint}/agreement", endpoint="berlin--b")
 
 
 def _settle(at: Installation) -> None:

@@ -33,6 +33,7 @@ BODIES: Final[dict[str, Any]] = {
     "POST /api/v1/models/{model}/share": {"tenants": ["anybody"]},
     "POST /api/v1/endpoints/{endpoint}/deploy": {"model": "{ref}"},
     "PATCH /api/v1/endpoints/{endpoint}": {"options": {"queue": 1}},
+    "PUT /api/v1/endpoints/{endpoint}/logging": {"sample": 0.5},
     "POST /api/v1/members": {"name": "somebody", "role": "{role}"},
     "PATCH /api/v1/members/{member}": {"role": "consumer"},
     "PUT /api/v1/members/{member}/password": {"password": PASSWORD},

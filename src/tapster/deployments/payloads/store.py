@@ -97,7 +97,7 @@ def get(tx: Connection, tenant: str, endpoint: str) -> Mapping[str, Any] | None:
 
 
 def active(tx: Connection, tenants: Collection[str]) -> list[Mapping[str, Any]]:
-    """The rules in force of these tenants' endpoints."""
+    """The rules in force of any tenant's endpoints, of any tenant of these."""
     query = select(logging).where(logging.c.tenant.in_(tenants), logging.c.active)
     return [
         {str(name): value for name, value in row.items()} for row in tx.execute(query).mappings()
