@@ -12,8 +12,10 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.plan import PlanDelta
 from tapster.contract.snapshots import pack, unpack
 from tapster.core.crypto import key_digest
+from tapster.core.db import Database
 from tapster.deployments import deltas, planning, service
 from tapster.registry import service as registry
+from tapster.registry.store import versions
 from tapster.tenancy import revisions
 from tapster.tenancy import service as tenancy
 from tapster.tenancy import store as history
@@ -21,7 +23,7 @@ from tapster.tenancy.keys import service as keys
 from tapster.tenancy.limits import service as limits
 from tapster.tenancy.limits.service import Wanted
 from tapster.tenancy.tenants import service as tenants
-from tests.deployments.conftest import DataPlane, digest, live
+from tests.deployments.conftest import DataPlane, digest, live, register, regression
 
 ADMIN = Principal("default", "key_admin", frozenset({"*"}))
 
@@ -231,3 +233,38 @@ def test_a_key_that_has_expired_is_not_in_the_plan(tx: Connection, agent: Agent)
     assert agent.told().gone_keys == (made.id,)
     assert made.id not in {each.id for each in service.plan(tx, "key").keys}
     assert planning.without_keys(tx, "key").keys == ()
+
+
+def test_a_package_that_goes_while_others_have_it_too(tx: Connection, agent: Agent) -> None:
+    """Two tenants may have one package: whoever knew it by the one's must not go on doing so."""
+    for ref in ("m@1", "own@1"):
+        register(tx, ref, regression("x"), "zoo")
+    same = (versions.c.tenant == "zoo", versions.c.model == "m")
+    tx.execute(update(versions).where(*same).values(digest=digest("m@1")))
+    assert registry.delete(tx, "zoo", "own", service.in_use, service.lent)
+    assert not deltas.news(tx, agent.number, agent.mark), "nobody else has it"
+    assert registry.delete(tx, "zoo", "m", service.in_use, service.lent)
+    assert deltas.news(tx, agent.number, agent.mark)
+    assert agent.ask() is None, "only the whole plan says whose is left"
+    [package] = planning.plan(tx, "key").packages
+    assert package.key.startswith("default/packages/")
+
+
+def test_a_whole_plan_is_never_newer_than_what_it_tells(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL shows each statement what is committed by then: changes come in between."""
+    db, read = Database(postgres_url), planning.part
+    db.migrate()
+
+    def part(*values: Any) -> planning.Part:
+        found = read(*values)
+        with db.write() as tx:
+            tenancy.revise(tx, "default", "another change", kind="endpoint", ref="e")
+        return found
+
+    monkeypatch.setattr(planning, "part", part)
+    with db.read() as tx:
+        plan = planning.without_keys(tx, "key")
+        assert plan.number == tenancy.revision(tx) - 1, "the change comes with the next delta"
+    db.close()

@@ -45,8 +45,8 @@ def plan(tx: Connection, public_key: str) -> ServingPlan:
 
 def without_keys(tx: Connection, public_key: str) -> ServingPlan:
     """Endpoints that serve, packages that they need now or next, tenants and trusted signers."""
+    number = tenancy.revision(tx)  # first: what changes from here on comes again as a delta
     found = part(tx, store.everywhere(tx), public_key)
-    number = tenancy.revision(tx)
     return ServingPlan(
         number=number,
         endpoints=found.endpoints,

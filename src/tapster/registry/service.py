@@ -267,11 +267,11 @@ def delete(tx: Connection, tenant: str, ref: str, in_use: InUse, lent: Lent) -> 
     if not store.of_model(tx, tenant, doomed[0].model):
         shares.forget(tx, shares.MODEL, tenant, doomed[0].model)
     digests = {item.digest for item in doomed}
-    return sorted(
-        packages.key_of(tenant, digest)
-        for digest in digests
-        if not store.of_digest(tx, tenant, digest)
-    )
+    gone = sorted(digest for digest in digests if not store.of_digest(tx, tenant, digest))
+    if gone and store.elsewhere(tx, tenant, gone):
+        # Plans name a package once, perhaps by the key under which it lies no longer.
+        tenancy.revise(tx, tenant, f"packages of {doomed[0].model} deleted")
+    return [packages.key_of(tenant, digest) for digest in gone]
 
 
 def blob_keys(tx: Connection) -> set[str]:

@@ -1,6 +1,7 @@
 """The tables of model versions, aliases and trusted keys, and all SQL over them."""
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import (
@@ -260,6 +261,14 @@ def packages(tx: Connection) -> set[tuple[str, str]]:
     """(tenant, digest) of every package of every tenant, for the sweep at start-up."""
     query = select(versions.c.tenant, versions.c.digest).distinct()
     return {(row.tenant, row.digest) for row in tx.execute(query)}
+
+
+def elsewhere(tx: Connection, tenant: str, digests: Iterable[str]) -> bool:
+    """Whether any tenant but this one has one of these packages too."""
+    query = select(versions.c.digest).where(
+        versions.c.tenant != tenant, versions.c.digest.in_(list(digests))
+    )
+    return tx.execute(query.limit(1)).first() is not None
 
 
 def stored(tx: Connection, tenant: str = "") -> dict[str, int]:
