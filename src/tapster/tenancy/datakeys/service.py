@@ -36,8 +36,9 @@ Sealed = Callable[[Parts, str], Iterator[Piece]]
 # Data planes are given the new key before something is sealed with it that they read, if they are
 # there within so many seconds.
 PATIENT: Final = 30.0
-# Whoever has opened a file of before has read in its header which key it needs.
-LAST_READERS: Final = 1.0
+# Whoever has opened a file of before has read in its header which key it needs, and what data
+# planes have sealed with the former key on its way here has come.
+LAST_READERS: Final = 4.0
 RETRY: Final = 30.0
 _SLICE: Final = 0.5
 _TELL: Final = 1.0
