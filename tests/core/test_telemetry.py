@@ -121,7 +121,7 @@ def test_a_log_that_nobody_reads_holds_nobody_up() -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        assert float(process.stdout.readline()) < 10
+        assert float(process.stdout.readline()) < 60  # half a second, and much else to do
         process.stdin.close()
         lines = [json.loads(line) for line in process.stderr]
     assert process.returncode == 1

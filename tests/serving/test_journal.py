@@ -68,9 +68,9 @@ def test_there_is_room_for_every_key(tmp_path: Path) -> None:
     chosen = [0, 1, 777, 54_321, keys - 1]
     assert [found.key for _, found in reader.labels(chosen)] == [f"key_{n}" for n in chosen]
     assert reader.path.stat().st_size < 400 * keys
-    began = time.monotonic()
+    began = time.process_time()
     reader.totals()
-    assert time.monotonic() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 def test_the_same_label_has_one_record_a_day(tmp_path: Path) -> None:
@@ -223,10 +223,10 @@ def test_what_is_no_segment_is_left_alone(tmp_path: Path) -> None:
 def test_counting_costs_little(tmp_path: Path) -> None:
     """About half a microsecond; a limit that only something quite wrong reaches."""
     record = Journal(tmp_path / "run", 0).record(LABEL)
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(100_000):
         record.served(1, 1, 1)
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
 
 
 def test_readers_are_not_in_each_others_way(tmp_path: Path) -> None:
