@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,7 +71,8 @@ def test_no_more_rows_than_are_worth_it() -> None:
     assert 150 < CHEAP.worthwhile < 170
 
 
-def test_a_batch_leaves_its_tightest_deadline_time() -> None:
+def test_a_batch_leaves_its_tightest_deadline_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     cost = Cost(0.1, 0.01)
     assert taken(Room(cost, True), *[asked(1, seconds=60)] * 20) == 20
     assert taken(Room(cost, True), *[asked(1, seconds=0.8)] * 20) == 9
