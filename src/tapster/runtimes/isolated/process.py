@@ -17,7 +17,7 @@ from typing import Final
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.runtimes import Description, Stop
-from tapster.runtimes.isolated import MIB, Limits
+from tapster.runtimes.isolated import Limits
 from tapster.runtimes.isolated.frames import (
     WORDS,
     Boot,
@@ -25,22 +25,15 @@ from tapster.runtimes.isolated.frames import (
     Hello,
     Line,
     Lost,
-    Need,
-    Outputs,
     Refusal,
-    Room,
-    Run,
     Silence,
 )
-from tapster.runtimes.isolated.segments import KEEP, Segment
+from tapster.runtimes.isolated.runs import GRACE, Runs, short
 from tapster.runtimes.isolated.surroundings import Folder, Talk, environment
-from tapster.runtimes.isolated.tensors import Parcel, unpack
 from tapster.runtimes.isolated.usage import children, memory
 
 log = logging.getLogger(__name__)
 
-# A model that looks at its deadline itself answers shortly after it.
-GRACE: Final = 0.1
 # An overdue run may go on as long as the longest good one took, at most so many seconds: a caller
 # in a hurry shall not be able to end a model's process.
 PATIENCE: Final = 4.0
@@ -78,9 +71,6 @@ class Process:
         self._lock = threading.Lock()
         self._asking = threading.Lock()
         self._reaped = threading.Event()
-        self._inputs: Segment | None = None
-        self._outputs: Segment | None = None
-        self._turn = 0
         self._longest = 0.0
         self._overdue_until: float | None = None
         self._ticks = 0
@@ -103,6 +93,7 @@ class Process:
         self.pid = self._process.pid
         self._ended = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
         self._line = Line(ours, WORDS, self._ended)
+        self._runs = Runs(self._line, limits)
         self._talk = Talk(printed, log, label)
 
     # -- for the keeper
@@ -132,7 +123,7 @@ class Process:
             return word.description
         if isinstance(word, Refusal) and not word.memory:
             raise TapsterError.from_dict(word.error)
-        raise Died(self._short())
+        raise Died(short(self._limits))
 
     def tend(self) -> bool:
         """Wait a moment, pass on what it printed, hold it to its limits; False once it has ended.
@@ -143,12 +134,11 @@ class Process:
             return False
         self._ticks += 1
         private, _, shared = memory(self.pid)
-        ours = sum(each.size for each in (self._inputs, self._outputs) if each is not None)
-        private += max(0, shared - ours)
+        private += max(0, shared - self._runs.shared)
         if self._ticks % _FAMILY_TICKS == 0:
             self._family = sum(memory(child)[0] for child in children(self.pid))
         if private + self._family > self._limits.memory:
-            self.kill(self._short())
+            self.kill(short(self._limits))
         if self._overdue_until is not None and time.monotonic() > self._overdue_until:
             self.kill("it did not stop at its deadline")
         return True
@@ -157,13 +147,8 @@ class Process:
         """Whether an overdue run has been answered, so that the process is free again."""
         if self._overdue_until is None or not self._line.spoken():
             return False
-        until = time.monotonic() + GRACE
         try:
-            word, _ = self._line.hear(until)
-            if not isinstance(word, Outputs | Refusal | Need) or word.turn != self._turn:
-                raise Garbled
-            if isinstance(word, Need):
-                self._line.say(Room(False), until)
+            if not self._runs.over(time.monotonic() + GRACE):
                 return False
         except Lost:
             return False
@@ -171,7 +156,7 @@ class Process:
             self.kill("it said something that is no answer")
             return False
         self._overdue_until = None
-        self._give_back_large()
+        self._runs.give_back_large()
         return True
 
     def full(self) -> bool:
@@ -224,18 +209,14 @@ class Process:
         self, inputs: dict[str, Array], outputs: Sequence[str], deadline: float
     ) -> dict[str, Array]:
         began = time.monotonic()
-        self._turn += 1
-        parcel = self._parcel(inputs)
         try:
-            self._send(parcel, outputs, deadline)
-            answers = self._taken(self._heard(deadline))
+            answers = self._runs.ask(inputs, outputs, deadline)
         except Lost as loss:
             raise Died(self._epitaph(), asked=not loss.unread) from None
         except (Garbled, ValueError):
             self.kill("it said something that is no answer")
             raise Died(self._epitaph()) from None
         self._longest = max(self._longest, time.monotonic() - began)
-        self._give_back_large()
         return answers
 
     def _left_alone(self, deadline: float, stop: Stop | None) -> TapsterError:
@@ -256,62 +237,6 @@ class Process:
     def alive(self) -> bool:
         """Whether nothing has ended it yet."""
         return not self._cause
-
-    def _parcel(self, inputs: dict[str, Array]) -> Parcel:
-        try:
-            parcel = Parcel(inputs)
-        except (TypeError, ValueError) as error:
-            raise TapsterError(
-                "invalid", f"the inputs cannot be passed to the model: {error}"
-            ) from None
-        if parcel.size > self._limits.largest:
-            raise _too_large("inputs", parcel.size, self._limits.largest)
-        return parcel
-
-    def _send(self, parcel: Parcel, outputs: Sequence[str], deadline: float) -> None:
-        grown = parcel.size > (self._inputs.size if self._inputs else 0)
-        if grown:
-            self._inputs = _replaced(self._inputs, parcel.size)
-        parcel.put(self._inputs)
-        run = Run(self._turn, parcel.tensors, list(outputs), deadline, grown)
-        descriptor = self._inputs.descriptor if grown and self._inputs else -1
-        self._line.say(run, deadline + GRACE, descriptor)
-
-    def _heard(self, deadline: float) -> Outputs | Refusal:
-        word, _ = self._line.hear(deadline + GRACE)
-        if isinstance(word, Need) and word.turn == self._turn:
-            if word.size > self._limits.largest:
-                self._line.say(Room(False), deadline + GRACE)
-                self._line.hear(deadline + GRACE)
-                raise _too_large("answer", word.size, self._limits.largest)
-            self._outputs = _replaced(self._outputs, word.size)
-            self._line.say(Room(True), deadline + GRACE, self._outputs.descriptor)
-            word, _ = self._line.hear(deadline + GRACE)
-        if not isinstance(word, Outputs | Refusal) or word.turn != self._turn:
-            raise Garbled
-        return word
-
-    def _taken(self, word: Outputs | Refusal) -> dict[str, Array]:
-        """The answer, out of the shared memory; raises the error it is."""
-        if isinstance(word, Outputs):
-            found = unpack(word.outputs, self._outputs)
-            return {name: array.copy() for name, array in found.items()}
-        self._give_back_large()
-        if word.memory:
-            raise TapsterError(
-                "unavailable",
-                f"the model's process {self._short().removeprefix('it ')}",
-                hint="send fewer rows, or have its limit of memory raised",
-            )
-        raise TapsterError.from_dict(word.error)
-
-    def _give_back_large(self) -> None:
-        if self._inputs is not None and self._inputs.size > KEEP:
-            self._inputs.close()
-            self._inputs = None
-        if self._outputs is not None and self._outputs.size > KEEP:
-            self._outputs.close()
-            self._outputs = None
 
     # -- its life and its end
 
@@ -344,24 +269,19 @@ class Process:
 
     def _explain(self, code: int) -> str:
         if code == OUT_OF_MEMORY:
-            return self._short()
+            return short(self._limits)
         if code == -signal.SIGKILL:
             return "it was killed (signal 9), as the system does when its memory runs out"
         if code < 0:
             return f"it died of signal {-code} ({signal.Signals(-code).name})"
         return f"it ended by itself with exit code {code}"
 
-    def _short(self) -> str:
-        return f"it ran out of its memory limit of {self._limits.memory // MIB} MiB"
-
     def _close(self) -> None:
         self._line.close()
         self._talk.close()
         if self._ended >= 0:
             os.close(self._ended)
-        for segment in (self._inputs, self._outputs):
-            if segment is not None:
-                segment.close()
+        self._runs.close()
         self._folder.remove()
 
 
@@ -385,18 +305,4 @@ def _spawn(
         cwd=folder,
         env=environment(folder, threads),
         start_new_session=True,
-    )
-
-
-def _replaced(segment: Segment | None, size: int) -> Segment:
-    if segment is not None:
-        segment.close()
-    return Segment.make(size)
-
-
-def _too_large(what: str, size: int, largest: int) -> TapsterError:
-    return TapsterError(
-        "too_large",
-        f"the {what} of this run would take {size // MIB} MiB; at most {largest // MIB} are passed",
-        hint="send fewer rows at a time",
     )

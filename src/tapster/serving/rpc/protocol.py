@@ -1,4 +1,4 @@
-"""gRPC over HTTP/2: who calls, what is called, and messages in and out.
+"""gRPC over HTTP/2: who calls, what is called, and messages in.
 
 Who calls is decided when the headers are whole, before any of the message is kept. Inference goes
 straight from the parser's callbacks to the batcher; only what is large or compressed is read in a
@@ -15,14 +15,14 @@ from tapster.serving.rest import codings
 from tapster.serving.rest.calls import crowded
 from tapster.serving.rest.routes import Route
 from tapster.serving.rpc import open_inference
+from tapster.serving.rpc.answering import Answering
 from tapster.serving.rpc.calls import Call, Wire, reported
 from tapster.serving.rpc.exchanges import Exchange
-from tapster.serving.rpc.gathering import Gathering
 from tapster.serving.rpc.heads import Head, read_head
 from tapster.serving.rpc.port import Port
 from tapster.serving.rpc.repeats import Repeat, Repeats
-from tapster.serving.rpc.statuses import BEGIN, OK, named, plain, refusal
-from tapster.serving.slots import REFUSED, Bill
+from tapster.serving.rpc.statuses import plain
+from tapster.serving.slots import Bill
 
 T = TypeVar("T")
 OPEN: Final = cast(Wire, open_inference)
@@ -36,16 +36,12 @@ AT_ONCE_TYPED: Final = 1 << 16
 AT_ONCE_COMPRESSED: Final = 1 << 14
 
 
-class GrpcProtocol(Gathering):
+class GrpcProtocol(Answering):
     """A connection whose streams are gRPC calls."""
 
     def __init__(self, port: Port) -> None:
-        service = port.service
-        super().__init__(service.settings, service.memory, port.connections, service.shares)
-        self.service = service
+        super().__init__(port.service, port.connections)
         self._port = port
-        self._region = service.region
-        self.new_identity = service.heads.identify
         self._heads: dict[bytes, Head] = {}
         self._revision = 0
         self._authorization = b""
@@ -311,62 +307,12 @@ class GrpcProtocol(Gathering):
         if call.deadline <= began:
             raise TapsterError("deadline", "the call's time was over before it began")
 
-    # -- answers out
-
-    def succeeded(self, call: Call, body: bytes) -> None:
-        """See Line."""
-        exchange: Exchange = call.exchange
-        if exchange.id in self._streams:
-            self._send_all(exchange, body, call.identity or self.new_identity())
-
-    def failed(self, call: Call, error: TapsterError) -> None:
-        """See Line."""
-        exchange: Exchange = call.exchange
-        if exchange.id in self._streams:
-            identity = call.identity or self.new_identity()
-            self._answer(exchange, BEGIN + refusal(error, identity), b"", b"")
-
-    def send(self, exchange: Exchange, body: bytes) -> None:
-        """Send one of several messages."""
-        if exchange.id not in self._streams:
-            return
-        begin = b"" if exchange.begun else BEGIN
-        exchange.begun = True
-        self._answer(exchange, begin, b"\0%b%b" % (len(body).to_bytes(4, "big"), body), b"")
-
-    def finish(self, exchange: Exchange) -> None:
-        """All messages are sent, and all is well."""
-        if exchange.id not in self._streams:
-            return
-        tail = OK + named(self._identity(exchange))
-        begin, tail = (b"", tail) if exchange.begun else (BEGIN + tail, b"")
-        self._answer(exchange, begin, b"", tail)
-
-    def refuse(self, exchange: Exchange, error: TapsterError) -> None:
-        """End a call that has reached no endpoint with an error."""
-        if error.code in {"unauthenticated", "forbidden"}:
-            self._region.add(REFUSED)
-        else:
-            self._region.refused()
-        tail = refusal(error, self._identity(exchange))
-        if exchange.session is not None:
-            exchange.session.gone()
-        begin, tail = (b"", tail) if exchange.begun else (BEGIN + tail, b"")
-        self._answer(exchange, begin, b"", tail)
-
-    def _send_all(self, exchange: Exchange, body: bytes, identity: bytes) -> None:
-        data = b"\0%b%b" % (len(body).to_bytes(4, "big"), body)
-        self._answer(exchange, BEGIN, data, OK + named(identity))
-
-    def _identity(self, exchange: Exchange) -> bytes:
-        return exchange.head.identity or self.new_identity()
+    # -- the connection
 
     def resume(self, exchange: Exchange) -> None:
         """A session has room for messages again."""
         if exchange.id in self._streams and (exchange.buffer or exchange.ended):
             self._cut(exchange)
-
-    # -- the connection
 
     @property
     def open(self) -> int:
