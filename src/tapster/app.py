@@ -82,7 +82,7 @@ HANDLERS: Final[dict[str, Handler]] = {
 ERASERS: Final[dict[str, Eraser]] = {
     "jobs": Eraser(stop=jobs.stop_all, folders=jobs.folders),
     "shares": Eraser(stop=shares.stop, rows=shares.erase),
-    "payloads": Eraser(rows=payloads.erase, folders=payload_files.folders),
+    "payloads": Eraser(folders=payload_files.folders),
     "ledger": Eraser(rows=ledger.anonymise),
     "audit": Eraser(rows=audit.erase),
 }

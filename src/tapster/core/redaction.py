@@ -33,7 +33,7 @@ _SECRET: Final = "|".join((
     r"eyJ[\w\-]{4,}\.[\w\-]+(?:\.[\w\-]*)?",
     r"(?i:bearer|basic)\s+[\w\-.~+/=]{8,}",
     r"(?i:api[_-]?key|access[_-]?key|token|password|passwd|pwd|secret|authorization)"
-    r"[\"']?\s*[:=]\s*[\"']?[^\s\"',;&]+",
+    r"[\"']?\s*[:=]\s*(?:\"[^\"]*|'[^']*|(?i:(?:bearer|basic)\s+)?[^\s\"',;&]+)",
     r"://[^\s/@:]*:[^\s/@]+@",
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\z)",
 ))  # fmt: skip

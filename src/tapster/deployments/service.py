@@ -187,17 +187,15 @@ def show(tx: Connection, tenant: str, name: str, totals: Totals | None = None) -
 
 def listing(tx: Connection, tenant: str) -> list[Endpoint]:
     """A tenant's endpoints by name, then those that are shared with it."""
-    shared = sharing.every(tx, [tenant])
+    shared, logged = sharing.every(tx, [tenant]), payloads.every(tx, tenant)
+    own = (
+        showing.endpoint(
+            row, {}, shared.get((tenant, row.name), ()), borrowing.halted(tx, row, row.serving)
+        )
+        for row in store.listing(tx, tenant)
+    )
     return [
-        *(
-            showing.endpoint(
-                row,
-                {},
-                shared.get((tenant, row.name), ()),
-                borrowing.halted(tx, row, row.serving),
-            )
-            for row in store.listing(tx, tenant)
-        ),
+        *(replace(each, logging=logged.get(each.name)) for each in own),
         *(showing.offered(row, called) for called, row in sharing.offered(tx, tenant)),
     ]
 

@@ -9,6 +9,7 @@ of the endpoint's owner while there is a master key, and else not at all.
 import asyncio
 import contextlib
 import hashlib
+import random
 import threading
 import time
 from collections import deque
@@ -53,13 +54,15 @@ class Logged:
 
     def wants(self, work: Any) -> bool:
         """Whether a request is of the share: the same for the same identifier, so that the same
-        request sent again is written down again, or not again."""
+        request sent again is written down again, or not again. Without one it is drawn."""
         if work.tenant not in self._consumers:
             return False
         sample = self.rules.sample
         if sample >= 1:
             return True
-        identity: bytes = work.identity or work.tag or work.identify().encode()
+        identity: bytes = work.identity or work.tag
+        if not identity:
+            return random.random() < sample
         digest = hashlib.blake2b(identity, digest_size=8, key=self._salt).digest()
         return int.from_bytes(digest, "big") * _SCALE < sample
 

@@ -32,10 +32,15 @@ BETWEEN: Final = "~"
 # A segment ends at so many bytes, or seconds after it began.
 SEGMENT_BYTES: Final = 1 << 20
 SEGMENT_SECONDS: Final = 2.0
+# Documents that are written at once, in bytes; one may be larger.
+FRAME_BYTES: Final = 256 << 10
 # Bytes that may wait on a machine while control is away.
 MOST_BYTES: Final = 128 << 20
 SHIP_SECONDS: Final = 0.5
 ANSWER_SECONDS: Final = 30.0
+
+# Answers that would be the same again.
+_NEVER: Final = frozenset({400, 413, 422})
 
 # Asks control: method, path, body, seconds; status and body of the answer.
 Ask = Callable[[str, str, bytes, float], tuple[int, bytes]]
@@ -62,10 +67,24 @@ class Spool:
     def append(
         self, tenant: str, endpoint: str, documents: Sequence[bytes], key: DataKey | None
     ) -> bool:
-        """Write JSON objects, each with its number as `record`, in one frame.
+        """Write JSON objects, each with its number as `record`.
 
         False if there is no room for more. Raises OSError.
         """
+        pieces: list[list[bytes]] = [[]]
+        size = 0
+        for document in documents:
+            if size and size + len(document) > FRAME_BYTES:
+                pieces.append([])
+                size = 0
+            pieces[-1].append(document)
+            size += len(document)
+        return all(self._append(tenant, endpoint, piece, key) for piece in pieces)
+
+    def _append(
+        self, tenant: str, endpoint: str, documents: Sequence[bytes], key: DataKey | None
+    ) -> bool:
+        """One frame of a few documents, or one."""
         segment = self._open.get((tenant, endpoint))
         if segment is None:
             if self._waiting() > MOST_BYTES:
@@ -142,23 +161,25 @@ def ship(home: Path, ask: Ask, stop: threading.Event) -> None:
     while not stop.wait(SHIP_SECONDS):
         try:
             for segment in list(finished(home)):
-                if stop.is_set() or not _sent(segment, ask):
+                if stop.is_set():
                     break
+                _send(segment, ask)
         except (OSError, http.client.HTTPException) as error:
             log.debug("payloads wait: %s", error)
 
 
-def _sent(segment: Sealed, ask: Ask) -> bool:
-    """Whether control has taken a segment, or wants none such; then it is gone."""
+def _send(segment: Sealed, ask: Ask) -> None:
+    """Send a segment; once control has taken it, or wants none such, it is gone."""
     data = segment.path.read_bytes()
     if data:
         names = {"tenant": segment.tenant, "endpoint": segment.endpoint, "segment": segment.name}
         path = f"/internal/payloads?{urlencode(names)}"
         status, _ = ask("POST", path, data, ANSWER_SECONDS)
-        if status not in {200, 422}:
-            return False
+        if status in _NEVER:
+            log.error("control takes no such payloads (%d): they are dropped", status)
+        elif status != 200:
+            return
     segment.path.unlink(missing_ok=True)
-    return True
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, int]]:

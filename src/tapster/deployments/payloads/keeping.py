@@ -61,7 +61,11 @@ def take(parts: Parts, tenant: str, endpoint: str, segment: str, data: bytes) ->
         return False
     find = None if parts.keys is None else partial(parts.keys.find, tenant)
     lines = b"".join(frames(data, find, tenant, KIND, segment)).splitlines()
-    for part in _days(lines, kept["since"]):
+    try:
+        days = list(_days(lines, kept["since"]))
+    except msgspec.MsgspecError:
+        raise TapsterError("unprocessable", "a segment holds something else") from None
+    for part in days:
         _append(parts, tenant, name, part)
     return True
 

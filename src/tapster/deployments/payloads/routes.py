@@ -25,6 +25,8 @@ log = logger(__name__)
 _Reader = Annotated[Principal, Depends(need("payloads:read"))]
 _Writer = Annotated[Principal, Depends(need("payloads:write"))]
 _Since = Annotated[float, Query(ge=0, le=1e11, description="seconds since 1970")]
+# Bytes of a segment: of a megabyte, and what one payload may add.
+_LARGEST: Final = 8 << 20
 _JSON_LINES: Final = "application/x-ndjson"
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {_JSON_LINES: {}}, "description": "JSON objects, one a line"}
@@ -135,7 +137,7 @@ def agent_routes(parts: Parts, agent_key: str) -> APIRouter:
         prefix="/internal", include_in_schema=False, dependencies=[Depends(agent_only(agent_key))]
     )
 
-    @router.post("/payloads")
+    @router.post("/payloads", max_body_size=_LARGEST)
     async def take(
         request: Request,
         tenant: Annotated[str, Query(max_length=64)],

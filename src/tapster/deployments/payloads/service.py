@@ -71,11 +71,21 @@ def switch_off(tx: Connection, tenant: str, name: str) -> None:
 
 def shown(tx: Connection, tenant: str, name: str) -> dict[str, Any] | None:
     """The rules of a tenant's endpoint, and who agrees with them; None if none are in force."""
-    found = store.get(tx, tenant, name)
-    if found is None or not found["active"]:
-        return None
-    agreed = store.consumers(tx, [tenant]).get((tenant, name), ())
-    return {**found["rules"], "keep": found["keep"], "agreed": list(agreed)}
+    return every(tx, tenant).get(name)
+
+
+def every(tx: Connection, tenant: str) -> dict[str, dict[str, Any]]:
+    """The rules in force of a tenant's endpoints, and who agrees with them, by name."""
+    found = store.active(tx, [tenant])
+    agreed = store.consumers(tx, [tenant]) if found else {}
+    return {
+        row["endpoint"]: {
+            **row["rules"],
+            "keep": row["keep"],
+            "agreed": list(agreed.get((tenant, row["endpoint"]), ())),
+        }
+        for row in found
+    }
 
 
 def planned(
@@ -141,11 +151,6 @@ def delete(tx: Connection, tenant: str, name: str) -> int:
 def forget(tx: Connection, tenant: str, name: str) -> None:
     """An endpoint is about to go, and with it all that was written down of it."""
     store.forget(tx, tenant, name)
-
-
-def erase(tx: Connection, tenant: str) -> None:
-    """Forget who agreed with a tenant that is no more."""
-    store.erase(tx, tenant)
 
 
 def stored(tx: Connection) -> dict[str, int]:

@@ -149,11 +149,6 @@ def forget(tx: Connection, tenant: str, endpoint: str) -> None:
     drop_all(tx, tenant, endpoint)
 
 
-def erase(tx: Connection, tenant: str) -> None:
-    """Forget whoever agreed with a tenant that is no more, of any tenant."""
-    tx.execute(delete(agreements).where(agreements.c.owner == tenant))
-
-
 def add(tx: Connection, tenant: str, row: Mapping[str, Any]) -> None:
     """Insert a tenant's file."""
     tx.execute(insert(files).values(tenant=tenant, gone=False, **row))
