@@ -4,6 +4,9 @@ import base64
 import io
 import os
 import secrets
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 
+import tapster
 from tapster.contract.errors import TapsterError
 from tapster.core import envelope, sealed
 from tapster.core.blobs import LocalBlobs
@@ -18,6 +22,7 @@ from tapster.core.envelope import CHUNK, DataKey, Master, new_data_key, seal
 from tapster.core.settings import Settings, load
 from tapster.core.vault import Vault, hold, link
 from tapster.testing import check_blob_store
+from tests.conftest import Server
 
 SHARED_MEMORY = Path("/dev/shm")
 HEADER = 66
@@ -334,3 +339,62 @@ def _holding(tenant: str, key: DataKey) -> Keys:
     keys = Keys()
     keys.held[tenant] = key
     return keys
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Vault]:
+    """A vault in a memory file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
+    made = Vault(folder / "vault")
+    made.open()
+    yield made
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.system
+def test_memory_that_is_full_is_told_and_nothing_breaks(tmp_path: Path, small: Vault) -> None:
+    keys = Keys()
+    store = _store(tmp_path, small, keys)
+    store.put("acme/datasets/1", _folder(tmp_path / "large", file=b"x" * (3 << 20)))
+    store.put("acme/datasets/2", _folder(tmp_path / "little", file=b"y" * 1000))
+    for _ in range(3):
+        with pytest.raises(TapsterError, match="memory for decrypted content is full") as refusal:
+            store.get("acme/datasets/1")
+        assert refusal.value.code == "storage_full"
+        assert small.get("acme/datasets/1") is None
+    assert not list(small.folder("tmp").iterdir()), "half of it takes no room"
+    assert (store.get("acme/datasets/2") / "file").read_bytes() == b"y" * 1000
+    (small.root / "filler").write_bytes(b"")
+    with suppress(OSError), (small.root / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"z" * 4096)
+    for key in ("acme/datasets/1", "acme/datasets/2"):
+        small.drop(key)
+    with pytest.raises(TapsterError, match="is full"):
+        store.get("acme/datasets/1")
+    (small.root / "filler").unlink()
+    assert (store.get("acme/datasets/2") / "file").read_bytes() == b"y" * 1000
+
+
+@pytest.mark.system
+def test_a_job_that_finds_memory_full_fails_and_says_so(
+    new_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], check=True)
+    try:
+        server = new_server(master_key="5eed" * 16, memory_folder=folder)
+        with tapster.connect(server.url, key=server.key) as client:
+            rows = "\n".join(f"{at},{os.urandom(20).hex()}" for at in range(60_000))
+            (tmp_path / "large.csv").write_text(f"a,b\n{rows}\n")
+            with pytest.raises(TapsterError, match="memory for decrypted content is full"):
+                client.data_add("large", tmp_path / "large.csv")
+            (tmp_path / "little.csv").write_text("a,b\n1,2\n3,4\n")
+            assert client.data_add("little", tmp_path / "little.csv").rows == 2
+            assert client.data_profile("little")["rows"] == 2
+        assert server.stop() == 0
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

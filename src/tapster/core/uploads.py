@@ -88,23 +88,20 @@ class Uploads:
     def open(self, tenant: str, identifier: str, into: Path) -> Path:
         """The upload's files in the clear: `into`, a new folder, or where they lie if they are.
 
-        Raises TapsterError(not_found, unprocessable, storage_full).
+        Raises TapsterError(not_found, unprocessable), OSError when `into` takes no more.
         """
         folder = self.check(tenant, identifier)
         if self._keys is None:
             return folder
         find = partial(self._keys.find, tenant)
-        try:
-            into.mkdir(parents=True, mode=0o700)
-            for path in sorted(folder.iterdir()):
-                if not is_sealed(path):
-                    shutil.copyfile(path, into / path.name)
-                    continue
-                with path.open("rb") as source, (into / path.name).open("xb") as target:
-                    for piece in opened(source, find, tenant, _place(identifier), path.name):
-                        target.write(piece)
-        except OSError as error:
-            raise storage_error(error) from error
+        into.mkdir(parents=True, mode=0o700)
+        for path in sorted(folder.iterdir()):
+            if not is_sealed(path):
+                shutil.copyfile(path, into / path.name)
+                continue
+            with path.open("rb") as source, (into / path.name).open("xb") as target:
+                for piece in opened(source, find, tenant, _place(identifier), path.name):
+                    target.write(piece)
         return into
 
     def pieces(self, tenant: str) -> Iterator[Piece]:

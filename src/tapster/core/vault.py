@@ -59,8 +59,12 @@ class Vault:
 
     def open(self) -> None:
         """Make the folder, or see that it is ours: others may write beside it."""
-        with suppress(FileExistsError):
-            self.root.mkdir(mode=0o700)
+        try:
+            self.root.mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError:  # and no folder
+            pass
+        except OSError as error:
+            raise short(error) from error
         found = self.root.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise TapsterError(
@@ -77,7 +81,10 @@ class Vault:
     def folder(self, name: str) -> Path:
         """A folder in here, made if need be."""
         path = self.root / name
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise short(error) from error
         return path
 
     def get(self, key: str) -> Path | None:
@@ -98,7 +105,10 @@ class Vault:
         """
         locks = self.folder("locks")
         name = hashlib.sha256(key.encode()).hexdigest()[:2]  # few files, that need no tidying
-        lock = os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock = os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise short(error) from error
         staging = self.folder("tmp") / uuid4().hex
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -109,7 +119,7 @@ class Vault:
             if not target.exists():
                 staging.rename(target)
         except OSError as error:
-            raise _short(error) from error
+            raise short(error) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
             os.close(lock)
@@ -153,7 +163,7 @@ def link(folder: Path, target: Path) -> Path:
             return folder
         shutil.copytree(folder, target, copy_function=os.link)
     except OSError as error:
-        raise _short(error) from error
+        raise short(error) from error
     return target
 
 
@@ -180,12 +190,14 @@ def _kind(folder: Path) -> str:
     return kind if Path(path).is_dir() else ""
 
 
-def _short(error: OSError) -> TapsterError:
+def short(error: OSError) -> TapsterError:
+    """What to say of the system's refusal to write in a vault, which is memory and no disk."""
     found = storage_error(error)
     if found.code != "storage_full":
         return found
     return TapsterError(
         "storage_full",
-        "there is too little memory to decrypt this content",
-        hint="give TAPSTER_MEMORY_FOLDER's file system more, or the machine",
+        "the memory for decrypted content is full; nothing was lost",
+        hint="give TAPSTER_MEMORY_FOLDER's file system more, or the machine; `tapster doctor` says"
+        " how much there is",
     )

@@ -5,6 +5,7 @@ the lease's token guards). Whatever is killed in between, the row is recovered b
 """
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from tapster.core.blobs import folder_size, storage_error
 from tapster.core.db import Watch
 from tapster.core.parts import Parts
 from tapster.core.telemetry import logger
-from tapster.core.vault import link
+from tapster.core.vault import link, short
 from tapster.jobs import secrets, service, store
 from tapster.jobs.executors import Executor
 from tapster.jobs.logs import JobFolders
@@ -134,15 +135,30 @@ class ClaimLoop:
         if handler is None:
             raise TapsterError("unsupported", f"nothing here runs jobs of kind {job.kind!r}")
         started = time.monotonic()
-        await asyncio.to_thread(self._lay_out, handler, job, folder)
+        try:
+            await asyncio.to_thread(self._lay_out, handler, job, folder)
+        except OSError as error:
+            raise self._refused(error) from error
         process = self._executor.start(folder)  # on this thread: see die_with_parent
         try:
             await self._watch(job, token, folder, process, started)
         except BaseException:
             self._executor.cancel(process)
             raise
-        result = _read_result(folder, job)
+        result = self._result(folder, job)
         await asyncio.to_thread(self._finish, handler, job, token, result, folder / "out")
+
+    def _refused(self, error: OSError) -> TapsterError:
+        """What to say when a job's folder takes no more; it is in memory if there is a vault."""
+        return storage_error(error) if self._parts.vault is None else short(error)
+
+    def _result(self, folder: Path, job: Job) -> dict[str, Any]:
+        try:
+            return _read_result(folder, job)
+        except TapsterError as error:
+            if error.code != "storage_full":
+                raise
+            raise self._refused(OSError(errno.ENOSPC, "")) from None
 
     def _lay_out(self, handler: Handler, job: Job, folder: Path) -> None:
         with self._parts.db.read() as tx:
@@ -157,11 +173,8 @@ class ClaimLoop:
             "inputs": {label: str(path) for label, path in inputs.items()},
             "deadline": time.time() + limit,
         }
-        try:
-            (folder / "out").mkdir(parents=True)
-            (folder / "task.json").write_text(json.dumps(task))
-        except OSError as error:
-            raise storage_error(error) from error
+        (folder / "out").mkdir(parents=True)
+        (folder / "task.json").write_text(json.dumps(task))
 
     def _inputs(self, job: Job, order: dict[str, Any], folder: Path) -> dict[str, Path]:
         """Folders with what a job reads; what had to be decrypted is in the job's own."""
