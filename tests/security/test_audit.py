@@ -205,7 +205,7 @@ def _people(go: Journey) -> list[str]:
     go("POST", "/tenants/{tenant}/weight", {"weight": 2.0}, tenant="berlin")
     go("PUT", "/roles/{role}", {"rights": ["models:read"]}, role="reader")
     go("POST", "/members", {"name": "ada", "role": "reader", "password": PASSWORD})
-    go("PATCH", "/members/{member}", {"role": "owner"}, member="ada")
+    go("PATCH", "/members/{member}", {"role": "admin"}, member="ada")
     go("PUT", "/members/{member}/password", {"password": OTHER}, member="ada")
     go("POST", "/members/{member}/suspend", member="ada")
     go("POST", "/members/{member}/resume", member="ada")
