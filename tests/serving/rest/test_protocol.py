@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from http.client import HTTPResponse
 
 import psutil
 import pytest
@@ -277,3 +278,59 @@ def test_without_keys_foreign_hosts_are_refused(new_plane: Callable[..., Plane])
     assert plane.call("GET", "/metrics", key=None).status == 200
     assert plane.call("POST", INFER, GOOD, key=None, Host="evil.example").status == 403
     assert plane.call("POST", INFER, GOOD, key=None, Host=f"localhost:{plane.port}").status == 200
+
+
+def with_trailers(path: str, body: bytes, trailers: bytes = b"", size: int = 20_000) -> bytes:
+    """A raw request whose body comes in chunks, with trailers after it."""
+    chunks = [body[at : at + size] for at in range(0, len(body), size)]
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+        "Transfer-Encoding: chunked\r\nTrailer: x-digest\r\n\r\n"
+    ).encode() + b"".join(
+        [*(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks), b"0\r\n", trailers, b"\r\n"]
+    )
+
+
+@pytest.mark.parametrize("padding", [0, 100_000, 300_000])
+def test_trailers_are_not_counted_with_the_body(plane: Plane, padding: int) -> None:
+    body = GOOD[:-1] + b" " * padding + GOOD[-1:]
+    asked = with_trailers(INFER, body, b"X-Digest: abc\r\n")
+    with plane.connect() as line:
+        for _ in range(2):
+            line.sendall(asked)
+            answer = HTTPResponse(line)
+            answer.begin()
+            assert (answer.status, b"prediction" in answer.read()) == (200, True)
+        long = b"X-Digest: " + b"a" * 70_000 + b"\r\n"
+        line.sendall(with_trailers(INFER, body, long))
+        answer = HTTPResponse(line)
+        answer.begin()
+        assert answer.status in {400, 431}
+
+
+@pytest.mark.parametrize("path", [INFER, "/v2/repository/index", "/v1/endpoints/sum/predict"])
+def test_who_expects_to_be_told_to_go_on_is_told_so(plane: Plane, path: str) -> None:
+    body = GOOD if path == INFER else b'{"ready":false}'
+    with plane.connect() as line:
+        line.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+            f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        )
+        got = b""
+        while b"\r\n\r\n" not in got:
+            got += line.recv(100)
+        assert got == b"HTTP/1.1 100 Continue\r\n\r\n"
+        line.sendall(body)
+        answer = HTTPResponse(line)
+        answer.begin()
+        assert answer.status in ({200} if path != "/v1/endpoints/sum/predict" else {400, 422})
+
+
+def test_an_old_client_is_not_told_to_go_on(plane: Plane) -> None:
+    """RFC 9110, 10.1.1: the expectation of an HTTP/1.0 request is ignored."""
+    got = plane.raw(
+        f"POST {INFER} HTTP/1.0\r\nAuthorization: Bearer {KEY}\r\nExpect: 100-continue\r\n"
+        f"Content-Length: {len(GOOD)}\r\n\r\n".encode()
+        + GOOD
+    )
+    assert got.startswith(b"HTTP/1.1 200")

@@ -88,6 +88,7 @@ class Reception(Connection):
         self._in_body = False
         self._partial = 0
         self._size = 0
+        self._trailing = 0
         self._most = self._settings.max_body
         self._body: bytes | bytearray = b""
         self._noted: dict[bytes, bytes] = {}
@@ -112,13 +113,15 @@ class Reception(Connection):
     def on_url(self, url: bytes) -> None:
         """See httptools."""
         self.url += url
-        self._count(len(url))
+        self._size = self._count(self._size, len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools. Trailers are counted and forgotten."""
-        self._count(len(name) + len(value) + 4)
+        size = len(name) + len(value) + 4
         if self._in_body:
+            self._trailing = self._count(self._trailing, size)
             return
+        self._size = self._count(self._size, size)
         name = name.lower()
         headers = self.headers
         headers.append((name, value))
@@ -133,11 +136,12 @@ class Reception(Connection):
             self._refuse_now(431, "invalid", f"there are more than {MAX_HEADERS} headers")
             raise StopError
 
-    def _count(self, size: int) -> None:
-        self._size += size
-        if self._size > self._settings.max_headers:
+    def _count(self, before: int, size: int) -> int:
+        """The sum. Stops when headers, or trailers, come to more than they may."""
+        if before + size > self._settings.max_headers:
             self._refuse_now(431, "invalid", "the headers are too large")
             raise StopError
+        return before + size
 
     def on_headers_complete(self) -> None:
         """See httptools."""
@@ -219,8 +223,8 @@ class Reception(Connection):
         elif self._method != route.method:
             allowed = route.method.decode()
             self._refuse(405, "invalid", f"this path answers {allowed} only", allow=allowed)
-        elif route.call:
-            self._examine_body(route, noted)
+        elif not route.call or self._examine_body(route, noted):
+            self._meet(noted.get(b"expect"))
 
     def _examine_framing(self, noted: dict[bytes, bytes]) -> None:
         host = noted.get(b"host")
@@ -235,21 +239,27 @@ class Reception(Connection):
             self._refuse_now(400, "invalid", "only the transfer encoding chunked is understood")
             raise StopError
 
-    def _examine_body(self, route: Route, noted: dict[bytes, bytes]) -> None:
+    def _examine_body(self, route: Route, noted: dict[bytes, bytes]) -> bool:
+        """Whether a call's body is of a form that is understood."""
         try:
             self._form = form_of(
                 noted, tables=route.kind == "plain.predict", binary=route.kind == "v2.infer"
             )
         except TapsterError as error:
             self._refuse(STATUS[error.code], error.code, error.message, error.hint)
+            return False
+        return True
+
+    def _meet(self, expected: bytes | None) -> None:
+        """Tell a client that waits for it to go on (RFC 9110, 10.1.1)."""
+        if expected is None or self.parser.get_http_version() == "1.0":
             return
-        if b"expect" in noted:
-            if noted[b"expect"].lower() != b"100-continue":
-                self._refuse(417, "invalid", "only 100-continue can be expected")
-            elif self._line:
-                self._wants_continue = True
-            else:
-                self.transport.write(CONTINUE)
+        if expected.lower() != b"100-continue":
+            self._refuse(417, "invalid", "only 100-continue can be expected")
+        elif self._line:
+            self._wants_continue = True
+        else:
+            self.transport.write(CONTINUE)
 
     def _admit(self, header: bytes) -> Pass | None:
         """The pass of a key, worked out once for as long as the plan's keys stay the same."""
