@@ -58,6 +58,16 @@ def lets_in(plane: Plane, key: str) -> bool:
     return status(plane, key) == 200
 
 
+def counted(control: Control, key: str = "k4") -> bool:
+    """Whether calls with a key have been reported."""
+    return any(
+        count.line.key == f"id-{key}" and count.requests > 0
+        for report in control.reports
+        for segment in (report.ledger.segments if report.ledger is not None else ())
+        for count in segment.counts
+    )
+
+
 def log(plane: Plane) -> Path:
     return next((plane.home / "run").glob(planfile.LOGS))
 
@@ -178,12 +188,16 @@ def test_numbers_that_were_given_before_are_of_another_history(
         control.change(keys=(grant(f"k{number}"),))
     everywhere(plane, 6)
     before = control.plan
+    wait_for(partial(lets_in, plane, "k4"), "the newest key")
+    wait_for(partial(counted, control), "what was called to be reported")
+    control.reports.clear()
     for number, mark in ((3, "m3"), (6, "restored")):
         control.deltas.clear()
         keys = (*before.keys[:2], grant(f"after-{number}"))
         control.plan = msgspec.structs.replace(before, number=number, mark=mark, keys=keys)
         wait_for(partial(lets_in, plane, f"after-{number}"), "the whole plan")
         assert status(plane, "k4") == 401
+    wait_for(partial(counted, control), "what the restored ledger has not, to be told again")
 
 
 @pytest.mark.parametrize("how", ["forged", "truncated", "swapped"])

@@ -148,6 +148,13 @@ class Collector:
                 known.segment.take()
         self._clear_up()
 
+    def begin_again(self) -> None:
+        """Whoever bills has an earlier ledger again: all that is still here is told once more."""
+        for known in self._known.values():
+            known.acknowledged = np.zeros((0, COUNTER_WORDS), np.uint64)
+            known.paces, known.due = {}, 0.0
+            known.segment.offer()
+
     def _segment(self, known: _Known, room: int, everything: bool) -> Segment | None:
         """What there is to say of a segment, if anything."""
         segment = known.segment

@@ -74,6 +74,10 @@ class Found:
         """Remember that whoever bills has all of it."""
         self._extents.all[0].words[layout.TAKEN] = 1
 
+    def offer(self) -> None:
+        """Whoever bills has forgotten: it is to be sent again."""
+        self._extents.all[0].words[layout.TAKEN] = 0
+
     def totals(self) -> Words:
         """The counters of every record, a row each, in the order in which they were made."""
         self._look()
