@@ -22,6 +22,7 @@ def test_slow_clients_are_cut_off_and_disturb_nobody(
     assert seen.failures == []
     assert seen.statuses == {200}
     assert seen.connected > COUNT
-    assert percentile(seen.held, 0.5) < 2 * patience + 1
+    assert len(seen.held) > COUNT / 2
+    assert percentile(seen.held, 0.5) < 2 * patience + 10  # as a busy machine may need
     assert set(seen.refusals) <= {0, 408}
     assert seen.memory[1] - seen.memory[0] < 512 << 20
