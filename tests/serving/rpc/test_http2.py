@@ -82,6 +82,10 @@ def setting(name: int, value: int) -> bytes:
         (setting(frames.INITIAL_WINDOW_SIZE, 2**31), frames.FLOW_CONTROL_ERROR),
         (setting(frames.MAX_FRAME_SIZE, 16383), frames.PROTOCOL_ERROR),
         (setting(frames.MAX_FRAME_SIZE, 2**24), frames.PROTOCOL_ERROR),
+        (HEAD + frames.window_update(1, 2**31 - 65536)
+         + setting(frames.INITIAL_WINDOW_SIZE, 65536), frames.FLOW_CONTROL_ERROR),
+        (frame(HEADERS, END_HEADERS | WITH_PRIORITY, 1, b"four"), frames.FRAME_SIZE_ERROR),
+        (HEAD + frame(frames.RST_STREAM, 0, 1, b"123"), frames.FRAME_SIZE_ERROR),
         (frames.window_update(0, 0), frames.PROTOCOL_ERROR),
         (frames.window_update(0, 2**31 - 1), frames.FLOW_CONTROL_ERROR),
         (frame(WINDOW_UPDATE, 0, 0, b"123"), frames.FRAME_SIZE_ERROR),

@@ -42,6 +42,7 @@ SHARED_WINDOW: Final = 1 << 20
 RENEWAL: Final = 1 << 19
 # Frames a second that ask for nothing: pings, resets, settings, empty data.
 PATIENCE: Final = 4000
+PRIORITY_BYTES: Final = 5
 
 
 class Receiving(Sending):
@@ -156,7 +157,9 @@ class Receiving(Sending):
         if flags & PADDED:
             payload = frames.unpadded(flags, payload)
         if flags & WITH_PRIORITY:
-            payload = payload[5:]
+            if len(payload) < PRIORITY_BYTES:
+                raise PeerError(frames.FRAME_SIZE_ERROR, "a priority has five bytes")
+            payload = payload[PRIORITY_BYTES:]
         if flags & END_HEADERS:
             self._on_block(number, payload, bool(flags & END_STREAM))
         else:
@@ -247,7 +250,7 @@ class Receiving(Sending):
             if name == frames.INITIAL_WINDOW_SIZE:
                 if value > MAX_WINDOW:
                     raise PeerError(frames.FLOW_CONTROL_ERROR, "the window is too large")
-                self._initial = value
+                self._resize(value)
             elif name == frames.MAX_FRAME_SIZE:
                 if not FRAME_BYTES <= value < 1 << 24:
                     raise PeerError(frames.PROTOCOL_ERROR, "frames cannot have that size")
@@ -258,6 +261,12 @@ class Receiving(Sending):
         self._write(frames.frame(frames.SETTINGS, ACK, 0))
         self._widened = True
 
+    def _resize(self, window: int) -> None:
+        """The peer gives every stream another window (RFC 9113, 6.9.2)."""
+        self._initial = window
+        if any(window + stream.credit > MAX_WINDOW for stream in self._streams.values()):
+            raise PeerError(frames.FLOW_CONTROL_ERROR, "a stream's window is too large")
+
     def _on_ping(self, flags: int, number: int, payload: bytes) -> None:
         if number or len(payload) != 8:
             raise PeerError(frames.FRAME_SIZE_ERROR, "a ping has eight bytes")
@@ -267,7 +276,9 @@ class Receiving(Sending):
             self._heard_back(payload)
 
     def _on_reset(self, number: int, payload: bytes) -> None:
-        if not number or number > self._last or len(payload) != 4:
+        if len(payload) != 4:
+            raise PeerError(frames.FRAME_SIZE_ERROR, "a reset has four bytes")
+        if not number or number > self._last:
             raise PeerError(frames.PROTOCOL_ERROR, "a reset of no stream")
         stream = self._streams.get(number)
         if stream is not None:
