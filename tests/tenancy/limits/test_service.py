@@ -9,6 +9,7 @@ from tapster.tenancy.keys import service as keys
 from tapster.tenancy.ledger import periods
 from tapster.tenancy.limits import service, spans, units
 from tapster.tenancy.revisions import revision
+from tapster.tenancy.rights import ROLES
 from tests.tenancy.limits.conftest import INSTALLATION, Bench
 
 
@@ -197,3 +198,18 @@ def test_months_have_their_days() -> None:
     assert [periods.is_day(text) for text in ("2026-02-28", "2026-02-29", "26-1-1", "")] == [
         True, False, False, False,
     ]  # fmt: skip
+
+
+def test_who_may_not_see_tenants_sees_no_limits_of_theirs(bench: Bench) -> None:
+    bench.limit("requests", 500, "day")
+    developer = Principal("default", "key_dev", ROLES["developer"])
+    said = set()
+    for tenant in ("acme", "nobody"):
+        with pytest.raises(TapsterError) as caught, bench.db.read() as tx:
+            service.listing(tx, developer, tenant, {})
+        said.add((caught.value.code, caught.value.message.replace(tenant, "T")))
+    assert said == {("not_found", "there is no tenant 'T'")}
+    with bench.db.read() as tx:
+        assert service.listing(tx, developer, "", {}) == []
+    auditor = Principal("default", "key_aud", ROLES["auditor"])
+    assert shown(bench, auditor) == ["requests 500 day default"]

@@ -91,7 +91,13 @@ def remove(tx: Connection, who: Principal, identifier: str) -> Limit:
 def listing(
     tx: Connection, who: Principal, tenant: str, measures: Mapping[Metric, quotas.Measure]
 ) -> list[Limit]:
-    """A tenant's limits, with what is used of each. Raises TapsterError(not_found)."""
+    """A tenant's limits, with what is used of each.
+
+    Others' are seen by the installation's tenant, with the right to see tenants. Raises
+    TapsterError(not_found).
+    """
+    if tenant not in {"", who.tenant} and not who.may("tenants:read"):
+        raise tenants.missing(tenant)
     tenant = _whose(tx, who, tenant)
     return [shown(row, **_standing(tx, row, measures)) for row in store.listing(tx, tenant)]
 
