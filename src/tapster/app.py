@@ -91,7 +91,7 @@ ERASERS: Final[dict[str, Eraser]] = {
 SEALED: Final[dict[str, Sealed]] = {
     "jobs": jobs.sealed,
     "uploads": lambda parts, tenant: parts.uploads.pieces(tenant),
-    "blobs": lambda parts, tenant: sealed.pieces(parts.blobs, tenant),
+    "blobs": lambda parts, tenant: sealed.pieces(parts.blobs, tenant, _named(parts)),
 }
 
 _SETTLE: Final = 0.05
@@ -262,10 +262,16 @@ def _filled(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
+def _named(parts: Parts) -> set[str]:
+    """The keys of all blobs that rows name."""
+    with parts.db.read() as tx:
+        return datasets.blob_keys(tx) | registry.blob_keys(tx) | payloads.blob_keys(tx)
+
+
 def _collect(parts: Parts) -> None:
     """Remove blobs and uploads that no row names. Only the home's sole owner may do this."""
+    used = _named(parts)
     with parts.db.read() as tx:
-        used = datasets.blob_keys(tx) | registry.blob_keys(tx) | payloads.blob_keys(tx)
         uploads = jobs.uploads_in_use(tx)
     parts.blobs.sweep()
     parts.uploads.sweep(uploads)

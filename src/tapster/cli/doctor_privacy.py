@@ -69,9 +69,7 @@ def _home_key(home: Path, masters: envelope.Masters) -> Iterator[Found]:
 
 def _room(settings: Settings, free: int) -> Found:
     """Whether there is memory for what is decrypted: for the largest object at the very least."""
-    folders = settings.home.glob("blobs/*/*/*")
-    sizes = (sum(path.stat().st_size for path in each.iterdir()) for each in folders)
-    largest = max(sizes, default=0)
+    largest = max(map(_size, settings.home.glob("blobs/*/*/*")), default=0)
     status: Literal["ok", "warn", "fail"] = "ok" if free > _LEAST + largest else "warn"
     if free < largest:
         status = "fail"
@@ -80,6 +78,13 @@ def _room(settings: Settings, free: int) -> Found:
         found += f"; the largest object takes {largest / _LEAST:.1f}"
     remedy = "give the memory file system more, or set TAPSTER_MEMORY_FOLDER to a larger one"
     return "memory folder", status, found, remedy
+
+
+def _size(folder: Path) -> int:
+    found = 0
+    with suppress(OSError):  # it may go meanwhile
+        found = sum(path.stat().st_size for path in folder.iterdir())
+    return found
 
 
 def _counted(home: Path) -> str:

@@ -8,7 +8,7 @@ read as they are.
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -96,11 +96,21 @@ class SealedBlobs:
         shutil.rmtree(self._staging, ignore_errors=True)
         self._inner.sweep()
 
-    def pieces(self, tenant: str) -> Iterator[Piece]:
-        """Everything of a tenant's that lies sealed."""
-        for key in self._inner.keys():  # noqa: SIM118 - a store is no mapping
-            if _tenant(key) == tenant and self._lies_sealed(key):
+    def pieces(self, tenant: str, named: Collection[str]) -> Iterator[Piece]:
+        """Everything of a tenant's that lies sealed; and what is `named` and is not there.
+
+        Where a store is away for a while, nothing is there, and no key may be destroyed for that.
+        """
+        found = {key for key in self._inner.keys() if _tenant(key) == tenant}  # noqa: SIM118
+        for key in sorted(found | set(named)):
+            if key not in found:
+                yield Piece(key, partial(self._missed, key))
+            elif self._lies_sealed(key):
                 yield Piece(key, partial(self._reseal, key))
+
+    def _missed(self, key: str, secret: DataKey) -> bool:
+        """See Piece. Raises TapsterError(not_found), unless it has come back."""
+        return self._reseal(key, secret) if self._inner.get(key) else False
 
     def _lies_sealed(self, key: str) -> bool:
         try:
@@ -191,10 +201,10 @@ class SealedBlobs:
             path.chmod(0o400)
 
 
-def pieces(blobs: BlobStore, tenant: str) -> Iterator[Piece]:
-    """What of a tenant's blobs lies sealed."""
+def pieces(blobs: BlobStore, tenant: str, named: Collection[str]) -> Iterator[Piece]:
+    """What of a tenant's blobs lies sealed; see SealedBlobs."""
     if isinstance(blobs, SealedBlobs):
-        yield from blobs.pieces(tenant)
+        yield from blobs.pieces(tenant, [key for key in named if _tenant(key) == tenant])
 
 
 def sealed(folder: Path) -> bool:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from tapster.contract.encryption import Rekeying
 from tapster.contract.errors import TapsterError
 from tapster.core.envelope import sealed_with
 from tapster.core.parts import Parts
-from tapster.core.resealing import header_of
+from tapster.core.resealing import Piece, header_of
+from tapster.datasets import store as datasets
 from tapster.jobs import secrets
 from tapster.jobs import service as jobs
 from tapster.jobs import store as job_store
@@ -191,6 +192,39 @@ def test_what_does_not_open_keeps_the_former_key(home: Home) -> None:
     broken.write_bytes(whole)  # from a backup, under the former key
     assert _ended(parts, resealing).problem == ""
     assert _keys(parts) == [begun.key]
+    _opens(parts)
+
+
+@pytest.mark.usefixtures("quick")
+def test_no_key_is_destroyed_for_what_cannot_be_seen(home: Home) -> None:
+    """The folder of blobs is not mounted; and a look ends before its end."""
+    parts, _ = filled(home, master_key=OLD)
+    _everything(parts)
+    _begin(parts)
+    with parts.db.write() as tx:
+        datasets.add_version(
+            tx, "acme", "p", digest="p", rows=1, bytes=1, columns=[], source={}, parents=[], job=""
+        )
+    blobs, away = parts.settings.home / "blobs", parts.settings.home / "away"
+    blobs.rename(away)
+    resealing = Resealing(parts, SEALED, list)
+    for _ in range(3):
+        assert resealing.go_on() == 1
+    assert "acme/datasets/p" in _last(parts).problem
+    assert len(_keys(parts)) == 2
+    away.rename(blobs)
+
+    def broken(parts: Parts, tenant: str) -> Iterator[Piece]:
+        yield Piece("first", lambda key: False)
+        raise ValueError("a bug")
+
+    other = Resealing(parts, {"broken": broken}, list)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="bug"):
+            other.go_on()
+        assert other.go_on() == 1
+        assert len(_keys(parts)) == 2
+    assert _ended(parts, resealing).status == "ended"
     _opens(parts)
 
 

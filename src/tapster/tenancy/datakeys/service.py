@@ -91,9 +91,10 @@ def listing(tx: Connection, tenant: str) -> list[Rekeying]:
 
 @dataclass
 class _Round:
-    """One look at all that a tenant has: how far it is."""
+    """One look at all that a tenant has: how far it is, and whether it was at `all`."""
 
     work: Iterator[None]
+    all: bool = False
     due: float = 0.0
     resealed: int = 0
     objects: int = 0
@@ -149,7 +150,7 @@ class Resealing:
 
     def _looked(self, row: Any, at: _Round) -> None:
         """A look has come to its end: so has the change, or there is another look later."""
-        if at.problem:
+        if at.problem or not at.all:
             self._tell(row, at)
             log.error("something cannot be sealed anew", tenant=row["tenant"], why=at.problem)
             again = self._round(row, at.problem, time.monotonic() + RETRY)
@@ -168,11 +169,15 @@ class Resealing:
         except TapsterError as error:  # the tenant is being erased, or a master key is missing
             at.problem = error.message
             return
+        except OSError as error:
+            at.problem = storage_error(error).message
+            return
         at.objects = len(pieces)
         at.resealed = 0
         for piece in pieces:
             self._seal(piece, key, at)
             yield
+        at.all = True
 
     def _seal(self, piece: Piece, key: DataKey, at: _Round) -> None:
         try:
@@ -183,6 +188,9 @@ class Resealing:
             at.problem = f"{piece.name}: {storage_error(error).message}"
         except TapsterError as error:
             at.problem = f"{piece.name}: {error.message}"
+        except Exception as error:  # a bug here must not destroy what is sealed
+            log.exception("something cannot be sealed anew", what=piece.name)
+            at.problem = f"{piece.name}: {type(error).__name__}"
 
     def _tell(self, row: Any, at: _Round) -> None:
         at.told = time.monotonic()
