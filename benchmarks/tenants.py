@@ -50,6 +50,8 @@ CELLS: Final = {
     ("cnn", "grpc"): 40,
 }
 
+MODELS: Final = tuple(dict.fromkeys(model for model, _ in CELLS))
+
 Results = dict[str, dict[str, Any]]
 
 
@@ -185,7 +187,7 @@ def flooding(bench: Bench) -> Iterator[Verdict]:
     heads += ["polite p50 ms", "p99 ms", ": evenly"]
     print(f"| {' | '.join(heads)} |")
     print("|---|---|--:|--:|--:|--:|--:|--:|", flush=True)
-    for model in dict.fromkeys(model for model, _ in CELLS):
+    for model in bench.options.models:
         place = bench.folder / "flooding"
         place.mkdir(exist_ok=True)
         subject = subjects.make(model, place)
@@ -199,7 +201,7 @@ def flooding(bench: Bench) -> Iterator[Verdict]:
 def _flooded(bench: Bench, plane: Plane, subject: Subject, wire: str, connections: int) -> Verdict:
     groups = arrangements(connections)
     rounds: dict[str, list[Results]] = {name: [] for name in groups}
-    for _ in range(ROUNDS):
+    for _ in range(bench.options.rounds):
         for name, found in rounds.items():
             found.append(bench.drive(plane, subject, wire, groups[name]))
     p50, p99 = (
@@ -237,7 +239,7 @@ def metered(bench: Bench) -> Iterator[Verdict]:
         ) -> None:
             serve(plane, subject, ["caller"], grants, prices)
 
-        yield from metering.measure(wire, ROUNDS, bench.plane, prepare, drive)
+        yield from metering.measure(wire, bench.options.rounds, bench.plane, prepare, drive)
 
 
 def populated(bench: Bench) -> Iterator[Verdict]:
@@ -249,6 +251,8 @@ def populated(bench: Bench) -> Iterator[Verdict]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a round")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="of the flood")
     parser.add_argument("--server-cpu", type=int, default=0)
     parser.add_argument("--load-cpu", type=int, default=1)
     parser.add_argument("--tenants", type=int, default=10_000, help="how many there are in all")

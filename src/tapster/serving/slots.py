@@ -19,7 +19,7 @@ import os
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -344,19 +344,16 @@ class Region:
         words[place + LATENCY_SUM] += elapsed
         words[place + LATENCY_BUCKETS + bisect_left(LATENCY_BOUNDS, elapsed)] += 1
 
-    def served(self, requests: Iterable[Watched], now: int, started: int, compute: int) -> None:
+    def served(self, requests: list[Watched], now: int, started: int, compute: int) -> None:
         """Count the good answers of a batch, as `answered` counts each.
 
         The batch began to run at `started`, on the clock of `now`, and took `compute`: all are
         nanoseconds.
         """
-        places: dict[int, list[Watched]] = {}
-        for request in requests:
-            places.setdefault(request.place, []).append(request)
         words = self.words
-        everything = sum([sum([r.rows for r in served]) for served in places.values()])
-        for place, served in places.items():
-            rows = sum([request.rows for request in served])
+        everything = sum([request.rows for request in requests])
+        for place, served in _by_place(requests).items():
+            rows = everything if served is requests else sum([each.rows for each in served])
             begun = [request.began for request in served]
             share = compute * rows // everything if everything else 0
             _bill(served, rows, share)
@@ -400,6 +397,16 @@ class Region:
         words, offset = self.words, self.offset
         words[offset + BATCH_SUM] += rows
         words[offset + BATCH_BUCKETS + bisect_left(BATCH_BOUNDS, rows)] += 1
+
+
+def _by_place(requests: list[Watched]) -> dict[int, list[Watched]]:
+    """Requests by where they are counted: nearly always at one place."""
+    if len({request.place for request in requests}) == 1:
+        return {requests[0].place: requests}
+    places: dict[int, list[Watched]] = {}
+    for request in requests:
+        places.setdefault(request.place, []).append(request)
+    return places
 
 
 def _bill(requests: list[Watched], rows: int, compute: int) -> None:
