@@ -23,6 +23,6 @@ def test_slow_clients_are_cut_off_and_disturb_nobody(
     assert seen.statuses == {200}
     assert seen.connected > COUNT
     assert len(seen.held) > COUNT / 2
-    assert percentile(seen.held, 0.5) < 2 * patience + 10  # as a busy machine may need
+    assert percentile(seen.held, 0.5) < 2 * patience + 30  # as a busy machine may need
     assert set(seen.refusals) <= {0, 408}
     assert seen.memory[1] - seen.memory[0] < 512 << 20
