@@ -25,6 +25,12 @@ TEST_SECONDS = 60
 SOAK_SECONDS = 300
 
 
+def pytest_configure() -> None:
+    """What is printed is as wide as anywhere."""
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Wait for midnight if the test might not be done by then."""
     needed = SOAK_SECONDS if item.get_closest_marker("soak") else TEST_SECONDS
