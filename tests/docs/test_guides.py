@@ -39,6 +39,7 @@ GUIDES = (
     "guides/observability.md",
     "guides/audit.md",
     "guides/privacy.md",
+    "guides/payloads.md",
     "guides/operations.md",
     "plugins.md",
 )
