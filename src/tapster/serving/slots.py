@@ -19,7 +19,7 @@ import os
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -344,7 +344,7 @@ class Region:
         words[place + LATENCY_SUM] += elapsed
         words[place + LATENCY_BUCKETS + bisect_left(LATENCY_BOUNDS, elapsed)] += 1
 
-    def served(self, requests: list[Watched], now: int, started: int, compute: int) -> None:
+    def served(self, requests: Sequence[Watched], now: int, started: int, compute: int) -> None:
         """Count the good answers of a batch, as `answered` counts each.
 
         The batch began to run at `started`, on the clock of `now`, and took `compute`: all are
@@ -364,7 +364,7 @@ class Region:
             longest = self._times(place + LATENCY_SUM, begun, now)
             self._times(place + WAIT_SUM, begun, started)
             if longest >= self.least and self.watch is not None:
-                self.watch.served(served, now, started, compute)
+                self.watch.served(list(served), now, started, compute)
 
     def _times(self, total: int, begun: list[int], end: int) -> int:
         """Count the times until `end` in the sum at `total` and the buckets that follow it.
@@ -399,17 +399,17 @@ class Region:
         words[offset + BATCH_BUCKETS + bisect_left(BATCH_BOUNDS, rows)] += 1
 
 
-def _by_place(requests: list[Watched]) -> dict[int, list[Watched]]:
+def _by_place(requests: Sequence[Watched]) -> dict[int, Sequence[Watched]]:
     """Requests by where they are counted: nearly always at one place."""
     if len({request.place for request in requests}) == 1:
         return {requests[0].place: requests}
     places: dict[int, list[Watched]] = {}
     for request in requests:
         places.setdefault(request.place, []).append(request)
-    return places
+    return dict(places)
 
 
-def _bill(requests: list[Watched], rows: int, compute: int) -> None:
+def _bill(requests: Sequence[Watched], rows: int, compute: int) -> None:
     """Have everybody pay for their own of the requests that were answered together."""
     first = requests[0].account
     if first.till is None and len({request.account for request in requests}) == 1:

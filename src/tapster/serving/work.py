@@ -117,7 +117,7 @@ def deliver(
     is memory for it.
     """
     waiting = [pair for pair in outcomes if not pair[0].done]
-    good: list[Watched] = [work for work, outcome in waiting if isinstance(outcome, bytes)]
+    good = [work for work, outcome in waiting if isinstance(outcome, bytes)]
     large = [work for work, body in waiting if isinstance(body, bytes) and len(body) > LARGE_ANSWER]
     spent = dict.fromkeys(large, 0)
     if large:
