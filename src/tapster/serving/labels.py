@@ -14,13 +14,9 @@ does. A text is a 16-bit length and UTF-8 bytes. Place 0 is never given to anybo
 from collections.abc import Callable
 from typing import Any, Final
 
-import numpy as np
-
 PLACES: Final = 4096
 TEXT_WORDS: Final = 48
 LABELS_WORDS: Final = PLACES * (2 + TEXT_WORDS)
-
-Words = "np.ndarray[Any, np.dtype[np.uint64]]"
 
 
 class Labels:
@@ -44,7 +40,7 @@ class Labels:
 
     def numbers(self) -> Any:
         """A copy of the numbers of all places, by place."""
-        return np.frombuffer(self._words, np.uint64)[self._at : self._at + PLACES].copy()
+        return _array(self._words)[self._at : self._at + PLACES].copy()
 
     def number(self, place: int) -> int:
         """The number by which a place was given; 0 while it is free."""
@@ -59,7 +55,7 @@ class Labels:
     def all(self) -> list[tuple[int, int, str]]:
         """(place, number, text) of every place that is somebody's."""
         numbers = self.numbers()
-        found = [(int(place), self.text(int(place))) for place in np.flatnonzero(numbers)]
+        found = [(int(place), self.text(int(place))) for place in numbers.nonzero()[0]]
         # What is still given by the same number had its text when that was read.
         return [
             (place, number, text)
@@ -95,14 +91,14 @@ class Labels:
         `patience` tells for how many seconds, if so many places are free.
         """
         numbers = self.numbers()
-        mine = np.frombuffer(self._words, np.uint64)
+        mine = _array(self._words)
         since = mine[self._since : self._since + PLACES]
         given = numbers != 0
         since[given & used] = 0
         idle = given & ~used
         since[idle & ((since == 0) | (since > now))] = now
         longest = patience(PLACES - 1 - int(given.sum()))
-        for place in np.flatnonzero(idle & (now - since.astype(np.int64) > longest)).tolist():
+        for place in (idle & (now - since.astype("int64") > longest)).nonzero()[0].tolist():
             mine[self._at + place] = 0
 
     def _learn(self) -> None:
@@ -113,7 +109,7 @@ class Labels:
             self._known.clear()
             self._seen = 0
         numbers = self.numbers()
-        for place in np.flatnonzero(numbers > self._seen).tolist():
+        for place in (numbers > self._seen).nonzero()[0].tolist():
             self._known[self.text(place)] = place, int(numbers[place])
         self._seen = self._words[self._counter]
 
@@ -121,3 +117,10 @@ class Labels:
         """The first free place; 0 when there is none."""
         free = self.numbers()[1:] == 0
         return int(free.argmax()) + 1 if free.any() else 0
+
+
+def _array(words: "memoryview[int]") -> Any:
+    """The words as an array. The supervisor, which gives no places, does without numpy."""
+    import numpy as np
+
+    return np.frombuffer(words, np.uint64)
