@@ -1,5 +1,6 @@
 """Workers killed while they answer, one at a time; and a worker that dies as often as it starts."""
 
+import hashlib
 import os
 import re
 import signal
@@ -154,8 +155,14 @@ def belongings(server: Server) -> dict[str, Any]:
     """What an installation holds that a death could leave behind."""
     assert server.process is not None
     names = [path.name for path in (server.home / "run").iterdir()]
-    # PostgreSQL's segments are those of whoever else tests on this machine.
-    shared = [name for name in os.listdir("/dev/shm") if not name.startswith("PostgreSQL.")]
+    # Of what has a name of its own there, only ours; the rest is of whoever else tests here.
+    ours = hashlib.sha256(os.fsencode(server.home)).hexdigest()[:16]
+    others = ("PostgreSQL.", "tapster-", "tmp")
+    shared = [
+        name
+        for name in os.listdir("/dev/shm")
+        if name.endswith(ours) or not name.startswith(others)
+    ]
     return {
         "children": len(server.children()),
         "supervisor's files": psutil.Process(server.process.pid).num_fds(),
