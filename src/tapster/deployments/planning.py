@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection
 
+from tapster.contract.errors import TapsterError
 from tapster.contract.plan import (
     EndpointPlan,
     Need,
@@ -84,10 +85,11 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
     prices = ledger.planned(tx, owners)
     secrets = datakeys.wrapped_keys(tx)
     shared = sharing.every(tx, sorted(owners))
+    loans = borrowing.Loans(tx)
     lenders: set[str] = set()
     logged = payloads.planned(tx, owners, secrets)
     for row in rows:
-        usable = [each for each in row.sets if borrowing.lost(tx, row, each) is None]
+        usable = [each for each in row.sets if loans.lost(row, each) is None]
         held = {one.digest: one.owner or row.tenant for each in usable for one in each.variants}
         lenders.update(held.values())
         for digest, owner in sorted(held.items()):
@@ -98,7 +100,8 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
         if row.serving is not None:
             place = (row.tenant, row.name)
             asked = prices.get(place, ledger.unpriced())
-            planned = _endpoint(tx, row, asked, shared.get(place, ()))
+            halted = loans.halted(row, row.serving)
+            planned = _endpoint(tx, row, halted, asked, shared.get(place, ()))
             endpoints.append(msgspec.structs.replace(planned, payloads=logged.get(place)))
     for owner in sorted(lenders):
         signers.update(registry.trusted(tx, owner))
@@ -106,12 +109,15 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
 
 
 def _endpoint(
-    tx: Connection, row: Row, prices: tuple[Price, ...], shared: tuple[str, ...]
+    tx: Connection,
+    row: Row,
+    halted: TapsterError | None,
+    prices: tuple[Price, ...],
+    shared: tuple[str, ...],
 ) -> EndpointPlan:
     serving = row.serving
     assert serving is not None
     canary = row.rolling.canary.ref if row.rolling else ""
-    halted = borrowing.halted(tx, row, serving)
     split = serving.kind == "split" or halted is not None
     return EndpointPlan(
         id=row.id,

@@ -188,9 +188,10 @@ def show(tx: Connection, tenant: str, name: str, totals: Totals | None = None) -
 def listing(tx: Connection, tenant: str) -> list[Endpoint]:
     """A tenant's endpoints by name, then those that are shared with it."""
     shared, logged = sharing.every(tx, [tenant]), payloads.every(tx, tenant)
+    loans = borrowing.Loans(tx)
     own = (
         showing.endpoint(
-            row, {}, shared.get((tenant, row.name), ()), borrowing.halted(tx, row, row.serving)
+            row, {}, shared.get((tenant, row.name), ()), loans.halted(row, row.serving)
         )
         for row in store.listing(tx, tenant)
     )

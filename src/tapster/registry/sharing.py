@@ -18,7 +18,8 @@ from tapster.tenancy.shares import service as shares
 from tapster.tenancy.shares.service import ALL, MODEL
 
 __all__ = [
-    "ALL", "bare", "exactly", "find", "listing", "share", "versions", "withdraw",
+    "ALL", "bare", "borrowers", "digest", "exactly", "find", "listing", "share", "versions",
+    "withdraw",
 ]  # fmt: skip
 
 
@@ -89,6 +90,17 @@ def listing(tx: Connection, tenant: str) -> list[ModelVersion]:
     return found
 
 
+def borrowers(tx: Connection, owner: str, model: str) -> list[str]:
+    """Whom a model is shared with."""
+    return shares.consumers(tx, MODEL, owner, model)
+
+
+def digest(tx: Connection, owner: str, model: str, version: int) -> str:
+    """The digest of a version; "" for one that is not there."""
+    found = store.get(tx, owner, model, version)
+    return found.digest if found is not None else ""
+
+
 def bare(version: ModelVersion) -> str:
     """What its owner calls a version's model."""
     return version.model.rpartition(shares.BETWEEN)[2] if version.owner else version.model
@@ -127,12 +139,13 @@ def _own(tx: Connection, tenant: str, version: ModelVersion) -> ModelVersion:
 def _of_others(tx: Connection, owner: str, model: str, ref: str) -> ModelVersion:
     """A version of another tenant's, which `ref` means to the one who asks."""
     called, version, alias = parse(ref)
-    known = store.of_model(tx, owner, model)
     if alias:
         version = store.aliases(tx, owner, model).get(alias, -1)
-    for each in known:
-        if each.version == version or not version:
-            return _seen(each, owner, called)
+    if version and (found := store.get(tx, owner, model, version)) is not None:
+        return _seen(found, owner, called)
+    known = store.of_model(tx, owner, model)
+    if known and not version:
+        return _seen(known[0], owner, called)
     what = f"alias {alias[:100]!r}" if alias else f"version {version}"
     numbers = ", ".join(str(each.version) for each in known[:10])
     raise TapsterError(
