@@ -291,6 +291,7 @@ def test_what_lies_sealed_with_its_owner_serves_others_until_the_owner_is_erased
 
 def test_erasing_who_borrows_frees_the_model(parties: Parties) -> None:
     lender = parties.lender
+    lender.models_withdraw("loans")
     lender.models_share("loans", ["passing"])
     passing = parties.tenant("passing")
     passing.deploy("loans@2", "mine")
