@@ -25,7 +25,7 @@ from tapster.core.settings import load
 from tapster.core.uploads import Uploads
 from tapster.datasets import service
 from tapster.datasets.work import HANDLERS
-from tapster.jobs import secrets
+from tapster.jobs import confidential
 from tapster.jobs import store as jobs
 from tapster.jobs.context import JobContext
 
@@ -79,7 +79,7 @@ class Desk:
             inputs[label] = self.parts.uploads.check(TENANT, upload)
         module, _, function = handler.run.partition(":")
         run = getattr(importlib.import_module(module), function)
-        task = json.loads(json.dumps(loaded["task"] | secrets.opened(None, kept)))
+        task = json.loads(json.dumps(loaded["task"] | confidential.opened(None, kept)))
         result = json.loads(json.dumps(run(task, JobContext(work, inputs)), allow_nan=False))
         result = handler.publish(self.parts, job, result, work / "out")
         with self.parts.db.write() as tx:

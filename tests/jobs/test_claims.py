@@ -65,7 +65,7 @@ def test_a_process_that_always_dies_fails_the_job(loop: Loop, tmp_path: Path) ->
 
 
 def test_cancel_ends_the_process_within_two_seconds(loop: Loop, tmp_path: Path) -> None:
-    took = []
+    took: list[float] = []
     while len(took) < 5 and min(took, default=2.0) >= 2:  # the machine may have much else to do
         pid_file = tmp_path / f"pid{len(took)}"
         job = loop.submit("hang", spec={"pid_file": str(pid_file)})

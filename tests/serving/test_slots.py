@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tapster.contract.errors import TapsterError
 from tapster.serving import slots as layout
+from tapster.serving.labels import PLACES
 from tapster.serving.slots import Slots
 from tapster.serving.work import LARGE_ANSWER, deliver
 from tests.serving.doubles import Asked, Counted
@@ -56,11 +57,11 @@ def test_another_process_sees_labels_and_counts(tmp_path: Path) -> None:
 
 def test_labels_are_bounded(tmp_path: Path) -> None:
     mapped = Slots(tmp_path / "slots")
-    numbers = [mapped.place("default", str(number), "") for number in range(layout.PLACES + 50)]
-    assert numbers[: layout.PLACES - 1] == list(range(1, layout.PLACES))
-    assert set(numbers[layout.PLACES - 1 :]) == {0}
+    numbers = [mapped.place("default", str(number), "") for number in range(PLACES + 50)]
+    assert numbers[: PLACES - 1] == list(range(1, PLACES))
+    assert set(numbers[PLACES - 1 :]) == {0}
     assert mapped.place("t", "x" * 1000, "1") == 0
-    assert len(mapped.places()) == layout.PLACES
+    assert len(mapped.places()) == PLACES
     mapped.close()
 
 

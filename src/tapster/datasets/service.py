@@ -24,7 +24,7 @@ from tapster.datasets.lookup import (
     versions,
 )
 from tapster.datasets.work import HANDLERS, check_split_free
-from tapster.jobs import secrets
+from tapster.jobs import confidential
 from tapster.jobs import service as jobs
 
 __all__ = [
@@ -87,7 +87,7 @@ def submit_import(
     shown_url = locations.masked(url) if url else ""
     job = jobs.submit(tx, tenant, kind="dataset.import", spec={**spec, "url": shown_url})
     if shown_url != url:
-        secrets.keep(tx, keys, tenant, job.id, {"url": url})
+        confidential.keep(tx, keys, tenant, job.id, {"url": url})
     return job
 
 

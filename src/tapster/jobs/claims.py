@@ -25,7 +25,7 @@ from tapster.core.db import Watch
 from tapster.core.parts import Parts
 from tapster.core.telemetry import logger
 from tapster.core.vault import link, short
-from tapster.jobs import secrets, service, store
+from tapster.jobs import confidential, service, store
 from tapster.jobs.executors import Executor
 from tapster.jobs.logs import JobFolders
 from tapster.jobs.service import Handler
@@ -169,7 +169,7 @@ class ClaimLoop:
         limit = job.time_limit or self._parts.settings.job_time_limit
         task = {
             "run": handler.run,
-            "task": order["task"] | secrets.opened(self._parts.keys, kept),
+            "task": order["task"] | confidential.opened(self._parts.keys, kept),
             "inputs": {label: str(path) for label, path in inputs.items()},
             "deadline": time.time() + limit,
         }

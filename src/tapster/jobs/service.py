@@ -14,7 +14,7 @@ from tapster.contract.errors import Code, TapsterError
 from tapster.core.crypto import new_id
 from tapster.core.parts import Parts
 from tapster.core.resealing import Piece
-from tapster.jobs import secrets, store
+from tapster.jobs import confidential, store
 from tapster.jobs.logs import JobFolders
 from tapster.tenancy.ledger import service as ledger
 from tapster.tenancy.limits import quotas
@@ -222,7 +222,7 @@ def sealed(parts: Parts, tenant: str) -> Iterator[Piece]:
     with parts.db.read() as tx:
         known = store.of_tenant(tx, tenant)
     yield from JobFolders(parts).pieces(tenant, known)
-    yield from secrets.pieces(parts, tenant)
+    yield from confidential.pieces(parts, tenant)
 
 
 def _check_storable(spec: dict[str, Any], priority: int) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import select, text
 from tapster.contract.errors import TapsterError
 from tapster.core.db import Database
 from tapster.core.envelope import Master, new_data_key
-from tapster.jobs import secrets
+from tapster.jobs import confidential
 from tapster.jobs import store as job_store
 from tapster.tenancy.datakeys import store
 from tests.tenancy.datakeys.conftest import (
@@ -173,6 +173,6 @@ def test_keys_and_passwords_of_an_earlier_release_go_on(home: Home) -> None:
     assert parts.keys.find("acme", key.id) == key
     with parts.db.read() as tx:
         assert job_store.secrets(tx, "acme") == [job_store.Secret("acme", "job_0", "url", URL)]
-        assert secrets.opened(None, job_store.secrets(tx, "acme")) == {"url": URL}
+        assert confidential.opened(None, job_store.secrets(tx, "acme")) == {"url": URL}
         created = tx.execute(select(store.data_keys.c.created)).scalar_one()
     assert created == 7

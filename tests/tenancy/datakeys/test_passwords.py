@@ -8,7 +8,7 @@ import pytest
 
 from tapster.contract.errors import TapsterError
 from tapster.core.parts import Parts
-from tapster.jobs import secrets
+from tapster.jobs import confidential
 from tapster.jobs import service as jobs
 from tapster.jobs import store as job_store
 from tests.tenancy.datakeys.conftest import OLD, URL, Home, filled
@@ -17,7 +17,7 @@ from tests.tenancy.datakeys.conftest import OLD, URL, Home, filled
 def _import(parts: Parts) -> Any:
     with parts.db.write() as tx:
         job = jobs.submit(tx, "acme", kind="dataset.import", spec={"upload": ""}, max_attempts=2)
-        secrets.keep(tx, parts.keys, "acme", job.id, {"url": URL})
+        confidential.keep(tx, parts.keys, "acme", job.id, {"url": URL})
     return job
 
 
@@ -70,7 +70,7 @@ def test_a_password_is_gone_once_its_job_has_ended(
     parts, _ = filled(home, **keys)
     job = _import(parts)
     assert ("hunter2" in str(_kept(parts))) is not bool(keys)
-    assert secrets.opened(parts.keys, _kept(parts)) == {"url": URL}
+    assert confidential.opened(parts.keys, _kept(parts)) == {"url": URL}
     end(parts, job)
     assert _kept(parts) == []
     if not home.database:
@@ -84,7 +84,7 @@ def test_a_job_that_is_tried_again_finds_its_password(home: Home) -> None:
     with parts.db.write() as tx:
         jobs.fail(tx, claimed, token, TapsterError("unavailable", "the database is away"))
         assert jobs.show(tx, "acme", job.id).status == "queued"
-    assert secrets.opened(parts.keys, _kept(parts)) == {"url": URL}
+    assert confidential.opened(parts.keys, _kept(parts)) == {"url": URL}
     until = time.monotonic() + 60
     while _kept(parts):
         assert time.monotonic() < until

@@ -19,7 +19,7 @@ from tapster.core.envelope import sealed_with
 from tapster.core.parts import Parts
 from tapster.core.resealing import Piece, header_of
 from tapster.datasets import store as datasets
-from tapster.jobs import secrets
+from tapster.jobs import confidential
 from tapster.jobs import service as jobs
 from tapster.jobs import store as job_store
 from tapster.jobs.logs import JobFolders
@@ -42,7 +42,7 @@ def _everything(parts: Parts) -> list[Path]:
     asyncio.run(parts.uploads.write("acme", upload, "a.csv", _body()))
     with parts.db.write() as tx:
         job = jobs.submit(tx, "acme", kind="dataset.import", spec={})
-        secrets.keep(tx, parts.keys, "acme", job.id, {"url": URL})
+        confidential.keep(tx, parts.keys, "acme", job.id, {"url": URL})
     folders = JobFolders(parts)
     live = folders.root / job.id
     live.mkdir(parents=True)
@@ -65,7 +65,7 @@ def _opens(parts: Parts) -> None:
     with parts.db.read() as tx:
         kept = job_store.secrets(tx, "acme")
     assert "hunter2" not in str(kept)
-    assert secrets.opened(parts.keys, kept) == {"url": URL}
+    assert confidential.opened(parts.keys, kept) == {"url": URL}
 
 
 def _begin(parts: Parts) -> Rekeying:
