@@ -34,6 +34,7 @@ DEEDS = {
     "refuse": "raise ValueError('no such colour in /srv/secret/place.py')",
     "fail": "raise KeyError('a secret of the model')",
     "leave": "sys.exit(4)",
+    "end slowly": "os.closerange(3, 64); time.sleep(0.5); os._exit(5)",
     "child": "subprocess.Popen(['sleep', '1000']); os.abort()",
     "pid": "return {'y': np.array([[os.getpid() % 2**20]], np.float32)}",
     "nap pid": "time.sleep(0.5); return {'y': np.array([[os.getpid() % 2**20]], np.float32)}",

@@ -118,6 +118,7 @@ def test_as_many_runs_at_once_as_there_are_instances(start: Start, tmp_path: Pat
         ("abort", "it died of signal 6 (SIGABRT)"),
         ("exit", "it ended by itself with exit code 3"),
         ("leave", "it ended by itself with exit code 4"),
+        ("end slowly", "it ended by itself with exit code 5"),
         ("kill", "it was killed (signal 9)"),
         ("scribble", "it said something that is no answer"),
         ("hang up", "it hung up"),

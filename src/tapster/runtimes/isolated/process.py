@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 # in a hurry shall not be able to end a model's process.
 PATIENCE: Final = 4.0
 TICK: Final = 0.1
+# A process that says no more is given so many seconds to end by itself, and tell by its exit code
+# why: an interpreter's end takes a while on a busy machine.
+ENDING_SECONDS: Final = 2.0
 OUT_OF_MEMORY: Final = 86
 _FULL: Final = 0.9
 _GROWN: Final = 1.5
@@ -262,7 +265,7 @@ class Process:
 
     def _epitaph(self) -> str:
         """Why it ended, from the keeper who sees to its end."""
-        if not self._reaped.wait(GRACE) and not self._has_ended():
+        if not self._reaped.wait(ENDING_SECONDS) and not self._has_ended():
             self.kill("it hung up")
         self._reaped.wait(_GONE_SECONDS)
         return self._cause or "it ended"
