@@ -67,14 +67,14 @@ class Installation:
         assert path.stat().st_size == packages.export_size(folder)
         return path
 
-    def bring(self, model: str, *files: Path) -> dict[str, Any]:
+    def bring(self, model: str, *files: Path, tenant: str = TENANT) -> dict[str, Any]:
         """Run the import job on files, step by step as the claim loop does; its result."""
-        upload = self.parts.uploads.create(TENANT)
-        sent = self.parts.uploads.check(TENANT, upload)
+        upload = self.parts.uploads.create(tenant)
+        sent = self.parts.uploads.check(tenant, upload)
         for file in files:
             shutil.copy(file, sent / file.name)
         with self.parts.db.write() as tx:
-            job = service.submit_import(tx, TENANT, model, upload, self.parts.signer.public)
+            job = service.submit_import(tx, tenant, model, upload, self.parts.signer.public)
         with self.parts.db.read() as tx:
             order = service.load_import(tx, job)
         context = JobContext(work=self.fresh(), inputs={"file": sent})

@@ -98,6 +98,23 @@ def test_an_exported_package_of_code_moves_and_is_checked_again(
     assert caught.value.code == "forbidden"
 
 
+def test_code_is_brought_by_the_installations_tenant_only(
+    allowed: None, here: Installation
+) -> None:
+    mark = here.home / "ran"
+    source = f"open({str(mark)!r}, 'w').close()\n" + SUM
+    file = packed(here, model__py=source, model__json=json.dumps(DECLARATION), factor="3")
+    with pytest.raises(TapsterError) as caught:
+        here.bring("sum", file, tenant="acme")
+    assert (caught.value.code, mark.exists()) == ("forbidden", False)
+    here.bring("sum", file)
+    assert mark.exists()
+    mark.unlink()
+    with pytest.raises(TapsterError) as caught:  # signed by this installation itself
+        here.bring("sum", here.export(here.resolve("sum")), tenant="acme")
+    assert (caught.value.code, mark.exists()) == ("forbidden", False)
+
+
 def test_examples_are_what_the_model_is_held_to(allowed: None, here: Installation) -> None:
     picky = (
         "class Model:\n"

@@ -20,6 +20,7 @@ from tapster.runtimes.isolated import Limits
 from tapster.runtimes.isolated.model import Isolated
 from tapster.runtimes.onnx import OnnxRuntime, signature_from_graph
 from tapster.runtimes.operators import vet
+from tapster.runtimes.python import PythonRuntime
 
 # Other machines may have other instruction sets; float32 sums then differ in the last bits.
 _TOLERANCE: Final = Tolerance(atol=1e-5, rtol=1e-4)
@@ -70,14 +71,15 @@ def run(task: dict[str, Any], context: JobContext) -> dict[str, Any]:
         if (folder / MANIFEST).exists():
             context.progress(0.3, "checking", "checking signature and digests")
             package.check_signature(folder, task["trusted"])
-            return {"signed": True, "unvetted": _check(folder, context)}
+            return {"signed": True, "unvetted": _check(folder, task["code"], context)}
         draft = foreign.recognise(folder)
     if draft is not None:
+        _check_code(draft.runtime, task["code"])
         foreign.adopt(folder, draft, task["model"], _TOLERANCE, context)
     else:
         context.progress(0.1, "reading", "reading the graph")
         _adopt(source, folder, task["model"], context)
-    return {"signed": False, "unvetted": _check(folder, context)}
+    return {"signed": False, "unvetted": _check(folder, task["code"], context)}
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -125,13 +127,24 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> Non
             file.write(piece)
 
 
-def _check(folder: Path, context: JobContext) -> list[str]:
+def _check_code(runtime: str, allowed: bool) -> None:
+    """Code can do what the server's user can: read every tenant's data, say."""
+    if runtime == PythonRuntime.name and not allowed:
+        raise TapsterError(
+            "forbidden",
+            "the model is Python code, which only the installation's own tenant may bring",
+            hint="whoever operates it may import and share it. Or convert the model to ONNX",
+        )
+
+
+def _check(folder: Path, code: bool, context: JobContext) -> list[str]:
     """Open the package as the data plane will, load it and replay its vectors.
 
     Returns why it runs in a process of its own; nothing if it may run in the server's.
     """
     digest = package.package_digest(folder)
     opened = package.open_package(folder, digest)
+    _check_code(opened.manifest.runtime, code)
     context.progress(0.7, "replaying", "comparing its answers with its parity vectors")
     runtime: Runtime = plugins.load("tapster.runtimes", opened.manifest.runtime)()
     vectors = opened.files.get(package.PARITY, b"")

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection
 
-from tapster.contract.control import Job, ModelVersion
+from tapster.contract.control import DEFAULT_TENANT, Job, ModelVersion
 from tapster.contract.errors import TapsterError
 from tapster.contract.manifest import Manifest
 from tapster.core import plugins
@@ -303,11 +303,12 @@ def submit_import(tx: Connection, tenant: str, model: str, upload: str, own_key:
 
 
 def load_import(tx: Connection, job: Job) -> dict[str, Any]:
-    """See Handler: the file, and whose signature is good for it."""
+    """See Handler: the file, whose signature is good for it, whether it may be Python code."""
     known = {key["public_key"] for key in store.keys(tx, job.tenant)}
     return {
         "task": {
             "model": job.spec["model"],
+            "code": job.tenant == DEFAULT_TENANT,
             "trusted": sorted(known | {job.spec["own_key"]}),
         },
         "blobs": {},
