@@ -30,7 +30,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         endpoint("mine", second, tenant="two", shared=("acme", "zeta")),
         endpoint("secret", second, tenant="two"),
         packages=(first, second),
-        keys=tuple(grant(name, "*", tenant=name) for name in ("one", "two", "acme", "zeta")),
+        keys=(
+            *(grant(name, "*", tenant=name) for name in ("one", "two", "acme", "zeta")),
+            grant("bound", "*", tenant="zeta", endpoints=("one--sum", "two--mine", "two--secret")),
+        ),
     )
     made.start()
     made.applied()
@@ -95,6 +98,8 @@ def test_every_list_has_them_by_the_name_they_are_called(plane: Plane) -> None:
     assert [line.name for line in found.models] == wanted
     zeta = plane.call("GET", "/v1/models", key="zeta").json()["models"]
     assert zeta == ["mine", "sum"]
+    bound = plane.call("GET", "/v1/models", key="bound").json()["models"]
+    assert bound == ["one--sum", "two--mine"]
 
 
 @pytest.mark.parametrize("name", ["one--sum", "two--mine"])

@@ -103,8 +103,10 @@ class Engine:
 
     def visible(self, holder: Pass) -> list[tuple[str, Endpoint]]:
         """The endpoints that a key is for, by the names that its holder calls them."""
-        found = self._directory.visible(holder.tenant)
-        return [each for each in found if holder.names(each[0])]
+        if not holder.endpoints:
+            return self._directory.visible(holder.tenant)
+        found = ((name, self.find(holder.tenant, name)) for name in sorted(holder.endpoints))
+        return [(name, endpoint) for name, endpoint in found if endpoint is not None]
 
     def mine(self, holder: Pass) -> list[Endpoint]:
         """Those of them that are of the holder's own tenant, by name."""
