@@ -195,7 +195,7 @@ def test_folders_that_are_no_model_are_refused(
 def test_a_model_that_does_not_load_is_not_imported(
     monkeypatch: pytest.MonkeyPatch, here: Installation, load: str, words: str
 ) -> None:
-    monkeypatch.setenv("TAPSTER_MODEL_START_TIMEOUT", "1")
+    monkeypatch.setenv("TAPSTER_MODEL_START_TIMEOUT", "1" if "sleep" in load else "60")
     folder = wild(here.fresh(), load)
     files = {path.name.replace(".", "__"): path.read_bytes() for path in folder.iterdir()}
     error = refused(here, packed(here, **files))
