@@ -101,7 +101,7 @@ def test_both_formats_are_what_their_parsers_read(plane: Plane) -> None:
     for family in new.values():
         assert family.documentation.endswith("."), family.name
         assert family.name.startswith("tapster_")
-        quiet = re.search("_(cache_requests|tokens|shadow|golden|inner)", family.name)
+        quiet = re.search("_(cache_requests|tokens|payloads|shadow|golden|inner)", family.name)
         assert family.samples or quiet, family.name
     units = re.compile(
         "_(seconds|bytes|rows|ratio|number|requests|workers|connections|fds|threads)"
