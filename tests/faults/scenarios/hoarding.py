@@ -11,6 +11,7 @@ from typing import Final
 
 import psutil
 
+from tapster.contract.plan import Options
 from tests.faults.scenarios import models
 from tests.faults.scenarios.load import Load, cases
 from tests.serving.conftest import Plane, endpoint
@@ -87,7 +88,7 @@ def send_large(plane: Plane, clients: int, size: int) -> Hoard:
 def send_many_rows(plane: Plane, rows: int) -> Hoard:
     """One request of so many rows to a model that makes thousands of numbers of each."""
     package = models.seal(plane.home, models.busy(2))
-    plane.plan(endpoint("busy", package), packages=(package,))
+    plane.plan(endpoint("busy", package, options=Options(deadline=600.0)), packages=(package,))
     process = psutil.Process(plane.start().pid)
     plane.applied()
     data = _body(rows * 3 * len(NUMBER))

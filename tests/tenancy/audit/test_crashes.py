@@ -42,17 +42,17 @@ PROXIED = "203.0.113.66"
 
 
 @pytest.fixture
-def shared(postgres_url: str, tmp_path: Path) -> Iterator[Ledger]:
+def shared(postgres_server: str, tmp_path: Path) -> Iterator[Ledger]:
     """A PostgreSQL database of its own, with one control process's record."""
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute("CREATE DATABASE audit")
-    url = postgres_url.replace("/postgres?", "/audit?")
+    url = postgres_server.replace("/postgres?", "/audit?")
     db = Database(url)
     db.migrate()
     (tmp_path / "home0").mkdir()
     yield open_ledger(db, tmp_path / "home0")
     db.close()
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute("DROP DATABASE audit WITH (FORCE)")
 
 

@@ -53,7 +53,7 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
     """A home over each database, which is its own."""
     url = ""
     if request.param == "postgresql":
-        server = request.getfixturevalue("postgres_url")
+        server = request.getfixturevalue("postgres_server")
         with psycopg.connect(server, autocommit=True) as line:
             line.execute("CREATE DATABASE datakeys")
         url = server.replace("/postgres?", "/datakeys?")

@@ -35,14 +35,14 @@ def sqlite(tmp_path: Path, migrated: Path) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(postgres_url: str) -> Iterator[Engine]:
+def postgresql_server(postgres_server: str) -> Iterator[Engine]:
     """The server that all tests share, with a migrated database `ledger_template`."""
     admin = create_engine(
-        postgres_url.replace("postgresql://", "postgresql+psycopg://", 1),
+        postgres_server.replace("postgresql://", "postgresql+psycopg://", 1),
         isolation_level="AUTOCOMMIT",
     )
     _say(admin, "CREATE DATABASE ledger_template")
-    made = Database(postgres_url.replace("/postgres?", "/ledger_template?", 1))
+    made = Database(postgres_server.replace("/postgres?", "/ledger_template?", 1))
     made.migrate()
     made.close()
     yield admin
@@ -56,7 +56,7 @@ def db(request: pytest.FixtureRequest) -> Iterator[Database]:
         yield request.getfixturevalue("sqlite")
         return
     admin = request.getfixturevalue("postgresql_server")
-    url = request.getfixturevalue("postgres_url").replace("/postgres?", "/ledger?", 1)
+    url = request.getfixturevalue("postgres_server").replace("/postgres?", "/ledger?", 1)
     _say(admin, "CREATE DATABASE ledger TEMPLATE ledger_template STRATEGY FILE_COPY")
     made = Database(url)
     yield made

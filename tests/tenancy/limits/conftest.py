@@ -1,11 +1,9 @@
 """A migrated database of either kind, a tenant in it, and machines that report what they count."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 
 import tapster.app  # noqa: F401 - every slice's tables are registered
 from tapster.contract.control import DEFAULT_TENANT, Principal
@@ -89,7 +87,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
         database = Database(f"sqlite:///{tmp_path / 'test.db'}")
     else:
-        database = Database(_new_database(request.getfixturevalue("postgres_url")))
+        database = Database(request.getfixturevalue("postgres_url"))
     database.migrate()
     yield database
     database.close()
@@ -99,15 +97,3 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
 def bench(db: Database) -> Bench:
     """Tenants acme and other."""
     return Bench(db)
-
-
-def _new_database(url: str) -> str:
-    name = f"limits_{uuid.uuid4().hex}"
-    engine = create_engine(
-        url.replace("postgresql://", "postgresql+psycopg://", 1), isolation_level="AUTOCOMMIT"
-    )
-    with engine.connect() as connection:
-        connection.execute(text(f"create database {name}"))
-    engine.dispose()
-    path, mark, query = url.partition("?")
-    return f"{path.rpartition('/')[0]}/{name}{mark}{query}"
