@@ -256,7 +256,7 @@ def test_objects_of_s3(desk: Desk, bucket: Any, monkeypatch: pytest.MonkeyPatch,
         "postgresql://ann:secret@db.example,/shop",
         "postgresql://ann:secret@%2Fvar%2Frun/shop",
         "postgresql://ann:secret@db.example/shop?host=/var/run",
-        "postgresql://ann:secret@db.example/shop?passfile=/root/.pgpass",
+        "postgresql://ann:secret@db.example/shop?passfile=/home/ann/.pgpass",
         "postgresql://ann:secret@db.example/shop?sslmode=require&service=x",
     ],
 )

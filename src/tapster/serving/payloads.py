@@ -22,9 +22,10 @@ from tapster.contract.plan import EndpointPlan, PayloadRules
 from tapster.core.envelope import DataKey
 from tapster.core.telemetry import logger
 from tapster.serving.documents import Documents, Payload
-from tapster.serving.slots import PAYLOADS_DROPPED, PAYLOADS_KEPT, Bill, Region
+from tapster.serving.noting import Noted
+from tapster.serving.slots import PAYLOADS_DROPPED, PAYLOADS_KEPT, Region
 from tapster.serving.spool import Spool
-from tapster.serving.work import Answer, Failure, Inputs, Work
+from tapster.serving.work import Answer, Inputs, Work
 
 log = logger(__name__)
 
@@ -168,42 +169,15 @@ class Recorder:
             self._region.count(place, PAYLOADS_KEPT if written else PAYLOADS_DROPPED)
 
 
-class _Noted:
-    """A request whose answer is remembered. It is otherwise the request itself."""
+class _Noted(Noted):
+    """A request whose answer is written down; who watches failures tells of an error."""
 
-    __slots__ = ("_answer", "_first", "_logged", "_recorder", "_work")
-
-    deadline: float
-    done: bool
-    inputs: Inputs
-    tenant: str
-    place: int
-    account: Bill
-    rows: int
-    began: int
+    __slots__ = ("_logged", "_recorder")
 
     def __init__(self, recorder: Recorder, logged: Logged, work: Work) -> None:
+        super().__init__(work)
         self._recorder = recorder
         self._logged = logged
-        self._work = work
-        self._answer: Answer | None = None
-        self._first = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._work, name)
-
-    def identify(self) -> str:
-        """See Work."""
-        return self._work.identify()
-
-    def render(self, answer: Answer, first: int) -> bytes:
-        """See Work."""
-        self._answer, self._first = answer, first
-        return self._work.render(answer, first)
-
-    def withhold(self, size: int) -> TapsterError | None:
-        """See Work."""
-        return self._work.withhold(size)
 
     def succeed(self, body: bytes) -> None:
         """See Work. The caller first."""
@@ -212,10 +186,6 @@ class _Noted:
         elapsed = time.monotonic_ns() - self._work.began
         payload = _payload(self._work, elapsed, self._answer, self._first)
         self._recorder.keep(self._logged, payload, self._work.place)
-
-    def fail(self, error: Failure) -> None:
-        """See Work. Who watches failures tells of it."""
-        self._work.fail(error)
 
 
 def _payload(

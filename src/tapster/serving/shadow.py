@@ -9,7 +9,7 @@ beyond a bound, so callers do not wait for a shadow.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
@@ -17,12 +17,12 @@ from tapster.contract.manifest import Manifest
 from tapster.runtimes import parity
 from tapster.serving.batcher import Answer, Failure, Inputs, Work
 from tapster.serving.layouts import Relay, relay
+from tapster.serving.noting import Noted
 from tapster.serving.slots import (
     SHADOW_BROKEN,
     SHADOW_DIFFERENT,
     SHADOW_DROPPED,
     SHADOW_SAME,
-    Bill,
     Region,
 )
 from tapster.serving.traffic import Inner, count_failure
@@ -129,51 +129,20 @@ class Mirror:
             self.region.count(shadow.place, SHADOW_DROPPED)
 
 
-class Witness:
-    """A caller's request, whose answer is remembered. It is otherwise the request itself."""
+class Witness(Noted):
+    """A caller's request, whose answer is compared; there is nothing to compare an error with."""
 
-    __slots__ = ("_answer", "_first", "_mirror", "_work", "size")
-
-    deadline: float
-    done: bool
-    inputs: Inputs
-    tenant: str
-    place: int
-    account: Bill
-    rows: int
-    began: int
+    __slots__ = ("_mirror", "size")
 
     def __init__(self, mirror: Mirror, work: Work) -> None:
+        super().__init__(work)
         self._mirror = mirror
-        self._work = work
-        self._answer: Answer | None = None
-        self._first = 0
         self.size = _size(work.inputs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._work, name)
-
-    def identify(self) -> str:
-        """See Work."""
-        return self._work.identify()
-
-    def render(self, answer: Answer, first: int) -> bytes:
-        """See Work."""
-        self._answer, self._first = answer, first
-        return self._work.render(answer, first)
-
-    def withhold(self, size: int) -> TapsterError | None:
-        """See Work."""
-        return self._work.withhold(size)
 
     def succeed(self, body: bytes) -> None:
         """See Work. The caller first."""
         self._work.succeed(body)
         self._mirror.answered(self)
-
-    def fail(self, error: Failure) -> None:
-        """See Work. There is nothing to compare with."""
-        self._work.fail(error)
 
     def outputs(self) -> dict[str, Array]:
         """What the caller was answered, by the names of the outputs."""
