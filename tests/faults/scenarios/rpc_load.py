@@ -17,7 +17,8 @@ class RpcLoad:
     """So many callers without pause, from `with` to its end; how their calls ended.
 
     A call waits for a connection, as the wait-for-ready option of gRPC has it, so that only those
-    that are inside a server when it dies can fail.
+    that are inside a server when it dies can fail. What a server has not seen is sent again, as
+    gRPC's clients do unless told otherwise.
     """
 
     address: str
@@ -52,7 +53,6 @@ class RpcLoad:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 200),
-            ("grpc.enable_retries", 0),
         ]
         values = calling.tensor("numeric", np.array([[number, 1, 1]], np.float32))
         data = calling.infer_request(self.endpoint, values).SerializeToString()
@@ -67,7 +67,7 @@ class RpcLoad:
                         wait_for_ready=True,
                     )
                 except grpc.RpcError as error:
-                    self.failed.append(error.code().name)
+                    self.failed.append(f"{error.code().name}: {error.details()}")
                 else:
                     self._check(answer, number + 2.0)
 

@@ -126,6 +126,8 @@ class Connection(Holding, ABC):
 
     def check(self, now: float) -> None:
         """Close a connection whose client has taken too long; called a few times a second."""
+        if self._service.draining and not self._finishing:
+            self.shutdown()  # it was accepted just as the others were told
         left = self.account()
         self._excuse(now)
         if self._left and self._line and left == 0:

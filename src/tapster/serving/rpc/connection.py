@@ -22,6 +22,7 @@ from tapster.serving.shares import BYTES_BITS, Shares
 LINGER_SECONDS: Final = 1.0
 NEVER: Final = math.inf
 _LEAVING: Final = b"leaving!"
+_LEAVING_NOW: Final = b"leaving."
 _ASKING: Final = b"alive?  "
 
 
@@ -84,9 +85,14 @@ class Connection(Receiving):
             self._transport.resume_reading()
 
     def shutdown(self) -> None:
-        """Take no new streams, once the peer knows; close when those there are have ended."""
-        if self._leaving or self._deaf or not self._greeted:
-            if not self._greeted:
+        """Take no new streams, once the peer knows; close when those there are have ended.
+
+        Said again to one that has not greeted yet: a peer refused while it connects sends no more.
+        """
+        if self._leaving or self._deaf:
+            return
+        if not self._greeted:
+            if self._loop.time() - self._heard > LINGER_SECONDS:
                 self._transport.close()
             return
         self._leaving = True
@@ -273,7 +279,11 @@ class Connection(Receiving):
         return 0
 
     def _heard_back(self, payload: bytes) -> None:
+        # gRPC's clients acknowledge a ping ahead of streams they had begun before they read it:
+        # those have come once they acknowledge another one.
         if payload == _LEAVING:
+            self._write(frames.frame(PING, 0, 0, _LEAVING_NOW))
+        elif payload == _LEAVING_NOW:
             self._leave()
 
     def _emptied(self) -> None:

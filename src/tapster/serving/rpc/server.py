@@ -55,9 +55,9 @@ class GrpcServer:
             self._server.close()
         loop = asyncio.get_running_loop()
         until = loop.time() + grace
-        for connection in list(self._port.connections):
-            connection.shutdown()
         while self._port.connections and loop.time() < until and not forced():
+            for connection in list(self._port.connections):  # one may have been accepted just now
+                connection.shutdown()
             await asyncio.sleep(_LOOK)
         for connection in list(self._port.connections):
             connection.abort()
