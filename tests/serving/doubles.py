@@ -13,9 +13,10 @@ from tapster.contract.inference import Array
 from tapster.contract.manifest import Signature, TensorSpec
 from tapster.runtimes import Stop
 from tapster.serving.batcher import Batcher, Means
+from tapster.serving.bills import Bill
 from tapster.serving.costs import Budget, Cost
 from tapster.serving.expiry import Guard
-from tapster.serving.slots import Bill, Slots
+from tapster.serving.slots import Slots
 from tapster.serving.threads import Threads
 from tapster.serving.work import Answer, Inputs
 

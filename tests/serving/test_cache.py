@@ -10,17 +10,9 @@ import pytest
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import Options
+from tapster.serving.bills import Bill
 from tapster.serving.cache import ENTRY_BYTES, Cache
-from tapster.serving.slots import (
-    BATCHES,
-    CACHE_HITS,
-    CACHE_MISSES,
-    OK,
-    ROWS,
-    Bill,
-    Region,
-    Slots,
-)
+from tapster.serving.slots import BATCHES, CACHE_HITS, CACHE_MISSES, OK, ROWS, Region, Slots
 from tapster.serving.work import Answer, Inputs, Work
 from tests.serving import packages
 from tests.serving.conftest import KEY, Plane, endpoint, grant, wait_for

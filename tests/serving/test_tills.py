@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tapster.contract.plan import LimitGrant, Price
 from tapster.contract.usage import Grant
+from tapster.serving.bills import charge
 from tapster.serving.journal import Journal, Label, spelled, today
 from tapster.serving.meters import SPARE, Gauge, LimitError, Purse
-from tapster.serving.slots import _bill
 from tapster.serving.tills import Hold, Till, tariff
 from tapster.serving.wallet import Wallet
 
@@ -118,7 +118,7 @@ def test_many_that_are_settled_together_take_what_each_took(tmp_path: Path) -> N
     till = Till(journal.record(label), price, budgets, (), (), cast(Any, None), cast(Any, None))
     holds = [till.reserve(till.needed(rows, 0, 1000 * rows)) for rows in (1, 2, 2, 5)]
     assert till.segment.holds == 4
-    _bill(cast(Any, [Request(hold) for hold in holds if hold]), 10, 400)
+    charge(cast(Any, [Request(hold) for hold in holds if hold]), 10, 400)
     assert till.segment.holds == 0
     record = till.record
     assert (record.requests, record.rows, record.compute) == (4, 10, 400)

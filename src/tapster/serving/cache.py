@@ -15,7 +15,8 @@ import msgspec
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
-from tapster.serving.slots import CACHE_HITS, CACHE_MISSES, UNAVAILABLE, Bill, Region
+from tapster.serving.bills import Bill
+from tapster.serving.slots import CACHE_HITS, CACHE_MISSES, UNAVAILABLE, Region
 from tapster.serving.work import LARGE_ANSWER, Answer, Failure, Inputs, Work
 
 # What an entry takes beside its arrays, and at most, as a share of the whole.

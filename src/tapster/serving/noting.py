@@ -3,7 +3,7 @@
 from typing import Any
 
 from tapster.contract.errors import TapsterError
-from tapster.serving.slots import Bill
+from tapster.serving.bills import Bill
 from tapster.serving.work import Answer, Failure, Inputs, Work
 
 

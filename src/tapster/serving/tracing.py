@@ -23,8 +23,9 @@ from tapster.core.settings import Settings
 from tapster.core.telemetry import logger
 from tapster.serving import conventions as names
 from tapster.serving import otlp
+from tapster.serving.bills import Watched
 from tapster.serving.otlp import Sender
-from tapster.serving.slots import NEVER, Watched
+from tapster.serving.slots import NEVER
 from tapster.serving.slowest import Request
 
 log = logger(__name__)

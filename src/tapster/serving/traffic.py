@@ -12,9 +12,10 @@ from typing import Final, Generic, TypeVar
 
 from tapster.contract.errors import HTTP_STATUS, TapsterError
 from tapster.serving.batcher import Work
+from tapster.serving.bills import Watched
 from tapster.serving.model import Model
 from tapster.serving.places import Hold
-from tapster.serving.slots import Region, Watched
+from tapster.serving.slots import Region
 
 T = TypeVar("T")
 _SCALE: Final = 1.0 / 2**64

@@ -18,9 +18,10 @@ from tapster.core.settings import Settings
 from tapster.core.telemetry import logger
 from tapster.serving import slots as layout
 from tapster.serving import slowest, tables
+from tapster.serving.bills import Watched
 from tapster.serving.model import COLD, FAILED
 from tapster.serving.payloads import Recorder
-from tapster.serving.slots import NEVER, Region, Slots, Watched
+from tapster.serving.slots import NEVER, Region, Slots
 from tapster.serving.slowest import Phases, Request, Slowest
 from tapster.serving.tracing import Tracer
 

@@ -10,7 +10,8 @@ import numpy as np
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.contract.manifest import Signature
-from tapster.serving.slots import UNAVAILABLE, Region, Watched
+from tapster.serving.bills import Watched
+from tapster.serving.slots import UNAVAILABLE, Region
 
 # Values that are made Python's at once.
 PIECE: Final = 1 << 15

@@ -5,13 +5,14 @@ from typing import Final, Protocol
 
 from tapster.contract.errors import HTTP_STATUS, TapsterError
 from tapster.serving.batcher import Answer, Inputs
+from tapster.serving.bills import Bill
 from tapster.serving.engine import Target
 from tapster.serving.gate import Pass
 from tapster.serving.meters import LimitError
 from tapster.serving.rest.forms import PLAIN
 from tapster.serving.rest.heads import JSON, Heads, quota
 from tapster.serving.rest.wires import Wire
-from tapster.serving.slots import Bill, Region
+from tapster.serving.slots import Region
 from tapster.serving.work import LARGE_ANSWER
 
 # A caller can mend what the model could not process; clients of these wires expect a 400.

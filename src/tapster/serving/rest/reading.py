@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from tapster.contract.errors import TapsterError
+from tapster.serving.bills import Bill
 from tapster.serving.desks import Desk
 from tapster.serving.engine import Target
 from tapster.serving.gate import Pass
@@ -20,7 +21,7 @@ from tapster.serving.rest.forms import Form
 from tapster.serving.rest.heads import JSON, Heads
 from tapster.serving.rest.memory import Memory
 from tapster.serving.rest.wires import Wire
-from tapster.serving.slots import UNAVAILABLE, Bill, Region
+from tapster.serving.slots import UNAVAILABLE, Region
 
 # Bytes of a body that is read on the event loop; compressed ones may also grow to no more.
 AT_ONCE: Final = 128 * 1024

@@ -6,11 +6,11 @@ says the same every time, for as long as the plan in force stays the same.
 
 from typing import Final
 
+from tapster.serving.bills import Bill
 from tapster.serving.engine import Endpoint, Target
 from tapster.serving.gate import Pass
 from tapster.serving.rest.forms import Form
 from tapster.serving.rest.wires import Wire
-from tapster.serving.slots import Bill
 
 MAX_KEPT: Final = 4096
 MAX_HEAD: Final = 1024

@@ -6,6 +6,7 @@ from typing import Final, cast
 from tapster.contract.errors import TapsterError
 from tapster.core.settings import Settings
 from tapster.serving.accounts import Accounts
+from tapster.serving.bills import Bill
 from tapster.serving.engine import Endpoint, Engine, Target
 from tapster.serving.gate import Gate, Pass, denial
 from tapster.serving.limits import Limiter, Runs
@@ -22,7 +23,7 @@ from tapster.serving.rest.seen import SeenHeads
 from tapster.serving.rest.tf_examples import Classify, Regress
 from tapster.serving.rest.wires import Wire
 from tapster.serving.shares import Shares
-from tapster.serving.slots import UNAVAILABLE, Bill, Region, Slots
+from tapster.serving.slots import UNAVAILABLE, Region, Slots
 from tapster.serving.tracing import Tracer
 
 _LOOPBACK: Final = frozenset({b"127.0.0.1", b"localhost", b"[::1]"})

@@ -6,9 +6,10 @@ from typing import Any, Protocol
 
 from tapster.contract.errors import TapsterError
 from tapster.serving.batcher import Answer, Inputs
+from tapster.serving.bills import Bill
 from tapster.serving.engine import Target
 from tapster.serving.rest.calls import STATUS, crowded, unexpected
-from tapster.serving.slots import Bill, Region
+from tapster.serving.slots import Region
 
 log = logging.getLogger(__name__)
 

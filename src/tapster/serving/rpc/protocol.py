@@ -10,6 +10,7 @@ from inspect import isawaitable
 from typing import Any, Final, TypeVar, cast
 
 from tapster.contract.errors import TapsterError
+from tapster.serving.bills import Bill
 from tapster.serving.gate import Pass, denial
 from tapster.serving.rest import codings
 from tapster.serving.rest.calls import crowded
@@ -22,7 +23,6 @@ from tapster.serving.rpc.heads import Head, read_head
 from tapster.serving.rpc.port import Port
 from tapster.serving.rpc.repeats import Repeat, Repeats
 from tapster.serving.rpc.statuses import plain
-from tapster.serving.slots import Bill
 
 T = TypeVar("T")
 OPEN: Final = cast(Wire, open_inference)

@@ -9,13 +9,13 @@ plan in force stay the same. Such a request is two frames, HEADERS and DATA, tha
 
 from typing import Final
 
+from tapster.serving.bills import Bill
 from tapster.serving.endpoints import Target
 from tapster.serving.gate import Pass
 from tapster.serving.rpc.encoding import header
 from tapster.serving.rpc.frames import DATA, END_STREAM, HEAD_BYTES
 from tapster.serving.rpc.heads import Head
 from tapster.serving.rpc.methods import Method
-from tapster.serving.slots import Bill
 
 MAX_KEPT: Final = 16
 MAX_BYTES: Final = 2048
