@@ -86,6 +86,18 @@ def test_a_delta_that_does_not_go_on_is_refused(tmp_path: Path) -> None:
     assert (book.number, read(tmp_path)) == (2, ([2], False))
 
 
+def test_a_reader_in_the_middle_of_what_a_killed_writer_left_goes_on(tmp_path: Path) -> None:
+    begun(tmp_path, 1).close()
+    with log(tmp_path).open("ab") as file:
+        file.write(b"0" * 40)
+    pages = Pages(tmp_path, KEY)
+    coming = pages.more()
+    assert next(coming).number == 2
+    Book(tmp_path, KEY).append(delta(3))
+    assert [each.number for each in (*coming, *pages.more())] == [3]
+    assert not pages.refused
+
+
 @pytest.mark.parametrize("end", ["line", "half", "byte"])
 def test_a_torn_end_is_as_if_it_were_not_there(tmp_path: Path, end: str) -> None:
     begun(tmp_path, 3).close()

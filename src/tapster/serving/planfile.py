@@ -80,16 +80,24 @@ class Pages:
         self.mark = self.snapshot.plan.mark
         self.log = folder / log_name(self.tip)
         self.at = 0
+        self._odd = b""
         self.refused = False
 
     def more(self) -> Iterator[PlanDelta]:
-        """The deltas that have come since they were last asked for, as far as they are taken."""
-        try:
-            with self.log.open("rb") as file:
-                file.seek(self.at)
-                yield from self._whole(file)
-        except FileNotFoundError:
-            return
+        """The deltas that have come since they were last asked for, as far as they are taken.
+
+        What does not count is read again: it may have been the beginning of a line whose writer was
+        killed, and the end of another that a new writer has put in its place meanwhile.
+        """
+        for _ in range(2):
+            try:
+                with self.log.open("rb") as file:
+                    file.seek(self.at)
+                    yield from self._whole(file)
+            except FileNotFoundError:
+                return
+            if not self._odd or self.refused:
+                return
 
     def grown(self) -> bool:
         """Whether there may be more."""
@@ -109,8 +117,9 @@ class Pages:
                 if (delta.after, delta.base) != (self.number, self.mark):
                     raise ValueError("of another plan")
             except (ValueError, msgspec.MsgspecError):
-                self.refused = True
+                self.refused, self._odd = line == self._odd, line
                 return
+            self._odd = b""
             self.tip, self.at = tip, self.at + len(line)
             self.number, self.mark = delta.number, delta.mark
             yield delta
