@@ -16,7 +16,7 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.usage import FREE, Line, Segment, UsageReport
 from tapster.core.db import Database
 from tapster.tenancy.erasure import store as erasure_store
-from tapster.tenancy.ledger import invoices, papers, service, store
+from tapster.tenancy.ledger import invoices, papers, periods, service, store
 from tapster.tenancy.ledger.prices import service as prices
 from tapster.tenancy.ledger.reading import store as reading
 from tapster.tenancy.tenants import service as tenants
@@ -90,6 +90,17 @@ def test_a_count_that_names_its_price_has_that(sqlite: Database) -> None:
     _take(sqlite, report(count(0, line(price=first), rows=1)), NOON + 5)
     _take(sqlite, report(count(1, line(price=foreign, key="b"), rows=1)), NOON + 5)
     assert _invoice(sqlite, _who("acme"))["total"] == "10.00", "nobody is given another's price"
+
+
+def test_a_price_that_ended_before_the_day_holds_for_who_was_let_in_by_it(db: Database) -> None:
+    """A plan arrives a moment later, and a machine that is cut off goes on for days."""
+    midnight = periods.begins(DAY)
+    with db.write() as tx:
+        first = _price(tx, {"row": "1"}, at=midnight - 100)
+        _price(tx, {"row": "9"}, at=midnight - 1)
+    _take(db, report(count(0, line(price=first), rows=1)), midnight + 5)
+    found = {row["price"]: row["amount"] for row in _invoice(db, _who("acme"))["lines"]}
+    assert found == {first: "1.00"}
 
 
 def test_what_was_let_in_for_nothing_stays_free(sqlite: Database) -> None:

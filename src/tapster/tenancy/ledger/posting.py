@@ -53,7 +53,8 @@ def add_up(tx: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _priced(tx: Connection, growth: Sequence[Growth], at: float) -> list[dict[str, Any]]:
     owners = {each.line.owner for each in growth}
-    book = Book(tx, owners, min(periods.begins(each.line.day) for each in growth))
+    named = {each.line.price for each in growth if each.line.price}
+    book = Book(tx, owners, min(periods.begins(each.line.day) for each in growth), named)
     found = [(each, _price(book, each, at)) for each in growth]
     payers = {each.line.tenant for each, price in found if price}
     meters = store.metered(tx, payers, {price.id for _, price in found if price})

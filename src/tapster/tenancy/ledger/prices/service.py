@@ -139,11 +139,14 @@ def unpriced() -> tuple[Price, ...]:
 
 
 class Book:
-    """The prices of some owners, to be looked up many times."""
+    """The prices of some owners, to be looked up many times: those that held after `after`, and
+    those `named` by whoever was let in by them, however late."""
 
-    def __init__(self, tx: Connection, owners: Iterable[str], after: float) -> None:
+    def __init__(
+        self, tx: Connection, owners: Iterable[str], after: float, named: Iterable[str] = ()
+    ) -> None:
         self._prices: dict[tuple[str, str, str], list[PriceRow]] = {}
-        for row in store.of_owners(tx, owners, after):
+        for row in store.of_owners(tx, owners, after, named):
             self._prices.setdefault((row.tenant, row.endpoint, row.caller), []).append(row)
 
     def price(

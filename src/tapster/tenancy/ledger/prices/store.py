@@ -102,10 +102,13 @@ def listing(tx: Connection, tenant: str, *, ended: bool) -> list[PriceRow]:
     return [_row(row) for row in tx.execute(query).mappings()]
 
 
-def of_owners(tx: Connection, owners: Iterable[str], after: float) -> list[PriceRow]:
-    """Prices of every tenant named that held at some time after `after`."""
+def of_owners(
+    tx: Connection, owners: Iterable[str], after: float, named: Iterable[str] = ()
+) -> list[PriceRow]:
+    """Prices of every tenant named that held at some time after `after`, or whose id is `named`."""
+    late = (prices.c.until.is_(None)) | (prices.c.until > after)
     query = select(prices).where(
-        prices.c.tenant.in_(list(owners)), (prices.c.until.is_(None)) | (prices.c.until > after)
+        prices.c.tenant.in_(list(owners)), late | prices.c.id.in_(list(named))
     )
     return [_row(row) for row in tx.execute(query).mappings()]
 
