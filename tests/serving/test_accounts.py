@@ -104,12 +104,14 @@ def test_prices_are_the_tenants_own_or_everybodys(accounts: Accounts) -> None:
 def test_counts_under_another_price_are_lines_of_their_own(
     accounts: Accounts, tmp_path: Path
 ) -> None:
+    """And who was let in before it changed pays what held then."""
     caller, dear = holder(), target(1, Price("", request=9, id="pri_2"))
     account = accounts.find(caller, target(1, Price("", request=5, id="pri_1")))
     account.served(2, 2, 0)
-    assert accounts.find(caller, dear) is account
-    account.served(1, 1, 0)
-    assert lines(tmp_path, "price") == {("pri_1",): (2, 0, 2, 0), ("pri_2",): (1, 0, 1, 0)}
+    accounts.find(caller, dear).served(1, 1, 0)
+    account.served(4, 4, 0)
+    assert lines(tmp_path, "price") == {("pri_1",): (6, 0, 6, 0), ("pri_2",): (1, 0, 1, 0)}
+    assert accounts.find(caller, dear) is accounts.find(caller, dear)
 
 
 def test_a_changed_plan_holds_for_the_same_account(accounts: Accounts, tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ class Account:
             return record
         return self._record
 
+    def asks(self, tenant: str, prices: tuple[Price, ...]) -> bool:
+        """Whether its price is that of `prices`: who was let in by another still pays that."""
+        return prices is self._prices or self.price == _price(prices, tenant)
+
     def agree(self, holder: Pass, prices: tuple[Price, ...], limiter: Limiter) -> None:
         """Take over the limits and prices that hold now."""
         if holder.standing is self._standing and prices is self._prices:
@@ -112,11 +116,11 @@ class Accounts:
 
         Raises TapsterError(unavailable) when there is no room to count them.
         """
-        account = holder.accounts.get(target.key)
-        if account is None:
+        account, prices = holder.accounts.get(target.key), target.endpoint.plan.prices
+        if account is None or not account.asks(holder.tenant, prices):
             tokens = target.model.tokens
             account = self._add(holder, target.endpoint, target.key, tokens)
-        account.agree(holder, target.endpoint.plan.prices, self.limiter)
+        account.agree(holder, prices, self.limiter)
         account.opened()
         return account
 
