@@ -27,6 +27,7 @@ from tapster.contract.plan import LimitGrant
 from tapster.contract.usage import Grant, GrantRequest
 from tapster.serving import collecting
 from tapster.serving.collecting import Collector
+from tapster.serving.extents import FIRST
 from tapster.serving.granting import Granting
 from tapster.serving.journal import spelled, today
 from tapster.serving.meters import CHUNK, SECOND, LimitError, Purse, Rate
@@ -249,6 +250,26 @@ def test_a_wallet_that_is_lost_begins_with_what_was_spent(tmp_path: Path) -> Non
     entry = successor.wallet.book(clock.day).find("lim_day")
     assert entry is not None
     assert entry.column(0) == 3
+
+
+def test_a_wallet_whose_maker_was_killed_is_begun_by_the_next(tmp_path: Path) -> None:
+    """Between having room in its file and saying what it is, or before all was there again."""
+    (tmp_path / "run" / "wallet").mkdir(parents=True)
+    clock = Clock()
+    (tmp_path / "run" / "wallet" / "held").write_bytes(bytes(FIRST))
+    worker, control = Worker(tmp_path, 0, clock), Control(clock)
+    granting = Granting(Wallet(tmp_path), "machine", lambda body: (200, _granted(control, body)))
+    assert not worker.reserve("key_day", 1)
+    granting.turn()
+    assert worker.reserve("key_day", 1)
+    worker.holds.pop()[0].served(1, 1, 0)
+    worker.kill()
+    (tmp_path / "run" / "wallet" / str(clock.day)).write_bytes(bytes(FIRST))
+    successor = Worker(tmp_path, 0, clock)
+    assert not successor.reserve("key_day", 1)
+    entry = successor.wallet.book(clock.day).find("lim_day")
+    assert entry is not None
+    assert entry.column(0) == 1
 
 
 def test_a_day_that_was_said_to_be_complete_never_comes_back(tmp_path: Path) -> None:

@@ -69,18 +69,29 @@ class Entry:
 
 
 class Table:
-    """A file of entries by name. What changes their number is done under the wallet's lock."""
+    """A file of entries by name. What changes their number is done under the wallet's lock.
+
+    Whoever makes one says last that it has `begun`: until then it is anybody's to make.
+    """
 
     def __init__(self, path: Path) -> None:
         self._entries: dict[str, Entry] = {}
         self._lock = Lock(path)
         self._extents = Extents(self._lock.file)
         if not self._extents.all:
-            header = self._extents.grow().words
-            header[_VERSION], header[_MAGIC] = VERSION, MAGIC
+            self._extents.grow()
         self.header = Entry(self._extents.all[0], 0)
-        if (self.header[_MAGIC], self.header[_VERSION]) != (MAGIC, VERSION):
+        if self.begun and (self.header[_MAGIC], self.header[_VERSION]) != (MAGIC, VERSION):
             raise OSError(f"{path.name} of the wallet is of another layout")
+
+    @property
+    def begun(self) -> bool:
+        """Whether all is there that there was before it was made."""
+        return self.header[_MAGIC] != 0
+
+    def begin(self) -> None:
+        """It is as it should be."""
+        self.header[_VERSION], self.header[_MAGIC] = VERSION, MAGIC
 
     def all(self) -> dict[str, Entry]:
         """Every entry, by its name."""
@@ -165,7 +176,10 @@ class Wallet:
     def held(self) -> Table:
         """Rates and concurrency; under the lock at first use. Raises OSError."""
         if self._held is None:
-            self._held = Table(self._folder / HELD)
+            held = Table(self._folder / HELD)
+            if not held.begun:
+                held.begin()
+            self._held = held
         return self._held
 
     # -- days
@@ -193,10 +207,11 @@ class Wallet:
         say. Raises OSError."""
         table = self._books.get(day)
         if table is None:
-            fresh = not (self._folder / str(day)).exists()
-            table = self._books[day] = Table(self._folder / str(day))
-            if fresh:
+            table = Table(self._folder / str(day))
+            if not table.begun:
                 self._rebuild(day, table)
+                table.begin()
+            self._books[day] = table
         return table
 
     def open(self, day: int) -> Table | None:
@@ -225,12 +240,15 @@ class Wallet:
                 segment.close()
 
     def _rebuild(self, day: int, table: Table) -> None:
+        units: dict[int, dict[str, int]] = {}
         for segment in found(self._home):
             if segment.day == day:
-                for name, units in segment.spent().items():
-                    entry = table.add(name)
-                    entry.set(segment.worker, entry.column(segment.worker) + units)
+                others = units.get(segment.worker, {})
+                units[segment.worker] = _sum([others, segment.spent()])
             segment.close()
+        for worker, spent in units.items():
+            for name in spent:
+                table.add(name).set(worker, spent[name])
 
     # -- what the control plane says
 
