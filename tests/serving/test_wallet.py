@@ -24,14 +24,14 @@ from hypothesis.stateful import (
 )
 
 from tapster.contract.plan import LimitGrant
-from tapster.contract.usage import Grant, GrantRequest
+from tapster.contract.usage import LARGEST, Grant, GrantRequest
 from tapster.serving import collecting
 from tapster.serving.collecting import Collector
 from tapster.serving.extents import FIRST
 from tapster.serving.granting import Granting
 from tapster.serving.journal import spelled, today
 from tapster.serving.meters import CHUNK, SECOND, LimitError, Purse, Rate
-from tapster.serving.wallet import ANSWERED, ASKED, GRANTED, Wallet
+from tapster.serving.wallet import ANSWERED, ASKED, GRANTED, WANTED, Wallet
 from tests.faults.soak import scaled
 from tests.serving.spending import AMOUNTS, DAILY, MONTHLY, Clock, Control, Worker
 
@@ -324,6 +324,18 @@ def test_what_idles_in_one_worker_is_given_to_another(tmp_path: Path) -> None:
     one.beat()
     assert one.free == 0
     assert two.draw(1000 - 5)
+
+
+def test_however_much_is_waited_for_the_ask_is_one_that_is_answered(tmp_path: Path) -> None:
+    """All that a machine wants is asked for in one go: what is refused there nobody gets."""
+    wallet = Wallet(tmp_path)
+    purse = Purse(
+        LimitGrant("lim", "money", LARGEST, "month"), today(), wallet, 0, time.monotonic_ns
+    )
+    purse.waiting = 30 * LARGEST
+    assert not purse.draw(LARGEST // 2)
+    [(_, _, entry)] = wallet.wanted()
+    assert LARGEST // 2 <= entry[WANTED] <= LARGEST
 
 
 @given(st.data())

@@ -27,6 +27,8 @@ UNITS: Final[dict[str, str]] = {
     "jobs": "jobs at once",
     "models": "versions behind endpoints",
 }
+# A limit allows no more units, and no more are asked for.
+LARGEST: Final = 1 << 62
 # What a line names that was asked no price.
 FREE: Final = "free"
 # Metrics that the data plane spends from grants, and those that it holds to by itself.

@@ -11,6 +11,7 @@ from typing import Final
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import LimitGrant
+from tapster.contract.usage import LARGEST
 from tapster.serving.wallet import (
     ANSWERED,
     ARRIVAL,
@@ -177,7 +178,7 @@ class Purse:
 
     def _want(self, entry: Entry, units: int, now: int) -> None:
         # What was wanted once, and is answered, nobody may want any more.
-        pending = entry[ASKED] >= entry[ANSWERED]
+        pending, units = entry[ASKED] >= entry[ANSWERED], min(units, LARGEST)
         entry[WANTED] = max(units, entry[WANTED]) if pending else units
         if entry[WANTED] > entry[GRANTED]:
             entry[ASKED] = now

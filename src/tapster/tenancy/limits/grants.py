@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.usage import BUDGETED, Ask, Grant, GrantAnswer, GrantRequest
+from tapster.contract.usage import BUDGETED, LARGEST, Ask, Grant, GrantAnswer, GrantRequest
 from tapster.core.telemetry import logger
 from tapster.tenancy.ledger import periods
 from tapster.tenancy.ledger import service as ledger
@@ -18,7 +18,6 @@ from tapster.tenancy.limits import account, spans, store
 from tapster.tenancy.limits.account import Place
 from tapster.tenancy.limits.spans import Span
 from tapster.tenancy.limits.store import Held, Row
-from tapster.tenancy.limits.units import LARGEST
 
 log = logger(__name__)
 

@@ -7,9 +7,8 @@ from typing import Final, get_args
 import msgspec
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.usage import Metric
+from tapster.contract.usage import LARGEST, Metric
 
-LARGEST: Final = 1 << 62
 _PERIODS: Final = ("day", "month")
 
 
