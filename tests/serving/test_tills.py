@@ -136,6 +136,19 @@ def test_many_that_are_settled_together_take_what_each_took(tmp_path: Path) -> N
     gc.collect()
 
 
+def test_without_a_budget_of_money_no_price_is_too_high_to_be_counted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run", 0)
+    label = Label("acme", "key", "acme", "ep", "sum", "made", "1")
+    price = Price(row=1000 * 10**9)
+    till = Till(journal.record(label), price, (), (), (), cast(Any, None), cast(Any, None))
+    for _ in range(3):
+        hold = till.reserve(till.needed(16_000_000, 0, 0))
+        assert hold is not None
+        hold.served(1, 16_000_000, 0)
+    assert (till.record.requests, till.record.rows) == (3, 48_000_000)
+    journal.close()
+
+
 def _drawn(purse: Purse) -> int:
     assert purse._entry is not None
     return purse._entry.column(0)

@@ -24,7 +24,7 @@ from typing import Final
 import msgspec
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.usage import Metric
+from tapster.contract.usage import LARGEST, Metric
 from tapster.core.telemetry import logger
 from tapster.serving.extents import FIRST, Extent, Extents
 
@@ -111,7 +111,8 @@ class Record:
         self.tokens += tokens
         self.compute += compute
         self.cached += cached
-        self.charged += charged
+        if charged:  # beyond any budget's amount it is spent from none, and of no use
+            self.charged = min(self.charged + charged, LARGEST)
         self._write()
 
     def failed(self) -> None:
