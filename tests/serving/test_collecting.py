@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tapster.contract.usage import UsageReceipt
 from tapster.serving import collecting
@@ -14,6 +15,7 @@ from tapster.serving.collecting import Collector, machine_id
 from tapster.serving.journal import Journal, Label
 
 LABEL = Label("acme", "key_1", "default", "ep_1", "sum", "made", "3")
+SPENDING = replace(LABEL, budgets=(("lim_1", "requests"),))
 
 
 def test_a_record_that_never_rests_is_sent_ever_more_rarely(
@@ -43,6 +45,21 @@ def test_a_record_that_never_rests_is_sent_ever_more_rarely(
     last = [collector.report(), collector.report()][1].segments[0].counts[0]
     assert last.requests == 59, "what has come to rest is sent at once"
     journal.close()
+
+
+def test_an_earlier_ledger_is_told_again_by_an_agent_that_has_just_begun(tmp_path: Path) -> None:
+    """As the whole system does that is stopped, put back from a backup, and started."""
+    journal = Journal(tmp_path / "run", 0)
+    journal.record(SPENDING).served(3, 30, 5)
+    journal.close()
+    before = Collector(tmp_path)
+    report = before.report()
+    before.acknowledge(report, UsageReceipt((report.segments[0].id,)))
+    assert before.report().segments == ()
+    successor = Collector(tmp_path)
+    successor.begin_again()
+    [segment] = successor.report().segments
+    assert (segment.sealed, segment.counts[0].requests) == (True, 3)
 
 
 def test_a_machine_that_lost_its_counts_is_another_one(tmp_path: Path) -> None:

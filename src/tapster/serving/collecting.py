@@ -150,6 +150,7 @@ class Collector:
 
     def begin_again(self) -> None:
         """Whoever bills has an earlier ledger again: all that is still here is told once more."""
+        self._look()
         for known in self._known.values():
             known.acknowledged = np.zeros((0, COUNTER_WORDS), np.uint64)
             known.paces, known.due = {}, 0.0
