@@ -19,6 +19,7 @@ from tapster.tenancy.erasure import store as erasure_store
 from tapster.tenancy.ledger import invoices, papers, periods, service, store
 from tapster.tenancy.ledger.prices import service as prices
 from tapster.tenancy.ledger.reading import store as reading
+from tapster.tenancy.ledger.tariffs import CEILING
 from tapster.tenancy.tenants import service as tenants
 from tests.tenancy.ledger.conftest import DAY, NOON, count, line, report
 
@@ -72,6 +73,20 @@ def test_a_price_holds_from_when_it_is_set_and_lines_name_theirs(db: Database) -
         prices.delete(tx, "default", second, now=NOON + 3)
     _take(db, report(count(rows=100)), NOON + 4)
     assert _invoice(db, _who("acme"))["total"] == "0.20"
+
+
+def test_no_tenants_prices_make_sums_that_nobody_can_read(db: Database) -> None:
+    """Sums of SQLite have 63 bits: what is beyond is an error to whoever asks for any of them."""
+    for number in range(12):
+        with db.write() as tx:
+            _price(tx, {"row": "1000"}, owner="acme", at=NOON + number)
+        _take(db, report(count(number, line(owner="acme"), rows=10**9)), NOON + number)
+    _take(db, report(count(99, line(tenant="beta", owner="acme"), rows=1)), NOON + 99)
+    found = {row["tenant"]: row["amount"] for row in _usage(db, HOUSE, "tenant")["rows"]}
+    assert found == {"acme": "1000000000.00", "beta": "1000.00"}
+    with db.read() as tx:
+        assert service.counted(tx, "money", "acme", DAY) == CEILING
+        assert service.check(tx) == []
 
 
 def test_what_was_counted_yesterday_has_yesterdays_price(sqlite: Database) -> None:

@@ -1,6 +1,6 @@
 """Lines: growth, priced, cut at the edges of tiers, appended, and added to the sums."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -58,10 +58,12 @@ def _priced(tx: Connection, growth: Sequence[Growth], at: float) -> list[dict[st
     found = [(each, _price(book, each, at)) for each in growth]
     payers = {each.line.tenant for each, price in found if price}
     meters = store.metered(tx, payers, {price.id for _, price in found if price})
+    months = {each.line.day: periods.bill_month(each.line.day, at) for each in growth}
+    due = store.due(tx, payers, set(months.values()))
     used: dict[store.Key, dict[str, int]] = {}
     rows = []
     for each, price in found:
-        month = periods.bill_month(each.line.day, at)
+        month = months[each.line.day]
         fixed = _fixed(each, month, price.id if price else "", at)
         if price is None:
             pieces = charge((), {}, each.counts)
@@ -69,7 +71,9 @@ def _priced(tx: Connection, growth: Sequence[Growth], at: float) -> list[dict[st
             key = (each.line.tenant, price.id, month)
             meter = used.setdefault(key, dict(meters.get(key, _NOTHING)))
             pieces = charge(price.tariff, meter, each.counts)
-            pieces = [_count(meter, piece) for piece in pieces]
+            before = due.get((each.line.tenant, month), 0)
+            pieces = [_count(meter, piece) for piece in _held(pieces, CEILING - before)]
+            due[each.line.tenant, month] = before + sum(piece.amount for piece in pieces)
         rows += [
             {**fixed, **_NOTHING, **piece.counts, "above": piece.above, "amount": piece.amount}
             for piece in pieces
@@ -87,13 +91,20 @@ def _price(book: Book, each: Growth, at: float) -> Any:
     return book.price(line.owner, endpoint, line.tenant, moment, line.price)
 
 
+def _held(pieces: Iterable[Piece], left: int) -> Iterator[Piece]:
+    """Pieces whose amounts are held to what is left of what a month may come to."""
+    for piece in pieces:
+        amount = min(piece.amount, max(left, 0))
+        left -= amount
+        yield Piece(piece.above, piece.counts, amount)
+
+
 def _count(meter: dict[str, int], piece: Piece) -> Piece:
-    """Move the meter on by a piece, whose amount is held to what a month may come to."""
-    amount = min(piece.amount, CEILING - meter["amount"])
+    """Move the meter on by a piece."""
     for name, number in piece.counts.items():
         meter[name] += number
-    meter["amount"] += amount
-    return Piece(piece.above, piece.counts, amount)
+    meter["amount"] += piece.amount
+    return piece
 
 
 def _fixed(each: Growth, month: str, price: str, at: float) -> dict[str, Any]:

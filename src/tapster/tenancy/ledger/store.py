@@ -240,6 +240,19 @@ def metered(
     }
 
 
+def due(
+    tx: Connection, tenants: Iterable[str], months: Iterable[str]
+) -> dict[tuple[str, str], int]:
+    """What every tenant named is to pay for months, under all prices: by (tenant, month)."""
+    query = select(meters.c.tenant, meters.c.month, meters.c.amount).where(
+        meters.c.tenant.in_(list(tenants)), meters.c.month.in_(list(months))
+    )
+    found: dict[tuple[str, str], int] = {}
+    for row in tx.execute(query):
+        found[row.tenant, row.month] = found.get((row.tenant, row.month), 0) + row.amount
+    return found
+
+
 def keep_meters(tx: Connection, found: Mapping[Key, Mapping[str, int]]) -> None:
     """Remember where tenants stand under prices, of all tenants that there are in `found`."""
     rows = [

@@ -25,7 +25,7 @@ HOUSE: Final = ("training", "storage")
 COUNTERS: Final = (
     "requests", "errors", "rows", "tokens", "compute", "cached", "training", "storage",
 )  # fmt: skip
-# What a price may come to for one payer in a month, in billionths: sums stay within 63 bits.
+# What all prices may come to for one payer in a month, in billionths: sums stay within 63 bits.
 CEILING: Final = 10**18
 
 Counts = dict[str, int]
