@@ -220,6 +220,23 @@ def test_what_is_no_segment_is_left_alone(tmp_path: Path) -> None:
     assert len(list(folder.iterdir())) == 5
 
 
+@pytest.mark.parametrize("pages", range(1, 6))
+def test_of_what_a_power_failure_left_half_the_rest_is_read(tmp_path: Path, pages: int) -> None:
+    """Pages that the kernel had not written yet are zeros; those before them say otherwise."""
+    journal = Journal(tmp_path / "run", 0)
+    for number in range(100):
+        journal.record(label(number, (("lim_1", "rows"),))).served(1, 1, 0)
+    journal.close()
+    whole = only(tmp_path)
+    data, kept = whole.path.read_bytes(), 4096 * pages
+    whole.path.write_bytes(data[:kept] + bytes(len(data) - kept))
+    torn = only(tmp_path)
+    totals = torn.totals()
+    assert 0 < len(totals) < 100
+    assert torn.spent() == {"lim_1": int(totals[:, layout.ROWS].sum())}
+    assert len(torn.counts(totals, range(len(totals)))) == len(totals)
+
+
 def test_counting_costs_little(tmp_path: Path) -> None:
     """About half a microsecond; a limit that only something quite wrong reaches."""
     record = Journal(tmp_path / "run", 0).record(LABEL)

@@ -12,11 +12,12 @@ import numpy as np
 
 from tapster.contract.usage import Count, Line, Metric
 from tapster.serving import journal as layout
-from tapster.serving.extents import Extents
+from tapster.serving.extents import Extent, Extents
 from tapster.serving.journal import COUNTER_WORDS, COUNTERS, FOLDER, HEADER_WORDS, Label, spelled
 
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 
+_END: Final = ord("]")  # of every label
 _LABELS: Final = msgspec.json.Decoder(Label)
 _WORDS: Final = np.arange(COUNTER_WORDS)
 # The counter that a budget of a metric is spent by.
@@ -128,7 +129,7 @@ class Found:
                 self._seen.append(1 if number else HEADER_WORDS)
             at, words = self._seen[number], extent.words
             used = words[layout.USED]
-            while at < used:
+            while at < used and _whole(extent, at):
                 self._records[number].append(at)
                 at += words[at + layout.SIZE]
             self._seen[number] = at
@@ -150,6 +151,13 @@ def _line(day: str, label: Label) -> Line:
         day, label.tenant, label.key, label.owner, label.endpoint, label.name, label.model,
         label.version, label.price,
     )  # fmt: skip
+
+
+def _whole(extent: Extent, at: int) -> bool:
+    """Whether the record at `at` is there. When the power has failed, pages of it may not be."""
+    size = extent.words[at + layout.LENGTH]
+    end = 8 * (at + layout.LABEL) + size
+    return size > 0 and end <= len(extent.memory) and extent.memory[end - 1] == _END
 
 
 def _counters(words: Words, at: "np.ndarray[Any, np.dtype[np.int64]]") -> Words:
