@@ -90,6 +90,16 @@ def test_what_cannot_be_is_refused_and_the_rest_is_taken(db: Database, odd: Coun
         assert not service.closed(tx, "m1", DAY), "its file is kept for somebody to look at"
 
 
+def test_a_machine_that_has_lost_some_seconds_is_done_with_its_day(db: Database) -> None:
+    """Its power failed: what it had told is more than what it knows now, and stays."""
+    _take(db, report(count(0, requests=9, rows=90), count(1, line(key="key_b"), requests=5)))
+    last = report(count(0, requests=7, rows=80), sealed=True, open_days=("2026-11-22",))
+    assert _take(db, last) == ("seg",)
+    assert (_sum(db, "requests"), _sum(db, "rows")) == (14, 90)
+    with db.read() as tx:
+        assert service.closed(tx, "m1", DAY)
+
+
 @pytest.mark.parametrize("odd", ["", "x" * 65, "a\0b", "2026-02-30"])
 def test_an_impossible_segment_is_refused(sqlite: Database, odd: str) -> None:
     day = odd if odd.startswith("2026") else DAY

@@ -1,8 +1,8 @@
 """From totals that machines report to lines that are written once.
 
 A report holds totals of records, so what counts is their growth since the last one that was taken:
-a report that comes twice, late, or again after a crash adds nothing. Totals that shrink and records
-that change their label are never billed.
+a report that comes twice, late, or again after a crash adds nothing. Totals of which some shrink
+while others grow, and records that change their label, are never billed.
 """
 
 import time
@@ -86,10 +86,12 @@ class _Taking:
             return False
         grown = tuple([new - old for new, old in zip(now, before, strict=True)])
         if min(grown) < 0:
-            if segment.sealed or max(grown) > 0:
+            if max(grown) > 0:
                 _tell(self.machine, segment.id, "totals that shrink")
                 return False
-            return True  # an older report, overtaken by a newer one
+            # An older report, overtaken by a newer one; or the last of a machine whose power has
+            # failed, and with it the newest that it had told.
+            return True
         if max(grown) > 0:
             self.totals[place] = (label, now)
             self.changed[place] = count
