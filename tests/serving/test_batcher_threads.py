@@ -199,6 +199,23 @@ def test_a_lone_request_waits_only_if_its_endpoint_says_so(tmp_path: Path) -> No
     go(main)
 
 
+def test_who_is_in_a_hurry_ends_the_waiting_of_those_before_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        model = Held()
+        model.let(5)
+        bench = Bench(tmp_path, model, Cost(0.1, 1e-5))
+        bench.batcher.configure(queue=100, concurrency=1, window=10 * LIMIT)
+        patient = bench.ask(1)
+        await asyncio.sleep(0.05)
+        hurried = bench.ask(2, seconds=1.5)
+        began = time.monotonic()
+        await until(lambda: patient.done and hurried.done)
+        assert time.monotonic() - began < 1.5
+        assert (patient.body, hurried.body) == (b"[2.0]", b"[4.0]")
+
+    go(main)
+
+
 def test_shapes_run_apart_and_none_holds_up_another(tmp_path: Path) -> None:
     ragged = Signature((TensorSpec("x", "FP32", (-1, -1)),), (TensorSpec("y", "FP32", (-1, -1)),))
 

@@ -87,6 +87,7 @@ class Batcher:
         self._company = 0
         self._company_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when it rings
         self._leaving: Callable[[LoadedModel | None], None] | None = None
         self._most = 1024
         self._concurrency = 1
@@ -273,7 +274,10 @@ class Batcher:
         until = min(until, tightest - 2 * self.cost.duration(self._queue.rows))
         if until <= now:
             return False
-        if self._timer is None:
+        if self._timer is None or until < self._due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due = until
             self._timer = self._loop.call_later(until - now, self._time_is_up)
         return True
 
