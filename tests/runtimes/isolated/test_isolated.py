@@ -19,7 +19,7 @@ import pytest
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import NUMPY_TYPE
 from tapster.runtimes import Stop
-from tapster.runtimes.isolated import MIB, model, surroundings
+from tapster.runtimes.isolated import MIB, model, process, surroundings
 from tapster.runtimes.isolated.model import Isolated, Rest
 from tests.faults.soak import SOAK
 from tests.runtimes.isolated.conftest import Start, left_behind, processes
@@ -165,6 +165,27 @@ def test_a_caller_in_a_hurry_does_not_end_the_process(start: Start, tmp_path: Pa
     for _ in range(3):
         assert refusal(isolated, "nap", 0.05).code == "deadline"
         assert works(isolated)
+    assert isolated.pids == before
+
+
+def test_a_process_that_answers_as_it_is_given_up_is_free_once(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isolated = start(wild(tmp_path / "m"))
+    before = isolated.pids
+    ask(isolated, "nap")
+    give_up = process.Process._left_alone
+
+    def slowly(self: process.Process, *given: Any) -> TapsterError:
+        error = give_up(self, *given)
+        time.sleep(1.0)  # meanwhile its keeper hears the answer, and offers it again
+        return error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(process.Process, "_left_alone", slowly)
+        assert refusal(isolated, "nap", 0.05).code == "deadline"
+    assert refusal(isolated, "nap", 0.05).code == "deadline"
+    assert works(isolated)
     assert isolated.pids == before
 
 

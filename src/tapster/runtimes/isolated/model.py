@@ -20,7 +20,7 @@ from tapster.contract.manifest import Manifest, Signature
 from tapster.runtimes import Description, Stop
 from tapster.runtimes.isolated import Limits
 from tapster.runtimes.isolated.frames import Boot
-from tapster.runtimes.isolated.process import Died, Process, late
+from tapster.runtimes.isolated.process import Died, Left, Process, late
 from tapster.runtimes.isolated.surroundings import sweep
 from tapster.runtimes.onnx import check_inputs
 
@@ -132,12 +132,16 @@ class Isolated:
             process = self._take(until)
             try:
                 found = process.ask(inputs, names, until, stop)
+            except Left as left:
+                raise left.error from None
             except Died as death:
                 if death.asked:
                     raise _died(str(death)) from None
                 continue
-            finally:
+            except BaseException:
                 self._put_back(process)
+                raise
+            self._put_back(process)
             return [self._checked(name, found.get(name)) for name in names]
 
     def close(self) -> None:
@@ -206,7 +210,7 @@ class Isolated:
             return self._free.pop()
 
     def _put_back(self, process: Process) -> None:
-        if process.alive and not process.overdue:
+        if process.alive:
             with self._changed:
                 self._free.append(process)
                 self._changed.notify()

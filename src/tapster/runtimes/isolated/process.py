@@ -59,6 +59,14 @@ class Died(Exception):  # noqa: N818 - named for what happened
         self.asked = asked
 
 
+class Left(Exception):  # noqa: N818 - named for what happened
+    """Nobody waits for the run any more, for which `error` is the reason: the keeper has it now."""
+
+    def __init__(self, error: TapsterError) -> None:
+        super().__init__()
+        self.error = error
+
+
 class Process:
     """A model's process. `ask` is for whoever has it to itself, the rest for its keeper.
 
@@ -195,16 +203,13 @@ class Process:
     def ask(
         self, inputs: dict[str, Array], outputs: Sequence[str], deadline: float, stop: Stop | None
     ) -> dict[str, Array]:
-        """Run the model. Raises what it raises, Died, and TapsterError(deadline, cancelled,
-
-        invalid, too_large); after the first two `overdue` may hold: then its keeper has it.
-        """
+        """Run the model. Raises what it raises, TapsterError(invalid, too_large), Died, Left."""
         with self._asking:  # what it reads from is not closed under its hands
             self._line.stop = stop
             try:
                 return self._ask(inputs, outputs, deadline)
             except Silence:
-                raise self._left_alone(deadline, stop) from None
+                raise Left(self._left_alone(deadline, stop)) from None
             finally:
                 self._line.stop = None
 
@@ -230,11 +235,6 @@ class Process:
             return TapsterError("cancelled", "nobody waits for the answer any more")
         self._overdue_until = now + min(self._longest, PATIENCE)
         return late()
-
-    @property
-    def overdue(self) -> bool:
-        """Whether it still runs what nobody waits for."""
-        return self._overdue_until is not None
 
     @property
     def alive(self) -> bool:
