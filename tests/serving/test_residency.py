@@ -1,13 +1,25 @@
 """Models that leave the memory and come back: within a budget, when idle, when told to."""
 
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from tapster.contract.plan import Options, PackageRef
+import numpy as np
+
+from tapster.contract.plan import Options, PackageRef, ServingPlan
+from tapster.contract.snapshots import Snapshot, pack, unpack
+from tapster.core.blobs import LocalBlobs
+from tapster.core.settings import Settings
+from tapster.serving.engine import Engine
+from tapster.serving.gate import Gate
+from tapster.serving.model import Loaded, Model, Opening
+from tapster.serving.slots import Slots
 from tests.serving import packages
-from tests.serving.conftest import Plane, endpoint, wait_for
+from tests.serving.conftest import SIGNERS, Plane, endpoint, wait_for
+from tests.serving.doubles import LIMIT, Bench, Double, go, until
 
 BODY = {
     "inputs": [{"name": "numeric", "shape": [1, 3], "datatype": "FP32", "data": [1.0, 2.0, 3.0]}]
@@ -116,6 +128,65 @@ def test_what_has_left_comes_back_from_where_its_package_is_now(
     shutil.rmtree(blobs / first.key)
     wait_for(lambda: states(plane)[first.digest] == "cold", "the model to leave")
     assert called(plane, "idle") == 7.0
+
+
+def test_a_package_that_moves_while_it_is_loaded_comes_back_from_where_it_is(
+    tmp_path: Path,
+) -> None:
+    first = packages.regressor(tmp_path, 1.0)
+    other = PackageRef(first.digest, f"other/packages/{first.digest}")
+    blobs = tmp_path / "blobs"
+    model = Model(first)
+    loaded = Loaded(first, Opening(LocalBlobs(blobs), SIGNERS))
+    shutil.copytree(blobs / first.key, blobs / other.key)
+    model.moved(other)
+
+    async def main() -> None:
+        model.ready(loaded, Bench(tmp_path, Double(), loaded.cost).batcher)
+
+    go(main)
+    shutil.rmtree(blobs / first.key)
+    again = model.loaded.reload()
+    assert again.run({"numeric": np.ones((1, 3), np.float32)}, ["prediction"])[0].tolist() == [4.0]
+
+
+def test_a_package_that_moves_before_it_is_loaded_is_loaded_from_where_it_is(
+    tmp_path: Path,
+) -> None:
+    first = packages.regressor(tmp_path, 1.0)
+    other = PackageRef(first.digest, f"other/packages/{first.digest}")
+    blobs = tmp_path / "blobs"
+    moved = threading.Event()
+
+    class Slow(LocalBlobs):
+        def get(self, key: str) -> Path:
+            assert moved.wait(LIMIT)
+            return super().get(key)
+
+    def snapshot(number: int, package: PackageRef) -> Snapshot:
+        endpoints = (endpoint("sum", package),)
+        return unpack(pack(ServingPlan(number, endpoints, (package,), (), SIGNERS)))
+
+    async def main() -> None:
+        slots = Slots(tmp_path / "slots")
+        engine = Engine(
+            slots,
+            slots.region(0),
+            Gate(True),
+            Slow(blobs),
+            Settings(home=tmp_path),
+            changed=lambda: None,
+            stuck=lambda: None,
+        )
+        engine.apply(snapshot(1, first))
+        (blobs / other.key).parent.mkdir(parents=True)
+        (blobs / first.key).rename(blobs / other.key)
+        engine.apply(snapshot(2, other))
+        moved.set()
+        await until(lambda: engine.current)
+        assert [(state.state, state.error) for state in engine.states()] == [("ready", "")]
+
+    go(main)
 
 
 def test_a_package_damaged_meanwhile_is_refused_and_tried_again(

@@ -226,6 +226,10 @@ class Engine:
             self._residency.retry(known)
             return
         model = self._models[package.digest] = Model(package)
+        self._open(model)
+
+    def _open(self, model: Model) -> None:
+        package = model.package
         asked = [self._wanted.endpoints[n].options for n in self._wanted.naming(package.digest)]
         opening = Opening(
             self._blobs,
@@ -234,9 +238,15 @@ class Engine:
             self._settings.run_threads,
             max([options.memory for options in asked], default=0),
         )
-        self._loader.submit(partial(Loaded, package, opening), partial(self._loaded, model))
+        done = partial(self._loaded, model, package)
+        self._loader.submit(partial(Loaded, package, opening), done)
 
-    def _loaded(self, model: Model, loaded: Loaded, error: BaseException | None) -> None:
+    def _loaded(
+        self, model: Model, package: PackageRef, loaded: Loaded, error: BaseException | None
+    ) -> None:
+        if error is not None and model.package != package:  # it was moved meanwhile
+            self._open(model)
+            return
         if error is None:
             batcher = Batcher(
                 loaded.loaded,

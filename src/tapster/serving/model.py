@@ -135,6 +135,7 @@ class Model:
 
     def ready(self, loaded: Loaded, batcher: Batcher) -> None:
         """Take what was loaded; from now on the model answers."""
+        loaded.moved(self.package)
         self.loaded = loaded
         self.manifest = loaded.manifest
         self.signature = loaded.manifest.signature
