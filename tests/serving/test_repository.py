@@ -1,17 +1,26 @@
 """The repository extension on a machine of several workers: what one is told, all do."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from tapster.contract.errors import TapsterError
 from tapster.contract.plan import EndpointPlan, Options, PackageRef, WorkerState
+from tapster.core.settings import Settings
+from tapster.serving import slots as layout
+from tapster.serving.repository import Repository
 from tapster.serving.rpc.messages import message
+from tapster.serving.slots import Slots
+from tapster.serving.wishes import Wishlist
 from tests.serving import packages
 from tests.serving.conftest import Plane, endpoint, grant, wait_for
+from tests.serving.doubles import go, until
 from tests.serving.loads import BODY
 from tests.serving.rpc.calling import OPEN, ask, call
 
@@ -189,3 +198,44 @@ def test_wishes_for_what_is_gone_are_forgotten(machine: Machine) -> None:
         kept = msgspec.json.decode(Path(first.home / "run" / "wishes.json").read_bytes())
         assert list(kept["endpoints"]) == [f"ep-default-{name}"]
         assert kept["number"] == number + 1
+
+
+def test_what_is_asked_later_does_not_say_that_all_before_it_is_done(tmp_path: Path) -> None:
+    class Endless:
+        """An engine of two endpoints, whose loads end, or fail, as they are told."""
+
+        arrived: Any = None
+
+        def __init__(self) -> None:
+            self.loads: dict[str, asyncio.Future[None]] = {}
+
+        def endpoints(self) -> list[Any]:
+            plans = [SimpleNamespace(id=name) for name in ("slow", "other")]
+            return [SimpleNamespace(plan=plan, models=[plan]) for plan in plans]
+
+        async def load(self, endpoint: Any) -> None:
+            self.loads[endpoint.plan.id] = future = asyncio.get_running_loop().create_future()
+            await future
+
+    async def main() -> None:
+        slots, engine = Slots(tmp_path / "slots"), Endless()
+        given: Any = (Settings(home=tmp_path), slots, slots.region(0), engine)
+        worker = Repository(*given)
+        wishlist = Wishlist(tmp_path / "run")
+        for name in ("slow", "other"):
+            wishlist.make(name, loaded=True, packages=[], known={"slow", "other"})
+            worker.look()
+            await until(lambda name=name: name in engine.loads)  # type: ignore[misc]
+        refusal = TapsterError("unavailable", "gone")
+        engine.loads["other"].set_exception(refusal)
+        await asyncio.sleep(0.05)
+        assert slots.state(0, layout.WISHES) == 0
+        engine.loads["slow"].set_exception(refusal)
+        seen = []
+        for number in (1, 2):
+            await until(lambda number=number: slots.state(0, layout.WISHES) >= number)  # type: ignore[misc]
+            seen.append(slots.state(0, layout.UNMET))
+        assert seen == [1, 2]
+
+    (tmp_path / "run").mkdir()
+    go(main)

@@ -36,7 +36,7 @@ class Repository:
         self._engine = engine
         self._wishlist = Wishlist(settings.home / "run")
         self._obeyed: dict[str, int] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._newest: asyncio.Task[None] | None = None
         engine.arrived = self._arrived
 
     def look(self) -> None:
@@ -51,9 +51,8 @@ class Repository:
                 continue
             if self._obey(endpoint).loaded:
                 coming.append(endpoint)
-        task = asyncio.get_running_loop().create_task(self._load(coming, wishes.number))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        carried_out = self._load(coming, wishes.number, self._newest)
+        self._newest = asyncio.get_running_loop().create_task(carried_out)
 
     async def load(self, endpoint: Endpoint) -> None:
         """Have every model of an endpoint in the memory of every worker.
@@ -99,17 +98,25 @@ class Repository:
         slots = self._slots
         return [index for index in slots.regions() if slots.beats(index, SILENT_SECONDS)]
 
-    async def _load(self, endpoints: list[Endpoint], number: int) -> None:
-        """Load what is to come, then say so."""
+    async def _load(
+        self, endpoints: list[Endpoint], number: int, older: asyncio.Task[None] | None
+    ) -> None:
+        """Load what is to come, then say so, once that is said of all that was asked before."""
         region = self._region
+        refused = []
         for endpoint in endpoints:
             wish = self._obeyed.get(endpoint.plan.id, 0)
             try:
                 await self._engine.load(endpoint)
             except TapsterError:
-                region.set(layout.UNMET, wish)
-        done = region.words[region.offset + layout.WISHES]
-        region.set(layout.WISHES, max(done, number))
+                refused.append(wish)
+        if older is not None:
+            await asyncio.wait([older])
+        for wish in sorted(refused):
+            region.set(layout.UNMET, wish)
+            region.set(layout.WISHES, wish)
+            await asyncio.sleep(10 * LOOK_SECONDS)  # until whoever waits for this one has seen it
+        region.set(layout.WISHES, number)
 
     def _arrived(self, endpoint: Endpoint) -> None:
         """An endpoint serves what the plan says now."""
