@@ -39,6 +39,7 @@ _LAST_MOMENT: Final = 0.5
 _LONGEST_BACKOFF: Final = 10.0
 _HEALTHY: Final = 5.0
 _GIVE_UP: Final = 4
+_LACKING: Final = 1.0
 
 
 @dataclass
@@ -206,12 +207,21 @@ class _Supervisor:
         child.started = time.monotonic()
         child.restarts += 1
 
+    def _start_again(self, child: Child, now: float) -> None:
+        """Start a child, or try later: a machine may lack memory or processes for a while."""
+        try:
+            self._start(child)
+        except OSError as error:
+            child.due = now + _LACKING
+            reason = os.strerror(error.errno or 0)
+            log.error("a process cannot be started now", child=child.name, reason=reason)
+
     def _look_after(self, child: Child) -> None:
         """Replace a child that ended or whose loop stands still; back off when it dies young."""
         now = time.monotonic()
         if child.process is None:
             if now >= child.due:
-                self._start(child)
+                self._start_again(child, now)
             return
         if child.process.poll() is None:
             if child.slot is not None and self._stalled(child, now):
