@@ -1,14 +1,20 @@
 """Payloads: both wires, what is taken out of them, who is asked, and that callers never notice."""
 
+import errno
 import json
+import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tapster.contract.plan import PackageRef, PayloadRules
-from tapster.core.envelope import Master, new_data_key
+from tapster.core.envelope import DataKey, Master, new_data_key
 from tapster.serving.slots import PAYLOADS_DROPPED, PAYLOADS_KEPT
+from tapster.serving.spool import Spool
 from tests.serving import packages
 from tests.serving.conftest import KEY, Plane, endpoint, grant, request, wait_for
 from tests.serving.rpc.calling import INFER, call, infer_request, tensor
@@ -277,3 +283,27 @@ def test_batches_are_told_apart(new_plane: Callable[..., Plane]) -> None:
     ]
     assert all(given + 1 == answer for given, (answer,) in pairs)
     assert len({given for given, _ in pairs}) == 200
+
+
+@pytest.mark.parametrize("room", [0, 10])
+def test_a_disk_that_is_full_for_a_moment_costs_what_was_written_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    key = DataKey("k", bytes(32))
+    spool, write, left = Spool(tmp_path), os.write, [1 << 20, room]
+
+    def writes(file: int, data: bytes) -> int:
+        fits = min(left.pop(0), len(data)) if left else len(data)
+        if not fits:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data[:fits])
+
+    monkeypatch.setattr(os, "write", writes)
+    kept = []
+    for number in range(4):
+        with suppress(OSError):
+            if spool.append("default", "e", [b'{"time":%d}' % number], key):
+                kept.append(number)
+    spool.close()
+    assert kept == [0, 2, 3]
+    assert [each["time"] for each in payloads(tmp_path, find=lambda _: key)] == kept

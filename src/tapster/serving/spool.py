@@ -98,11 +98,16 @@ class Spool:
             ))  # fmt: skip
         place = (tenant, FOLDER, segment.name)
         data = frame(b"".join(lines), key, segment.frames, *place)
-        segment.frames += 1
-        segment.size += os.write(segment.file, data)
-        if segment.size >= SEGMENT_BYTES:
-            self._end((tenant, endpoint))
-        return True
+        written = 0
+        try:
+            written = os.write(segment.file, data)
+        finally:
+            segment.frames += 1
+            segment.size += written
+            # Nothing can be read that follows a frame which is not whole, or not there.
+            if written < len(data) or segment.size >= SEGMENT_BYTES:
+                self._end((tenant, endpoint))
+        return written == len(data)
 
     def turn(self) -> None:
         """End the segments that are old enough."""
