@@ -91,6 +91,7 @@ def test_the_token_nan_and_empty_dates_are_missing() -> None:
         ("age", "Infinity", "a number", "the string 'Infinity'"),
         ("age", 1e39, "32-bit float", "1e+39"),
         ("age", 10**400, "32-bit float", "a very large whole number"),
+        ("ok", 10**400, "true or false", "a very large whole number"),
         ("ok", "true", "true or false", "the string 'true'"),
         ("ok", 2, "true or false", "2"),
         ("born", "yesterday", "a date", "the string 'yesterday'"),

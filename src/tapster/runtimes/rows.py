@@ -246,10 +246,10 @@ def _number(value: Any) -> float:
 def _boolean(value: Any) -> float:
     if isinstance(value, bool | np.bool_):
         return float(value)
-    if isinstance(value, int | float | np.integer | np.floating) and (
-        value in (0, 1) or math.isnan(value)
-    ):
+    if isinstance(value, int | float | np.integer | np.floating) and value in (0, 1):
         return float(value)
+    if isinstance(value, float | np.floating) and math.isnan(value):
+        return _NAN
     raise ValueError("true or false")
 
 
