@@ -244,6 +244,19 @@ def test_tensors_beyond_the_largest_are_refused(start: Start, tmp_path: Path) ->
     assert isolated.pids == before
 
 
+def test_an_answer_beyond_the_largest_does_not_cost_the_next_request(
+    start: Start, tmp_path: Path
+) -> None:
+    """Both sides let go of the memory that the large inputs lay in."""
+    isolated = start(wild(tmp_path / "m"), memory=800 * MIB, largest=48 * MIB)
+    large = np.full((10 << 10, 1 << 10), CODES["huge"], np.float32)
+    with pytest.raises(TapsterError) as caught:
+        isolated.run({"x": large}, ["y"], within())
+    assert (caught.value.code, "64 MiB" in caught.value.message) == ("too_large", True)
+    answer = isolated.run({"x": np.ones((1 << 10, 100), np.float32)}, ["y"], within())[0]
+    assert (answer == 2.0).all()
+
+
 def test_large_segments_are_given_back(start: Start, tmp_path: Path) -> None:
     isolated = start(wild(tmp_path / "m"), memory=800 * MIB)
     assert ask(isolated, "huge").nbytes == 64 * MIB

@@ -106,6 +106,7 @@ class Runs:
             if word.size > self._limits.largest:
                 self._line.say(Room(False), deadline + GRACE)
                 self._line.hear(deadline + GRACE)
+                self.give_back_large()
                 raise _too_large("answer", word.size, self._limits.largest)
             self._outputs = _replaced(self._outputs, word.size)
             self._line.say(Room(True), deadline + GRACE, self._outputs.descriptor)
