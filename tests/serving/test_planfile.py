@@ -206,6 +206,28 @@ def test_a_full_disk_leaves_what_there_was(tmp_path: Path, monkeypatch: pytest.M
     assert read(tmp_path) == ([2, 3], False)
 
 
+def test_a_line_that_was_read_before_it_was_safe_is_not_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book, seen = begun(tmp_path, 1), []
+    pages = Pages(tmp_path, KEY)
+
+    def failing(descriptor: int) -> None:
+        seen.extend([each.number for each in pages.more()])
+        raise OSError(28, "no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        with pytest.raises(TapsterError, match="disk is full"):
+            book.append(delta(3))
+    if not book.intact():  # as the agent does before it asks again
+        book = Book(tmp_path, KEY)
+    later = PlanDelta(book.number, book.mark, 4, "m4", gone_keys=("revoked",))
+    book.append(msgspec.json.encode(later))
+    seen += [each.number for each in pages.more()]
+    assert (seen, pages.refused) == ([2, 3, 4], False)
+
+
 def _write_on(folder: Path) -> None:
     book = Book(folder, KEY)
     while True:

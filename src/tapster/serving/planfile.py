@@ -186,8 +186,10 @@ class Book:
             self._write(line)
         except OSError as error:
             with suppress(OSError):
-                os.ftruncate(self._log, self._at)
-                self._left = self._stamps()
+                # A whole line may have been read already, and must not become another.
+                if os.fstat(self._log).st_size < self._at + len(line):
+                    os.ftruncate(self._log, self._at)
+                    self._left = self._stamps()
             raise storage_error(error) from error
         self._tip, self._at = tip, self._at + len(line)
         self.number, self.mark = delta.number, delta.mark
