@@ -11,6 +11,7 @@ from http.client import HTTPResponse
 import psutil
 import pytest
 
+from tapster.serving.slots import Slots
 from tests.serving import packages
 from tests.serving.conftest import KEY, Plane, endpoint, read_all, request, wait_for
 
@@ -246,6 +247,19 @@ def test_idle_connections_are_kept_then_closed(impatient: Plane) -> None:
         line.sendall(request(INFER, GOOD))
         assert b" 200 " in line.recv(10_000)
         assert read_all(line) == b""
+
+
+def test_who_was_refused_is_not_told_that_time_is_over(impatient: Plane) -> None:
+    slots = Slots(impatient.slots)
+    with impatient.connect() as line:
+        line.sendall(f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode())
+        time.sleep(0.5)
+        line.sendall(b"no size\r\n")
+        status, _ = only(read_all(line))  # the server's end; ours stays open
+        assert status == 400
+        time.sleep(2.0)  # past the deadline of the request
+    wait_for(lambda: slots.beats(0, 0.5), "the worker to beat")
+    slots.close()
 
 
 def test_a_client_that_does_not_read_is_cut_off(impatient: Plane) -> None:

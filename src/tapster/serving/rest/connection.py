@@ -350,6 +350,9 @@ class Connection(Holding, ABC):
         for turn in self._line:
             turn.abandon()
         self._line.clear()
+        # Nothing may be written any more, thus nobody is told that it took too long.
+        self.deadline = self._patience = NEVER
+        self._release()
         if self._message and self.transport.can_write_eof():
             # Closing with unread input would reset the connection under the refusal.
             self.flow.resume_reading()
