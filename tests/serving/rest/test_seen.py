@@ -70,6 +70,25 @@ def test_cut_and_joined_requests_keep_their_order(new_plane: Callable[..., Plane
             assert all(b"[%d.0]" % (n + 1) in body for n, (_, body) in enumerate(found, 1))
 
 
+def test_what_one_request_was_found_to_say_is_not_kept_for_another(
+    new_plane: Callable[..., Plane],
+) -> None:
+    """The first of a connection is parsed in slices if it is long; the next is of its length."""
+    plane = plane_of(new_plane)
+    body = body_of(1, 2, 3).ljust(8000)
+    for path, key, status in (
+        (INFER, "wrong", 401),
+        ("/v2/models/other/infer", KEY, 404),
+        ("/v2/models/other/infer", OTHER, 404),
+    ):
+        with plane.connect() as line:
+            assert exchange(line, request(INFER, body))[0][0] == 200
+            for _ in range(2):
+                assert exchange(line, request(path, body, key=key))[0][0] == status
+        with plane.connect() as line:
+            assert exchange(line, request(path, body, key=key))[0][0] == status
+
+
 def test_a_plan_that_changes_is_obeyed_at_once(new_plane: Callable[..., Plane]) -> None:
     plane = plane_of(new_plane)
     two = packages.regressor(plane.home, 2.0)

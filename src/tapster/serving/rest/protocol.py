@@ -58,6 +58,7 @@ class InferenceProtocol(Reception):
         generation = service.gate.generation + service.engine.generation
         seen = service.seen.find(data, generation, self._head)
         if seen is None or seen.holder.ended:
+            self._learned = None  # what was parsed in slices has left something here
             super().data_received(data)
             learned, self._learned = self._learned, None
             if learned is not None and not (self._message or self._deaf):
