@@ -167,16 +167,35 @@ def test_the_connections_window_is_renewed_on_the_short_way_too(repeater: Repeat
     assert asked * size - (1 << 19) <= given <= asked * size + 1000
 
 
+def keeping(name: bytes, value: bytes) -> bytes:
+    """A header that the table keeps."""
+    return b"\x40%c%b%c%b" % (len(name), name, len(value), value)
+
+
+def asking(number: int, headers: bytes) -> bytes:
+    """A request with this block of headers."""
+    head = frame(HEADERS, END_HEADERS, number, headers)
+    return head + frame(DATA, END_STREAM, number, prefixed(sum_request()))
+
+
+def test_what_the_table_keeps_is_kept_each_time(plane: Plane) -> None:
+    with Peer(plane) as peer:
+        repeater = Repeater(peer)
+        for key, status in ((KEY, GOOD), ("no", REFUSED)):
+            peer.send(asking(repeater.next(), block(key=None)))  # without a key
+            assert repeater.hear(repeater.number)[0] == REFUSED
+            kept = block(key=None) + keeping(b"authorization", f"Bearer {key}".encode())
+            for _ in range(3):
+                peer.send(asking(number := repeater.next(), kept))
+                assert repeater.hear(number)[0] == status
+        for index, status in ((62, REFUSED), (64, REFUSED), (65, GOOD), (67, GOOD)):
+            headers = block(key=None) + bytes([0x80 | index])
+            peer.send(asking(number := repeater.next(), headers))
+            assert repeater.hear(number)[0] == status
+
+
 def test_a_table_of_headers_that_changes_changes_the_meaning(plane: Plane) -> None:
-    def keeping(name: bytes, value: bytes) -> bytes:
-        return b"\x40%c%b%c%b" % (len(name), name, len(value), value)
-
     rest = block(key=None)
-    message_ = prefixed(sum_request())
-
-    def asking(number: int, headers: bytes) -> bytes:
-        head = frame(HEADERS, END_HEADERS, number, headers)
-        return head + frame(DATA, END_STREAM, number, message_)
 
     with Peer(plane) as peer:
         repeater = Repeater(peer)

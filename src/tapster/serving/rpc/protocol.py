@@ -160,6 +160,7 @@ class GrpcProtocol(Answering):
         target = call.target
         return (
             isinstance(call.inputs, bytes)
+            and self._revision == self._decoder.revision  # its headers change no table
             and exchange.session is None
             and exchange.holder.expires is None
             and not exchange.head.sticky
