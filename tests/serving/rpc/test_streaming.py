@@ -1,6 +1,7 @@
 """ModelStreamInfer: answers in order, errors of their own, bounds, and how a stream ends."""
 
 import queue
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -143,6 +144,28 @@ def test_a_slow_reader_gets_every_answer(plane: Plane) -> None:
             elif found.flags & END_STREAM:
                 break
         assert got.count(b"\0\0\xe0\x40") == count
+
+
+def test_a_wide_window_lets_all_streams_end(plane: Plane) -> None:
+    """One stream has more answers to send once what waited is sent; so has another, beside it."""
+    data = prefixed(infer_request("sum", tensor("numeric", [[1, 2, 3]] * 5000)))
+    *first, final = [data[at : at + 16384] for at in range(0, len(data), 16384)]
+
+    def body(number: int, last: int) -> bytes:
+        pieces = [frame(DATA, 0, number, piece) for piece in first]
+        return b"".join((*pieces, frame(DATA, last, number, final)))
+
+    with Peer(plane, greet=False) as peer:
+        peer.send(frames.PREFACE, frames.settings({}))  # the connection's window stays narrow
+        peer.send(frame(HEADERS, END_HEADERS, 1, block(STREAM)))
+        for _ in range(6):
+            peer.send(body(1, 0), frame(PING, 0, 0, b"are read"))
+            peer.until(lambda found: found.kind == PING)
+        peer.send(frame(HEADERS, END_HEADERS, 3, block()), body(3, END_STREAM))
+        time.sleep(0.5)  # for all of them to be answered
+        peer.send(*(frames.window_update(number, 1 << 20) for number in (1, 3, 0)))
+        assert peer.trailers(3)[b"grpc-status"] == b"0"
+        peer.works(5)
 
 
 def test_a_stream_ends_when_its_key_is_revoked(new_plane: Any) -> None:

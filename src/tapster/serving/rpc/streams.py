@@ -131,7 +131,8 @@ class Sending(asyncio.Protocol, ABC):
             for stream in list(self._blocked.values()):
                 if self._paused:
                     return
-                if self._step(stream):
+                # What was unblocked before may have had all of this one sent.
+                if stream.id in self._blocked and self._step(stream):
                     moving = True
 
     def _step(self, stream: Stream) -> bool:
