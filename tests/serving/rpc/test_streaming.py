@@ -128,6 +128,31 @@ def test_no_more_is_read_than_is_answered(plane: Plane) -> None:
         peer.works(3)
 
 
+def pump(plane: Plane, size: int, count: int) -> None:
+    """Send so many messages, of a size in bytes with their prefixes, as fast as the stream's window
+    allows; there must be as many answers."""
+    data = prefixed(sum_request(id="x" * (size - 48))) * count
+    assert len(data) == size * count
+    room, at, got = frames.WINDOW, 0, b""
+    with Peer(plane) as peer:
+        peer.send(frame(HEADERS, END_HEADERS, 1, block(STREAM)), frames.window_update(1, 1 << 20))
+        while got.count(b"\0\0\xe0\x40") < count:
+            allowed, room = data[at : at + room], room - len(data[at : at + room])
+            at += len(allowed)
+            peer.send(
+                *(frame(DATA, 0, 1, allowed[n : n + 16384]) for n in range(0, len(allowed), 16384))
+            )
+            found = peer.until(lambda f: f.kind in {DATA, frames.WINDOW_UPDATE} and f.stream == 1)
+            if found.kind == DATA:
+                got += found.payload
+            else:
+                room += int.from_bytes(found.payload, "big")
+
+
+def test_a_window_that_ends_with_a_message_is_renewed(plane: Plane) -> None:
+    pump(plane, frames.WINDOW // 85, 200)
+
+
 def test_a_slow_reader_gets_every_answer(plane: Plane) -> None:
     count = 3 * MAX_LINE
     one = prefixed(sum_request())

@@ -311,8 +311,8 @@ class GrpcProtocol(Answering):
     # -- the connection
 
     def resume(self, exchange: Exchange) -> None:
-        """A session has room for messages again."""
-        if exchange.id in self._streams and (exchange.buffer or exchange.ended):
+        """A session has room for messages again; its caller may have none to send them."""
+        if exchange.id in self._streams:
             self._cut(exchange)
 
     @property
