@@ -153,6 +153,12 @@ def test_a_window_that_ends_with_a_message_is_renewed(plane: Plane) -> None:
     pump(plane, frames.WINDOW // 85, 200)
 
 
+@pytest.mark.parametrize(("there", "size"), [(1, 1057), (2, 923), (3, 516)])
+def test_a_window_that_ends_in_a_prefix_is_widened(plane: Plane, there: int, size: int) -> None:
+    assert frames.WINDOW % size == there
+    pump(plane, size, 200)
+
+
 def test_a_slow_reader_gets_every_answer(plane: Plane) -> None:
     count = 3 * MAX_LINE
     one = prefixed(sum_request())

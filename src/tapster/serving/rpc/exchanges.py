@@ -151,9 +151,10 @@ class Exchange(Stream):
 
     @property
     def lacking(self) -> int:
-        """Bytes of the message under way that the caller may not send yet."""
+        """Bytes of the message under way, or at first of its prefix, that the caller may not send
+        yet."""
         have = len(self.buffer) if self.buffer else 0
-        return max(0, self.need - have - self.room) if self.need else 0
+        return max(0, (self.need or PREFIX) - have - self.room)
 
     @property
     def used(self) -> int:
