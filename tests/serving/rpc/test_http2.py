@@ -327,6 +327,24 @@ def test_a_slow_peer_is_cut_off(new_plane: Planes) -> None:
         assert peer.trailers(1)[b"grpc-status"] == b"0"
 
 
+def test_frames_of_which_each_is_in_time_may_come_for_ever(new_plane: Planes) -> None:
+    """Whatever is read ends in the middle of a frame, as it does while a lot is on its way."""
+    plane = new_plane(receive_timeout=1.0)
+    plane.plan(endpoint("sum", one := packages.regressor(plane.home, 1.0)), packages=(one,))
+    plane.start()
+    plane.applied()
+    ping = frame(PING, 0, 0, b"12345678")
+    with Peer(plane) as peer:
+        peer.send(ping[:12])
+        for _ in range(20):
+            time.sleep(0.1)
+            peer.send(ping[12:], ping[:12])
+        peer.send(ping[12:])
+        peer.works()
+        peer.send(ping[:12])
+        assert peer.closing() == frames.SETTINGS_TIMEOUT
+
+
 def test_an_answer_is_sent_as_the_windows_allow(plane: Plane) -> None:
     rows = 5000
     request = infer_request("sum", tensor("numeric", [[1, 2, 3]] * rows))

@@ -214,7 +214,8 @@ class Connection(Receiving):
         if not self._rest and self._block is None:
             if self._settled:
                 self._overdue = NEVER
-        elif self._overdue == NEVER:
+        elif self._overdue == NEVER or (at and self._settled and self._block is None):
+            # What is not whole now has only just begun.
             self._overdue = self._heard + self._settings.receive_timeout
         if self._whole():
             self._transport.pause_reading()
