@@ -187,6 +187,7 @@ def test_bytes_that_are_no_text_are_refused(plane: Plane) -> None:
         (tensor("numeric", "FP32", [1, 3], 12.5), b"x" * 12, "expected `int`"),
         (tensor("numeric", "FP32", [1, 3], None), b"x" * 12, "expected `int`"),
         (tensor("numeric", "FP32", [4, 2**60 + 2], 12), b"x" * 12, "no data could fill"),
+        (tensor("numeric", "FP32", [2**40, 2**40, 0], 0), b"", "no data could fill"),
         (tensor("numeric", "FP32", [-1, 3], 12), b"x" * 12, "negative"),
         (tensor("numeric", "FP32", [0, 3], 0), b"", "no rows"),
         (tensor("numeric", "FP64", [1, 3], 24), b"x" * 24, "must be FP32"),

@@ -173,6 +173,7 @@ def test_not_a_number_goes_both_ways(plane: Plane) -> None:
         (numeric([1, 2, 3], [16, 2**60 + 2]), "no data could fill"),
         (numeric([1, 2, 3], [4, 2**60 + 2]), "no data could fill"),
         (numeric([], [0, 2**70]), "no data could fill"),
+        (numeric([], [0, 2**40, 2**40]), "no data could fill"),
         (numeric([1, 2, 3], [-1, 3]), "negative"),
         (numeric([1, 2, 3], [1.0, 3]), "expected `int`"),
         (numeric([1, 2, 3], ["1", 3]), "expected `int`"),

@@ -131,13 +131,16 @@ def count_of(name: str, shape: Sequence[int]) -> int:
     """The number of elements of a shape. Raises TapsterError(invalid) for a bad one."""
     if len(shape) > MAX_RANK:
         raise invalid(f"input {shown(name)} has {len(shape)} dimensions, at most {MAX_RANK} go")
-    count = 1
+    count = extent = 1
     for size in shape:
         if size < 0:
             raise invalid(f"input {shown(name)} has a negative dimension in its shape")
         if size > MAX_SIZE:
             raise invalid(f"input {shown(name)} has a dimension that no data could fill")
         count *= size
+        extent *= size or 1
+    if not count and extent > MAX_SIZE:  # numpy does not have arrays without elements that large
+        raise invalid(f"input {shown(name)} has a shape that no data could fill")
     return count
 
 
