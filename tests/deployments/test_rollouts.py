@@ -214,6 +214,7 @@ def test_a_canary_may_stand_beside_a_split_and_its_shadow(tx: Connection, plane:
         ((5, 4, 100), {}, "must rise"),
         ((5, 50), {}, "to 100 percent"),
         ((0, 100), {}, "above 0"),
+        ((100,), {}, "at least two"),
         ((5, 101), {}, "to 100 percent"),
         (tuple(range(1, 25)), {}, "must rise"),
         ((5, 100), {"interval": 0}, "interval must be"),

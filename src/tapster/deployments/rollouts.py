@@ -163,10 +163,12 @@ def _recorded(rollout: Rollout, found: Verdict, totals: Totals) -> Rollout:
 
 def _check(steps: tuple[float, ...], rules: Rules) -> None:
     rising = all(low < high for low, high in pairwise(steps))
-    if not steps or len(steps) > MOST_STEPS or not rising or steps[0] <= 0 or steps[-1] != 100:
+    # The first is below 100: a canary that answers everybody stands beside nothing.
+    many = 2 <= len(steps) <= MOST_STEPS
+    if not many or not rising or steps[0] <= 0 or steps[-1] != 100:
         raise TapsterError(
             "invalid",
-            "the steps of a canary must rise from above 0 to 100 percent",
+            "the steps of a canary, at least two, must rise from above 0 to 100 percent",
             hint="for example 5,25,50,100",
             field="canary.steps",
         )
