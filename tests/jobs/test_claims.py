@@ -1,19 +1,23 @@
 """The claim loop with real processes: results, failures, retries, limits, cancellation, loss."""
 
+import dataclasses
 import os
 import signal
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from sqlalchemy import Connection, text
 
+from tapster.contract.control import Job
 from tapster.contract.errors import TapsterError
 from tapster.core.parts import Parts
-from tapster.jobs import service, store
+from tapster.jobs import claims, service, store
 
-from .conftest import Loop
+from .conftest import HANDLERS, Loop
 
 
 def test_a_job_runs_and_its_result_log_and_progress_are_kept(loop: Loop) -> None:
@@ -120,6 +124,51 @@ def test_a_lost_lease_writes_nothing(parts: Parts) -> None:
         assert not service.succeed(tx, job, token, {"late": True})
         seen = service.show(tx, "default", job.id)
     assert (seen.status, seen.result) == ("queued", None)
+
+
+def test_a_lease_is_held_while_files_are_laid_out_and_stored(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large ones take longer than a lease; another attempt would take as long again."""
+    monkeypatch.setattr(claims, "LEASE", 1.0)
+    monkeypatch.setattr(claims, "_RENEW", 0.2)
+    handler, inputs = HANDLERS["work"], claims.ClaimLoop._inputs
+
+    def slowly(self: claims.ClaimLoop, *given: Any) -> dict[str, Path]:
+        time.sleep(3)
+        return inputs(self, *given)
+
+    def publish(*given: Any) -> dict[str, Any]:
+        time.sleep(3)
+        return handler.publish(*given)
+
+    monkeypatch.setattr(claims.ClaimLoop, "_inputs", slowly)
+    monkeypatch.setitem(HANDLERS, "work", dataclasses.replace(handler, publish=publish))
+    loop = Loop(parts)
+    job = loop.finished(loop.submit("work", spec={"word": "large"}))
+    loop.stop()
+    assert (job.status, job.attempt) == ("succeeded", 1)
+
+
+def test_a_stopped_loop_takes_no_folder_away_that_is_being_stored(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of it would be stored under the digest of all of it."""
+    handler, storing = HANDLERS["work"], threading.Event()
+
+    def publish(parts: Parts, job: Job, result: dict[str, Any], out: Path) -> dict[str, Any]:
+        storing.set()
+        time.sleep(1)
+        parts.blobs.put("default/datasets/whole", out / "thing")
+        return result
+
+    monkeypatch.setitem(HANDLERS, "work", dataclasses.replace(handler, publish=publish))
+    loop = Loop(parts)
+    job = loop.submit("work", spec={"word": "hello"})
+    assert storing.wait(60)
+    loop.stop()
+    assert (parts.blobs.get("default/datasets/whole") / "word").read_text() == "hello"
+    assert loop.show(job).status == "succeeded"
 
 
 def test_priority_then_age_decides(parts: Parts) -> None:

@@ -11,12 +11,13 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
+from sqlalchemy.exc import DBAPIError
 
 from tapster.contract.control import Job
 from tapster.contract.errors import TapsterError
@@ -136,7 +137,7 @@ class ClaimLoop:
             raise TapsterError("unsupported", f"nothing here runs jobs of kind {job.kind!r}")
         started = time.monotonic()
         try:
-            await asyncio.to_thread(self._lay_out, handler, job, folder)
+            await self._holding(job, token, self._lay_out, handler, job, folder)
         except OSError as error:
             raise self._refused(error) from error
         process = self._executor.start(folder)  # on this thread: see die_with_parent
@@ -146,7 +147,29 @@ class ClaimLoop:
             self._executor.cancel(process)
             raise
         result = self._result(folder, job)
-        await asyncio.to_thread(self._finish, handler, job, token, result, folder / "out")
+        await self._holding(job, token, self._finish, handler, job, token, result, folder / "out")
+
+    async def _holding(
+        self, job: Job, token: int, work: Callable[..., None], *arguments: Any
+    ) -> None:
+        """Do what may take longer than a lease, which is renewed meanwhile.
+
+        Its thread is waited for even if this is cancelled: the folder it works in goes after that.
+        """
+        working = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+        try:
+            while not (await asyncio.wait({working}, timeout=_RENEW))[0]:
+                try:
+                    await asyncio.to_thread(self._renew, job, token)
+                except (DBAPIError, TapsterError):
+                    log.exception("a lease was not renewed; trying again", job=job.id)
+        finally:
+            await asyncio.wait({working})
+        working.result()
+
+    def _renew(self, job: Job, token: int) -> None:
+        with self._parts.db.write() as tx:
+            store.write(tx, job, token, lease_expires=time.time() + LEASE)
 
     def _refused(self, error: OSError) -> TapsterError:
         """What to say when a job's folder takes no more; it is in memory if there is a vault."""
