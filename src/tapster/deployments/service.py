@@ -120,7 +120,7 @@ def rollback(tx: Connection, tenant: str, name: str) -> Endpoint:
 
     Raises TapsterError(conflict) if there is nothing to go back to.
     """
-    row = _known(tx, tenant, name)
+    row = _changing(tx, tenant, name)
     if row.rolling is not None:
         rollouts.go_back(tx, row, row.rolling, "aborted", "it was rolled back by hand")
         return show(tx, tenant, name)
@@ -138,7 +138,7 @@ def set_weights(tx: Connection, tenant: str, name: str, weights: dict[str, float
 
     Raises TapsterError as `deploy` does, and (invalid) for weights with another sum.
     """
-    row = _known(tx, tenant, name)
+    row = _changing(tx, tenant, name)
     serving = _serving(row)
     if serving.kind == "ensemble":
         return deploy_ensemble(tx, tenant, name, weights)
@@ -157,7 +157,7 @@ def set_weights(tx: Connection, tenant: str, name: str, weights: dict[str, float
 
 def set_shadows(tx: Connection, tenant: str, name: str, references: Sequence[str]) -> Endpoint:
     """Have exactly these versions get copies. Raises TapsterError as `deploy` does."""
-    row = _known(tx, tenant, name)
+    row = _changing(tx, tenant, name)
     serving = _serving(row)
     shadows = [_held(tx, tenant, ref) for ref in references]
     if shadows:
@@ -167,7 +167,7 @@ def set_shadows(tx: Connection, tenant: str, name: str, references: Sequence[str
 
 def set_options(tx: Connection, tenant: str, name: str, given: dict[str, Any]) -> Endpoint:
     """Change how an endpoint is served, at once. Raises TapsterError(invalid)."""
-    row = _known(tx, tenant, name)
+    row = _changing(tx, tenant, name)
     store.change(tx, row, options=options.changed(row.options or {}, given))
     tenancy.revise(tx, tenant, f"endpoint {name}: options", kind="endpoint", ref=row.id)
     return show(tx, tenant, name)
@@ -203,7 +203,7 @@ def listing(tx: Connection, tenant: str) -> list[Endpoint]:
 
 def delete(tx: Connection, tenant: str, name: str) -> None:
     """Stop serving and forget the endpoint. Raises TapsterError(not_found)."""
-    row = _known(tx, tenant, name)
+    row = _changing(tx, tenant, name)
     sharing.forget(tx, tenant, name)
     payloads.forget(tx, tenant, name)
     store.remove(tx, tenant, name)
@@ -221,7 +221,9 @@ def callee(tx: Connection, tenant: str, name: str) -> tuple[str, str] | None:
 
 
 def in_use(tx: Connection, tenant: str, version: ModelVersion) -> list[str]:
-    """Names of the endpoints that serve a version or are about to."""
+    """Names of the endpoints that serve a version or are about to; none begins to until the
+    transaction ends."""
+    store.lock(tx)
     return [row.name for row in store.listing(tx, tenant) if _serves(row, "", version)]
 
 
@@ -255,6 +257,12 @@ def _known(tx: Connection, tenant: str, name: str, called: str = "") -> Row:
     return row
 
 
+def _changing(tx: Connection, tenant: str, name: str) -> Row:
+    """An endpoint that nobody else changes until the transaction ends."""
+    store.lock(tx)
+    return _known(tx, tenant, name)
+
+
 def _row(tx: Connection, tenant: str, name: str) -> Row:
     """The endpoint, made if it is new. Raises TapsterError(invalid) for its name."""
     if not _NAME.fullmatch(name):
@@ -264,6 +272,7 @@ def _row(tx: Connection, tenant: str, name: str) -> Row:
             hint="use up to 100 letters, digits, dots, dashes and underscores",
             field="endpoint",
         )
+    store.lock(tx)
     if store.get(tx, tenant, name) is None:
         store.add(tx, tenant, name)
         limits.endpoint_made(tx, tenant, name)

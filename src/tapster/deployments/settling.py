@@ -44,6 +44,7 @@ def settle(tx: Connection, heard: Heard, expected: int, since: float = 0.0) -> b
     `since`: when this process began to listen; nobody could report to it before.
     """
     changed = False
+    store.lock(tx)
     workers = heard.workers()
     for row in store.everywhere(tx):
         totals = heard.totals(row.tenant, row.name)

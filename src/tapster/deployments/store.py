@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from sqlalchemy import (
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     delete,
+    func,
     insert,
     select,
     update,
@@ -47,6 +48,9 @@ endpoints = Table(
     Column("updated", Float, nullable=False),
     UniqueConstraint("tenant", "name"),
 )
+
+# The lock of whoever changes endpoints, or relies on what they serve until it has committed.
+_DEPLOYING: Final = 0x7A957E16
 
 _STRUCTURED = ("serving", "pending", "previous", "rollout")
 
@@ -113,6 +117,13 @@ def with_baseline(rollout: Rollout, baseline: Baseline) -> Rollout:
 def ended(rollout: Rollout, state: str, reason: str) -> Rollout:
     """The rollout once it is over."""
     return msgspec.structs.replace(rollout, state=state, reason=reason, since=None, baseline={})
+
+
+def lock(tx: Connection) -> None:
+    """Keep others from changing endpoints of any tenant until the transaction ends; before the row
+    is read that the change follows from. SQLite's transactions are alone anyway."""
+    if tx.dialect.name == "postgresql":
+        tx.execute(select(func.pg_advisory_xact_lock(_DEPLOYING)))
 
 
 def add(tx: Connection, tenant: str, name: str) -> None:

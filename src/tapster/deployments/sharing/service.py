@@ -26,6 +26,7 @@ def share(tx: Connection, tenant: str, name: str, consumers: Sequence[str]) -> l
     Raises TapsterError(not_found) for the endpoint, (invalid) for what cannot be a tenant, and
     (conflict) while it serves another tenant's model, which is not the caller's to pass on.
     """
+    endpoints.lock(tx)
     row = _known(tx, tenant, name)
     for each in row.sets:
         _check_own(row, each)
@@ -40,6 +41,7 @@ def withdraw(tx: Connection, tenant: str, name: str, consumers: Sequence[str]) -
     Raises TapsterError(not_found) for the endpoint, (conflict) for a tenant that may because all
     may.
     """
+    endpoints.lock(tx)
     row = _known(tx, tenant, name)
     if shares.withdraw(tx, _ENDPOINT, tenant, name, consumers):
         tenancy.revise(tx, tenant, f"endpoint {name} withdrawn", kind=_ENDPOINT, ref=row.id)
