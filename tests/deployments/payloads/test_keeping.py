@@ -97,6 +97,18 @@ def test_segments_come_in_once_and_share_a_file(parts: Parts) -> None:
     assert sorted(_times(parts)) == [NOW, NOW + 1, NOW + 2, NOW + 2, NOW + DAY]
 
 
+def test_what_is_put_into_another_file_while_older_ones_are_read_is_not_left_out(
+    parts: Parts,
+) -> None:
+    assert _take(parts, "seg_1", NOW)
+    assert _take(parts, "seg_2", NOW + DAY)
+    reading = keeping.read(parts, "acme", "e", 0.0)
+    assert json.loads(next(reading))["time"] == NOW
+    assert _take(parts, "seg_3", NOW + DAY + 1)
+    keeping.sweep(parts, NOW + DAY, 1 << 30)
+    assert [json.loads(line)["time"] for line in reading] == [NOW + DAY, NOW + DAY + 1]
+
+
 def test_what_is_stored_is_sealed(parts: Parts) -> None:
     assert _take(parts, "seg_1", NOW, more="in the clear")
     root = parts.settings.home / "blobs" / "acme" / "payloads"

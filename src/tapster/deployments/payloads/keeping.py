@@ -71,22 +71,31 @@ def take(parts: Parts, tenant: str, endpoint: str, segment: str, data: bytes) ->
 
 
 def read(parts: Parts, tenant: str, name: str, since: float) -> Iterator[bytes]:
-    """The payloads of an endpoint from `since` on, as JSON lines, oldest files first."""
-    with parts.db.read() as tx:
-        rows = store.of_endpoint(tx, tenant, name, since)
+    """The payloads of an endpoint from `since` on, as JSON lines, oldest files first.
+
+    A file that goes while others are read may have been put into another: what there is then is
+    looked at again.
+    """
     seen: set[str] = set()
-    for row in rows:
-        try:
-            lines = _content(parts, tenant, row.id)
-        except TapsterError as error:
-            if error.code != "not_found":  # deleted meanwhile
-                raise
-            continue
-        for line in lines:
-            found = _LINES.decode(line)
-            if found.time >= since and found.record not in seen:
-                seen.add(found.record)
-                yield line + b"\n"
+    done: set[str] = set()
+    while True:
+        with parts.db.read() as tx:
+            found = store.of_endpoint(tx, tenant, name, since)
+        for row in (row for row in found if row.id not in done):
+            done.add(row.id)
+            try:
+                lines = _content(parts, tenant, row.id)
+            except TapsterError as error:
+                if error.code != "not_found":
+                    raise
+                break
+            for line in lines:
+                payload = _LINES.decode(line)
+                if payload.time >= since and payload.record not in seen:
+                    seen.add(payload.record)
+                    yield line + b"\n"
+        else:
+            return
 
 
 def latest(parts: Parts, tenant: str, name: str, since: float, limit: int) -> list[Any]:
