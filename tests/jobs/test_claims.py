@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, text, update
 
 from tapster.contract.control import Job
 from tapster.contract.errors import TapsterError
@@ -169,6 +169,22 @@ def test_a_stopped_loop_takes_no_folder_away_that_is_being_stored(
     loop.stop()
     assert (parts.blobs.get("default/datasets/whole") / "word").read_text() == "hello"
     assert loop.show(job).status == "succeeded"
+
+
+def test_a_cancelled_job_that_a_kill_ended_is_not_billed_for_the_time_until_the_next_start(
+    parts: Parts,
+) -> None:
+    now = time.time()
+    with parts.db.write() as tx:
+        job = service.submit(tx, "default", kind="work", spec={})
+        assert store.claim(tx, "gone", 30)
+        service.cancel(tx, "default", job.id)
+        ago = {"started": now - 7200, "lease_expires": now - 7170}
+        tx.execute(update(store.jobs).values(**ago))
+        service.recover(tx, sole_owner=True)
+        assert service.show(tx, "default", job.id).status == "cancelled"
+        (line,) = tx.execute(text("select training from usage_lines")).all()
+    assert line.training == pytest.approx(30e9, rel=1e-3)
 
 
 def test_priority_then_age_decides(parts: Parts) -> None:

@@ -144,7 +144,7 @@ def fail(
     """Finish a job badly, or queue it again when another try may help. `ended`: when it failed."""
     lasted = _lasted(job, ended)
     if error.code == "cancelled":
-        return _finish(tx, job, token, error, lasted)
+        return _finish(tx, job, token, error, ended)
     if error.code in _PASSING and job.attempt < job.max_attempts:
         return _requeue(
             tx,
@@ -156,7 +156,7 @@ def fail(
             message=error.message[:1000],
             run_after=time.time() + 2.0 ** (job.attempt - 1) / 2,
         )
-    return _finish(tx, job, token, error, lasted)
+    return _finish(tx, job, token, error, ended)
 
 
 def release(tx: Connection, job: Job, token: int) -> bool:
@@ -256,7 +256,7 @@ def _lasted(job: Job, ended: float | None = None) -> float:
     return max(0.0, end - job.started) if job.started is not None else 0.0
 
 
-def _finish(tx: Connection, job: Job, token: int, error: TapsterError, lasted: float) -> bool:
+def _finish(tx: Connection, job: Job, token: int, error: TapsterError, ended: float | None) -> bool:
     status = "cancelled" if error.code == "cancelled" else "failed"
     done = store.write(
         tx,
@@ -270,7 +270,7 @@ def _finish(tx: Connection, job: Job, token: int, error: TapsterError, lasted: f
     )
     if done:
         store.forget_secrets(tx, job.tenant, job.id)
-        quotas.spend(tx, job.tenant, job.id, lasted, ended=True)
+        quotas.spend(tx, job.tenant, job.id, _lasted(job, ended), ended=True)
     if done and error.code not in _PASSING:  # what failed by our fault is on nobody's account
-        ledger.trained(tx, job)
+        ledger.trained(tx, job, ended=ended)
     return done

@@ -116,16 +116,19 @@ def check(tx: Connection) -> list[str]:
     return reading.differences(tx)
 
 
-def trained(tx: Connection, job: Job, now: float | None = None) -> None:
+def trained(
+    tx: Connection, job: Job, now: float | None = None, *, ended: float | None = None
+) -> None:
     """Put the time of a job that has ended on its tenant's showback, once.
 
-    In the transaction that ends the job. What counts is the attempt that ended it.
+    In the transaction that ends the job. What counts is the attempt that ended it; `ended`: when
+    that was, if only found out now.
     """
     at = time.time() if now is None else now
     if job.started is None:
         return
     store.lock(tx)
-    spent = max(round((at - job.started) * 1e9), 0)
+    spent = max(round(((at if ended is None else ended) - job.started) * 1e9), 0)
     if store.once(tx, job.tenant, f"job/{job.id}", periods.day_of(at), at):
         _post_house(tx, "training", job.tenant, spent, at, name=job.kind[:128], endpoint=job.id)
 
