@@ -40,7 +40,7 @@ def _apply(tx: Connection, job: Job, result: dict[str, Any]) -> dict[str, Any]:
 
 HANDLERS = {
     kind: Handler(f"job_runners:{kind}", _load, _publish, _apply)
-    for kind in ("work", "refuse", "crash", "die", "hang", "eat")
+    for kind in ("work", "refuse", "crash", "die", "hang", "wait", "eat")
 }
 
 

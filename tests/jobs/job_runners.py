@@ -46,6 +46,16 @@ def hang(task: dict[str, Any], context: JobContext) -> dict[str, Any]:
         time.sleep(0.05)
 
 
+def wait(task: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """End when a file is there."""
+    context.progress(0.1, "waiting")
+    while not Path(task["until"]).exists():
+        time.sleep(0.02)
+    context.output("thing")
+    context.progress(1.0, "over", over=True)
+    return {}
+
+
 def eat(task: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """Eat memory."""
     held = []

@@ -269,3 +269,31 @@ def test_the_loop_outlives_a_database_that_is_away(
         tx.execute(text("alter table away rename to jobs"))
     assert failures
     assert loop.finished(loop.submit("work", spec={"word": "back"})).status == "succeeded"
+
+
+def test_a_running_job_outlives_a_database_that_is_away(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = loop.submit("wait", spec={"until": str(tmp_path / "go")})
+    loop.until(job, lambda seen: seen.phase == "waiting")
+    ask, failures = store.cancelling, list[Exception]()
+
+    def listen(*given: Any) -> bool | None:
+        try:
+            return ask(*given)
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    monkeypatch.setattr(store, "cancelling", listen)
+    with loop.parts.db.write() as tx:
+        tx.execute(text("alter table jobs rename to away"))
+    (tmp_path / "go").touch()  # it ends while nobody can be told
+    end = time.monotonic() + 20
+    while not failures and time.monotonic() < end:
+        time.sleep(0.02)
+    with loop.parts.db.write() as tx:
+        tx.execute(text("alter table away rename to jobs"))
+    assert failures
+    ended = loop.finished(job)
+    assert (ended.status, ended.attempt, ended.data) == ("succeeded", 1, {"over": True})

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from tapster.contract.control import Job
 from tapster.contract.errors import TapsterError
@@ -215,19 +215,16 @@ class ClaimLoop:
         """Until the process ends: renew the lease, pass progress on, hold it to its limits."""
         time_limit = job.time_limit or self._parts.settings.job_time_limit
         memory_limit = job.memory_limit or self._memory
-        report, renewed = _Report(folder / "report"), time.monotonic()
+        report, renewed, news = _Report(folder / "report"), time.monotonic(), dict[str, Any]()
         while True:
             status = self._executor.poll(process)
-            news = report.read()
+            news |= report.read()
             if status.code is not None and status.code < 0:
                 raise service.died(job)
-            if status.code is not None:
-                await asyncio.to_thread(self._beat, job, token, news)
-                return
             if status.memory > memory_limit:
                 raise _over_memory(status.memory, memory_limit)
             now = time.monotonic()
-            if now - started > time_limit:
+            if status.code is None and now - started > time_limit:
                 raise TapsterError(
                     "deadline",
                     f"the job ran longer than its limit of {time_limit:g} s",
@@ -235,9 +232,23 @@ class ClaimLoop:
                 )
             if now - renewed > _RENEW:
                 news["lease_expires"] = time.time() + LEASE
-                renewed = now
+            told = await self._told(job, token, news)
+            if told:
+                renewed, news = now if "lease_expires" in news else renewed, {}
+            if told and status.code is not None:
+                return
+            await asyncio.sleep(_POLL if told else 1)
+
+    async def _told(self, job: Job, token: int, news: dict[str, Any]) -> bool:
+        """Whether the row has the news. A database that is away for a moment ends no job."""
+        try:
             await asyncio.to_thread(self._beat, job, token, news)
-            await asyncio.sleep(_POLL)
+        except (InterfaceError, OperationalError, TapsterError) as error:
+            if isinstance(error, TapsterError) and error.code != "unavailable":
+                raise
+            log.exception("a job's row cannot be reached; trying again", job=job.id)
+            return False
+        return True
 
     def _beat(self, job: Job, token: int, news: dict[str, Any]) -> None:
         with self._parts.db.read() as tx:
