@@ -8,6 +8,7 @@ from sqlalchemy import Connection, update
 
 from tapster.contract.control import Endpoint
 from tapster.contract.errors import TapsterError
+from tapster.contract.plan import PackageState, WorkerState
 from tapster.deployments import service, settling, store
 from tapster.registry import service as registry
 from tapster.tenancy import service as tenancy
@@ -38,6 +39,34 @@ def test_traffic_moves_only_when_every_worker_is_ready(tx: Connection) -> None:
     assert plane.settle()
     assert shown(tx).status == "live"
     assert not service.unsettled(tx, plane)
+
+
+def test_workers_of_another_machine_are_waited_for_too(tx: Connection) -> None:
+    """That of control has one worker, which is what control expects."""
+    away: list[WorkerState] = []
+
+    class Machines(DataPlane):
+        def workers(self) -> list[WorkerState]:
+            return [*super().workers(), *away]
+
+    plane = Machines(tx)
+    live(tx, plane, "m@1")
+    [here] = plane.workers()
+    away = [here]
+    service.deploy(tx, "default", "e", "m@2")
+    assert not plane.settle(), "the other machine has not heard of it"
+    ready = PackageState(digest("m@1"), "ready")
+    broken = PackageState(digest("m@2"), "failed", "the answers differ")
+    away = [WorkerState(0, 2, tenancy.revision(tx), (ready, broken))]
+    assert plane.settle()
+    assert _versions(shown(tx)) == (1, None, None)
+    service.deploy(tx, "default", "e", "m@3")
+    away = [WorkerState(0, 2, tenancy.revision(tx), (ready, PackageState(digest("m@3"), "ready")))]
+    assert plane.settle()
+    assert not plane.settle(), "it has not switched yet"
+    away = [WorkerState(0, 2, tenancy.revision(tx), away[0].packages)]
+    assert plane.settle()
+    assert (shown(tx).status, _versions(shown(tx))[0]) == ("live", 3)
 
 
 def test_one_refusal_leaves_the_old_version_serving(tx: Connection, plane: DataPlane) -> None:

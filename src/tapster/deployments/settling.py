@@ -46,6 +46,7 @@ def settle(tx: Connection, heard: Heard, expected: int, since: float = 0.0) -> b
     changed = False
     store.lock(tx)
     workers = heard.workers()
+    everyone = max(expected, len(workers))  # other machines have workers too
     for row in store.everywhere(tx):
         totals = heard.totals(row.tenant, row.name)
         # A worker that has not applied this revision may still report what became of an earlier
@@ -53,12 +54,12 @@ def settle(tx: Connection, heard: Heard, expected: int, since: float = 0.0) -> b
         current = [worker for worker in workers if worker.plan >= row.revision]
         if row.phase == "prepare":
             patient = time.time() - max(row.updated, since) <= PATIENCE
-            prepared = _prepared(row, current, expected, patient)
+            prepared = _prepared(row, current, everyone, patient)
             if (lost := borrowing.lost(tx, row, row.pending)) is not None:
                 prepared = _Preparation((lost, "its owner shares it no longer"), False)
             changed |= _settle_prepare(tx, row, prepared, totals)
         elif row.phase == "switch":
-            changed |= len(current) >= expected and _settle_switch(tx, row, totals)
+            changed |= len(current) >= everyone and _settle_switch(tx, row, totals)
         elif row.rolling is not None:
             changed |= _settle_rollout(tx, row, totals)
         else:
@@ -115,7 +116,7 @@ class _Preparation:
 
 
 def _prepared(
-    row: Row, current: Collection[WorkerState], expected: int, patient: bool
+    row: Row, current: Collection[WorkerState], everyone: int, patient: bool
 ) -> _Preparation:
     pending = row.pending
     assert pending is not None
@@ -128,7 +129,7 @@ def _prepared(
         late = (beginning.newest(row), "the data plane did not load it in time")
         return _Preparation(late, False)
     loaded = sum(state.state in {"ready", "cold"} for state in states)
-    return _Preparation(None, len(current) >= expected and loaded >= len(wanted) * len(current))
+    return _Preparation(None, len(current) >= everyone and loaded >= len(wanted) * len(current))
 
 
 def _settle_rollout(tx: Connection, row: Row, totals: Totals) -> bool:
