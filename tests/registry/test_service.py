@@ -11,6 +11,7 @@ from tapster.contract.errors import TapsterError
 from tapster.contract.manifest import Lineage
 from tapster.core.crypto import Signer
 from tapster.core.db import metadata
+from tapster.core.vault import Vault
 from tapster.registry import packages, service, store, trust
 from tapster.tenancy import service as tenancy
 from tests.registry.conftest import TENANT, Installation
@@ -327,3 +328,19 @@ def test_the_verbs_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
             assert service.aliases(tx, "pg", "m") == {}
     finally:
         here.parts.db.close()
+
+
+def test_an_export_that_is_read_slowly_keeps_what_was_decrypted_for_it(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "vault")
+    vault.open()
+    with vault.making("acme/packages/d") as folder:
+        for name in ("manifest.json", "manifest.sig", "model.onnx"):
+            (folder / name).write_bytes(b"bytes")
+    found = vault.get("acme/packages/d")
+    assert found is not None
+    size, reading = packages.export_size(found), packages.export(found)
+    first = next(reading)
+    vault.tidy(age=-1.0)
+    assert len(first) + sum(map(len, reading)) == size
+    vault.tidy(age=-1.0)
+    assert vault.get("acme/packages/d") is None

@@ -3,6 +3,7 @@
 An exported package is an uncompressed POSIX tar, byte for byte the same for the same package.
 """
 
+import os
 import tarfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import msgspec
 from tapster.contract.errors import TapsterError
 from tapster.contract.manifest import MANIFEST, SIGNATURE, Manifest
 from tapster.core.parts import Parts
+from tapster.core.vault import hold
 from tapster.runtimes import package
 
 EVALUATION: Final = "evaluation.json"
@@ -72,17 +74,21 @@ def export_size(folder: Path) -> int:
 
 def export(folder: Path) -> Iterator[bytes]:
     """The package as one file, in pieces: manifest and signature first, then the rest by name."""
-    for name, path in _members(folder).items():
-        info = tarfile.TarInfo(name)
-        info.size, info.mode = path.stat().st_size, 0o644
-        yield info.tobuf(tarfile.USTAR_FORMAT)
-        left = info.size
-        with path.open("rb") as file:
-            while left and (piece := file.read(min(_PIECE, left))):
-                left -= len(piece)
-                yield piece
-        yield bytes(left + _padded(info.size) - info.size)
-    yield bytes(2 * _BLOCK)
+    held = hold(folder)  # who reads slowly may take longer than a vault keeps it
+    try:
+        for name, path in _members(folder).items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = path.stat().st_size, 0o644
+            yield info.tobuf(tarfile.USTAR_FORMAT)
+            left = info.size
+            with path.open("rb") as file:
+                while left and (piece := file.read(min(_PIECE, left))):
+                    left -= len(piece)
+                    yield piece
+            yield bytes(left + _padded(info.size) - info.size)
+        yield bytes(2 * _BLOCK)
+    finally:
+        os.close(held)
 
 
 def _members(folder: Path) -> dict[str, Path]:
