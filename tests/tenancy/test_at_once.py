@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,15 @@ from sqlalchemy import Connection, text
 
 import tapster.app  # noqa: F401 - every slice's tables are registered
 from tapster.contract.errors import TapsterError
+from tapster.core.crypto import Signer
 from tapster.core.db import Database
+from tapster.core.envelope import Master, Masters
 from tapster.tenancy import service
+from tapster.tenancy.datakeys import service as datakeys
+from tapster.tenancy.datakeys import store as datakey_rows
+from tapster.tenancy.datakeys.keyring import StoredKeys
+from tapster.tenancy.erasure import service as erasure
+from tapster.tenancy.erasure import store as erasures
 from tapster.tenancy.members import service as members
 from tapster.tenancy.tenants import service as tenants
 from tests.tenancy.people import who
@@ -122,3 +130,75 @@ def test_of_two_owners_who_are_taken_away_at_once_one_stays(postgres: Database) 
             ("ann", "developer"),
             ("bob", "owner"),
         ]
+
+
+@pytest.fixture
+def keys(postgres: Database) -> StoredKeys:
+    """The keyring of an installation with a tenant `acme`, which has no data key yet."""
+    with postgres.write() as tx:
+        tenants.add(tx, "acme")
+    return StoredKeys(postgres, Masters(Master(bytes(32))))
+
+
+def _data_keys(db: Database) -> list[str]:
+    with db.read() as tx:
+        return datakey_rows.of_tenant(tx, "acme")
+
+
+def test_a_tenant_is_given_one_other_key_at_a_time(postgres: Database, keys: StoredKeys) -> None:
+    """The first of two to end would destroy what the other has yet to seal anew."""
+    keys.current("acme")
+
+    def begin(tx: Connection) -> None:
+        datakeys.begin(tx, keys, "acme", "key_admin")
+
+    assert overlapping(postgres, begin, begin) == "conflict"
+    assert len(_data_keys(postgres)) == 2
+    with postgres.read() as tx:
+        assert len(datakeys.history(tx, "acme")) == 1
+
+
+@pytest.mark.parametrize("making", ["first", "another"])
+def test_a_key_that_is_made_as_its_tenant_ends_is_destroyed_too(
+    postgres: Database, keys: StoredKeys, making: str
+) -> None:
+    def make(tx: Connection) -> None:
+        if making == "first":
+            keys.within(tx, "acme")
+        else:
+            datakeys.begin(tx, keys, "acme", "key_admin")
+
+    if making == "another":
+        keys.current("acme")
+    assert overlapping(postgres, make, lambda tx: erasure.begin(tx, "acme", "key_admin")) == "done"
+    assert _data_keys(postgres) == []
+
+
+def test_a_tenant_ends_once(postgres: Database, keys: StoredKeys) -> None:
+    def begin(tx: Connection) -> None:
+        erasure.begin(tx, "acme", "key_admin")
+
+    assert overlapping(postgres, begin, begin) == "done"
+    with postgres.read() as tx:
+        assert len(erasure.history(tx, "acme")) == 1
+
+
+def test_of_two_who_end_a_tenant_one_says_what_went(
+    postgres: Database, keys: StoredKeys, tmp_path: Path
+) -> None:
+    with postgres.write() as tx:
+        members.add(tx, who(tenant="acme"), "ann", "owner")
+        erasure.begin(tx, "acme", "key_admin")
+        row = erasures.ending(tx, "acme")
+    parts: Any = SimpleNamespace(signer=Signer.of(tmp_path / "signing.key"))
+    endings = erasure.Endings(parts, {})
+
+    def close(tx: Connection) -> None:
+        found = {"key": "", "objects": {}, "folders": 0, "bytes": 0}
+        endings._close(tx, row, found)
+
+    assert overlapping(postgres, close, close) == "done"
+    with postgres.read() as tx:
+        (ended,) = erasure.history(tx, "acme")
+    assert ended.receipt is not None
+    assert ended.receipt["rows"]["members"] == 1

@@ -116,6 +116,22 @@ def test_whatever_is_cut_off_is_done_again(
             tenants.show(tx, "acme")
 
 
+def test_who_goes_on_with_anothers_work_tells_all_that_was_there(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _begun(parts)
+    with parts.db.read() as tx:
+        (row,) = store.unfinished(tx)
+    endings = Endings(parts, ERASERS)
+    with monkeypatch.context() as cut:
+        cut.setattr(parts.blobs, "delete", _fail)
+        with pytest.raises(OSError, match="power"):
+            endings._end(row)
+    parts.blobs.delete("acme/datasets/one")
+    endings._end(row)
+    assert len(_receipt(parts)["objects"]) == 3
+
+
 def test_it_waits_for_what_still_runs(parts: Parts) -> None:
     _begun(parts)
     running = [2]

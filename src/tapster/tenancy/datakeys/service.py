@@ -55,6 +55,7 @@ def begin(tx: Connection, keys: TenantKeys | None, tenant: str, asked_by: str) -
     Raises TapsterError(not_found), and (conflict) when there is nothing to give it in place of, or
     when the last change has not ended.
     """
+    store.lock(tx)
     tenants.show(tx, tenant)
     if erasures.ending(tx, tenant) is not None:
         raise TapsterError("conflict", f"tenant {tenant} is being erased, for good")

@@ -56,6 +56,7 @@ def begin(tx: Connection, tenant: str, asked_by: str) -> Erasure:
 
     Raises TapsterError(not_found), and (conflict) for the installation's own.
     """
+    datakeys.lock(tx)  # nobody else ends it now, or makes a key for it
     tenants.show(tx, tenant)
     if tenant == DEFAULT_TENANT:
         raise TapsterError("conflict", "the installation's own tenant cannot be erased")
@@ -144,7 +145,7 @@ class Endings:
             found |= {"objects": files.objects(), "folders": len(sizes)}
             found["bytes"] = sum(found["objects"].values()) + sum(sizes.values())
             with self._parts.db.write() as tx:
-                store.note(tx, tenant, identifier, found)
+                found = self._noted(tx, row, found)
         with self._parts.db.read() as tx:
             folders = self._folders(tx, tenant)
         with self._parts.storage:
@@ -156,13 +157,27 @@ class Endings:
             files.remove({})  # what came between: nothing names it now
         log.info("a tenant is erased", tenant=tenant, erasure=identifier)
 
+    def _noted(self, tx: Connection, row: Any, found: dict[str, Any]) -> dict[str, Any]:
+        """What an erasure destroys, as whoever was first has found it: others may have begun to."""
+        now = self._still(tx, row)
+        if now is not None and "objects" in now["found"]:
+            return dict(now["found"])
+        store.note(tx, row["tenant"], row["id"], found)
+        return found
+
+    def _still(self, tx: Connection, row: Any) -> Any:
+        """An erasure that nobody else ends before `tx` does; None if it has ended."""
+        datakeys.lock(tx)
+        now = store.ending(tx, row["tenant"])
+        return now if now is not None and now["id"] == row["id"] else None
+
     def _folders(self, tx: Connection, tenant: str) -> list[Path]:
         asked = [eraser.folders for eraser in self._erasers.values() if eraser.folders is not None]
         return [path for folders in asked for path in folders(tx, self._parts, tenant)]
 
     def _close(self, tx: Connection, row: Any, found: dict[str, Any]) -> None:
         tenant = row["tenant"]
-        if store.ending(tx, tenant) is None:
+        if self._still(tx, row) is None:
             return
         rows, told = self._rows(tx, tenant)
         if left := store.left(tx, tenant, KEPT):
