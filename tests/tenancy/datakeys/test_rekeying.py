@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from tapster.app import ERASERS, SEALED
@@ -269,6 +270,29 @@ def test_an_erasure_destroys_both_keys_and_ends_the_change(home: Home) -> None:
     assert ended.receipt is not None
     assert [ended.receipt["key"], *ended.receipt["former_keys"]] == known
     assert content(parts, other) == b"contentone"
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("how", ["rekeyed", "erased"])
+def test_a_destroyed_key_is_not_left_in_a_copy_of_the_database(tmp_path: Path, how: str) -> None:
+    home = Home(tmp_path / "home", "")
+    parts, _ = filled(home, master_key=OLD)
+
+    @event.listens_for(parts.db.engine, "checkout")
+    def _as_most_builds_of_sqlite(connection: Any, *_: object) -> None:
+        connection.execute("PRAGMA secure_delete=OFF")
+
+    with parts.db.read() as tx:
+        wrapped = store.current(tx, "acme").encode()
+    assert wrapped in (home.folder / "tapster.db").read_bytes()
+    if how == "rekeyed":
+        _begin(parts)
+        _ended(parts)
+    else:
+        with parts.db.write() as tx:
+            erasure.begin(tx, "acme", "key_admin")
+    assert wrapped not in (home.folder / "tapster.db").read_bytes()
+    home.close()
 
 
 def test_who_has_nothing_sealed_is_given_no_key(home: Home) -> None:
