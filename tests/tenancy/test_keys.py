@@ -89,6 +89,14 @@ def test_an_overlap_does_not_outlive_the_key(
     assert service.authenticate(tx, old.key) is None
 
 
+def test_an_overlap_does_not_outlive_an_end_that_is_set_with_it(tx: Connection) -> None:
+    """Data planes let a secret in until the end that they were told of."""
+    old = keys.make(tx, who(), role="consumer")
+    new = keys.rotate(tx, who(), old.id, overlap=1000, expires_in=10)
+    for each in (old, new):
+        assert _granted(tx, each.key).expires <= time.time() + 10
+
+
 def test_revocation_is_for_good_and_ends_both_forms(tx: Connection) -> None:
     old = keys.make(tx, who(), role="consumer")
     new = keys.rotate(tx, who(), old.id, overlap=100)

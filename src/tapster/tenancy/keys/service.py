@@ -97,7 +97,9 @@ def rotate(
     roles.check_held(who, _rights(tx, row))
     roles.check_reach(who, row["tenants"] or ())
     secret = new_key()
-    end = now + overlap if row["expires"] is None else min(now + overlap, row["expires"])
+    expires = row["expires"] if expires_in is None else _end(now, expires_in)
+    ends = [each for each in (row["expires"], expires) if each is not None]
+    end = min([now + overlap, *ends])
     store.change(
         tx,
         who.tenant,
@@ -106,7 +108,7 @@ def rotate(
         prefix=secret[:SHOWN],
         old_digest=row["digest"] if overlap else None,
         old_expires=end if overlap else None,
-        expires=row["expires"] if expires_in is None else _end(now, expires_in),
+        expires=expires,
     )
     revise(tx, who.tenant, f"key {identifier} rotated", kind="key", ref=identifier)
     return _with_secret(show(tx, who.tenant, identifier), secret)
