@@ -70,6 +70,11 @@ class Anew:
             os.fsync(target.fileno())
 
 
+def holding(held: DataKey, find: Find) -> Find:
+    """`find` for who has sealed something with a key that may be destroyed by the time it lands."""
+    return lambda identifier: held if identifier == held.id else find(identifier)
+
+
 def header_of(path: Path) -> bytes:
     """The beginning of a file, that of a sealed one is like no other's; b"" if there is none."""
     with suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:

@@ -20,7 +20,7 @@ from tapster.contract.errors import TapsterError
 from tapster.core import envelope
 from tapster.core.blobs import BlobStore, Replacing, outside_transaction, storage_error
 from tapster.core.envelope import DataKey, Keyring, sealed_with
-from tapster.core.resealing import Anew, Piece, header_of
+from tapster.core.resealing import Anew, Find, Piece, header_of, holding
 from tapster.core.vault import Vault
 
 INDEX: Final = ".sealed"
@@ -53,12 +53,13 @@ class SealedBlobs:
         try:
             known = self._inner.get(key)
         except TapsterError:
-            staged, size = self._sealed(key, folder)
+            secret = self._keys.current(_tenant(key))
+            staged, size = self._sealed(key, folder, secret)
             try:
                 self._inner.put(key, staged)
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
-            self._follow(key)
+            self._follow(key, secret)
         else:
             size = self._size(key, known)
         shutil.rmtree(folder, ignore_errors=True)
@@ -118,21 +119,23 @@ class SealedBlobs:
         except TapsterError:  # it has gone meanwhile
             return False
 
-    def _follow(self, key: str) -> None:
+    def _follow(self, key: str, held: DataKey) -> None:
         """Seal anew what was stored while its tenant was given another key.
 
         Whoever destroys a former key has looked for what lay there when it became one.
         """
-        self._reseal(key, self._keys.current(_tenant(key)))
+        self._reseal(key, self._keys.current(_tenant(key)), held)
 
-    def _reseal(self, key: str, secret: DataKey) -> bool:
+    def _reseal(self, key: str, secret: DataKey, held: DataKey | None = None) -> bool:
         """See Piece. The parts of a blob may be under different keys meanwhile."""
-        inner = self._inner
+        inner, tenant = self._inner, _tenant(key)
+        stored = partial(self._keys.find, tenant)
+        find = stored if held is None else holding(held, stored)
         try:
             folder = inner.get(key)
             if all(_is_under(path, secret) for path in folder.iterdir()):
                 return False
-            entries = self._entries(key, folder)
+            entries = self._entries(key, folder, find)
         except FileNotFoundError:
             return False
         except TapsterError as error:
@@ -141,20 +144,18 @@ class SealedBlobs:
             raise
         if not isinstance(inner, Replacing):
             raise TapsterError("unsupported", "this store of blobs cannot seal anew what it has")
-        tenant = _tenant(key)
         anew = Anew(
             self._staging,
-            partial(self._keys.find, tenant),
+            find,
             lambda path, staged: inner.replace(key, path.name, staged),
         )
         files = [(INDEX, _NO_NAME), *((str(at), entry.name) for at, entry in enumerate(entries))]
         done = [anew.reseal(folder / file, secret, tenant, key, name) for file, name in files]
         return any(done)
 
-    def _sealed(self, key: str, folder: Path) -> tuple[Path, int]:
+    def _sealed(self, key: str, folder: Path, secret: DataKey) -> tuple[Path, int]:
         """A folder of sealed files, and the bytes of what they hold."""
         tenant = _tenant(key)
-        secret = self._keys.current(tenant)
         staged = self._staging / uuid4().hex
         entries = []
         try:
@@ -174,9 +175,9 @@ class SealedBlobs:
             raise
         return staged, sum(entry.size for entry in entries)
 
-    def _entries(self, key: str, folder: Path) -> list[_Entry]:
+    def _entries(self, key: str, folder: Path, find: Find | None = None) -> list[_Entry]:
         tenant = _tenant(key)
-        find = partial(self._keys.find, tenant)
+        find = find or partial(self._keys.find, tenant)
         data = (folder / INDEX).read_bytes()
         return _ENTRIES.decode(envelope.opened_bytes(data, find, tenant, key, _NO_NAME))
 

@@ -19,7 +19,7 @@ from tapster.contract.errors import TapsterError
 from tapster.core.blobs import storage_error
 from tapster.core.crypto import new_id
 from tapster.core.envelope import DataKey, Keyring, Sealer, is_sealed, opened, sealed_with
-from tapster.core.resealing import Anew, Piece, header_of, replace
+from tapster.core.resealing import Anew, Piece, header_of, holding, replace
 
 _NAME: Final = re.compile(r"[^\W_][\w .()+@=-]{0,199}")
 _ID: Final = re.compile(r"up_[0-9a-f]{16}")
@@ -78,7 +78,7 @@ class Uploads:
             received = await _receive(arriving, body, key, place)
             arriving.rename(path)  # a job never sees half of it
             if key is not None:  # the tenant may have been given another one meanwhile
-                await anyio.to_thread.run_sync(self._follow, tenant, identifier, path)
+                await anyio.to_thread.run_sync(self._follow, tenant, identifier, path, key)
         except OSError as error:
             raise storage_error(error) from error
         finally:
@@ -113,14 +113,18 @@ class Uploads:
                 again = partial(self._reseal, tenant, path.parent.name, path)
                 yield Piece(f"{_place(path.parent.name)}/{path.name}", again)
 
-    def _follow(self, tenant: str, identifier: str, path: Path) -> None:
+    def _follow(self, tenant: str, identifier: str, path: Path, held: DataKey) -> None:
         assert self._keys is not None
-        self._reseal(tenant, identifier, path, self._keys.current(tenant))
+        self._reseal(tenant, identifier, path, self._keys.current(tenant), held)
 
-    def _reseal(self, tenant: str, identifier: str, path: Path, key: DataKey) -> bool:
+    def _reseal(
+        self, tenant: str, identifier: str, path: Path, key: DataKey, held: DataKey | None = None
+    ) -> bool:
         """See Piece."""
         assert self._keys is not None
-        anew = Anew(self._root / ".arriving", partial(self._keys.find, tenant), replace)
+        find = partial(self._keys.find, tenant)
+        known = find if held is None else holding(held, find)
+        anew = Anew(self._root / ".arriving", known, replace)
         return anew.reseal(path, key, tenant, _place(identifier), path.name)
 
     def size(self, tenant: str, identifier: str = "") -> int:

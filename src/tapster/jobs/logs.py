@@ -12,7 +12,7 @@ from typing import Final
 from tapster.core.blobs import write_atomically
 from tapster.core.envelope import DataKey, is_sealed, opened, sealed_bytes, sealed_with
 from tapster.core.parts import Parts
-from tapster.core.resealing import Anew, Piece, header_of, replace
+from tapster.core.resealing import Anew, Piece, header_of, holding, replace
 
 _PIECE: Final = 1 << 16
 _NAME: Final = "log"
@@ -47,7 +47,7 @@ class JobFolders:
             (self._kept / job).mkdir(parents=True, exist_ok=True)
             text = sealed_bytes(live.read_bytes(), key, *_place(tenant, job))
             write_atomically(self._kept / job / _NAME, text)
-            self._reseal(tenant, job, self._keys.current(tenant))  # it may be another one now
+            self._reseal(tenant, job, self._keys.current(tenant), key)  # it may be another now
         shutil.rmtree(self.root / job, ignore_errors=True)
 
     def pieces(self, tenant: str, jobs: Iterable[str]) -> Iterator[Piece]:
@@ -56,10 +56,11 @@ class JobFolders:
             if sealed_with(header_of(self._kept / job / _NAME)):
                 yield Piece(f"jobs/{job}", partial(self._reseal, tenant, job))
 
-    def _reseal(self, tenant: str, job: str, key: DataKey) -> bool:
+    def _reseal(self, tenant: str, job: str, key: DataKey, held: DataKey | None = None) -> bool:
         """See Piece."""
         assert self._keys is not None
-        anew = Anew(self._staging, partial(self._keys.find, tenant), replace)
+        find = partial(self._keys.find, tenant)
+        anew = Anew(self._staging, find if held is None else holding(held, find), replace)
         return anew.reseal(self._kept / job / _NAME, key, *_place(tenant, job))
 
     def left(self) -> list[str]:

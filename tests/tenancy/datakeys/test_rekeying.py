@@ -20,7 +20,7 @@ from tapster.core.envelope import sealed_with
 from tapster.core.parts import Parts
 from tapster.core.resealing import Piece, header_of
 from tapster.datasets import store as datasets
-from tapster.jobs import confidential
+from tapster.jobs import confidential, logs
 from tapster.jobs import service as jobs
 from tapster.jobs import store as job_store
 from tapster.jobs.logs import JobFolders
@@ -171,6 +171,52 @@ def test_what_lands_after_the_key_has_changed_is_sealed_anew_by_who_lands_it(
     _ended(parts)
     assert content(parts, "acme/datasets/z") == b"contentone"
     assert _under(files) == {renewed[0].key}
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_lands_after_the_former_key_was_destroyed_opens(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To receive a file, or to seal a large one, takes longer than to give a tenant another key."""
+    parts, _ = filled(home, master_key=OLD)
+    upload = parts.uploads.create("acme")
+
+    def rekeyed() -> None:
+        _begin(parts)
+        assert _ended(parts).status == "ended"
+        assert len(_keys(parts)) == 1
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"early"
+        await asyncio.to_thread(rekeyed)
+        yield b"late"
+
+    asyncio.run(parts.uploads.write("acme", upload, "b.csv", slow()))
+    opened = parts.uploads.open("acme", upload, parts.settings.home / "late")
+    assert (opened / "b.csv").read_bytes() == b"earlylate"
+
+    put, write = parts.blobs._inner.put, logs.write_atomically  # type: ignore[attr-defined]
+
+    def put_late(key: str, folder: Path) -> int:
+        rekeyed()
+        return int(put(key, folder))
+
+    with monkeypatch.context() as late:
+        late.setattr(parts.blobs._inner, "put", put_late)  # type: ignore[attr-defined]
+        key = blob(parts, "acme", "z")
+    assert content(parts, key) == b"contentone"
+
+    def write_late(path: Path, data: bytes) -> None:
+        rekeyed()
+        write(path, data)
+
+    folders = JobFolders(parts)
+    (folders.root / "job_1").mkdir(parents=True)
+    (folders.root / "job_1" / "log").write_text("said")
+    with monkeypatch.context() as late:
+        late.setattr(logs, "write_atomically", write_late)
+        folders.end("acme", "job_1")
+    assert b"".join(JobFolders(parts).read("acme", "job_1", 0)) == b"said"
 
 
 @pytest.mark.usefixtures("quick")
