@@ -12,11 +12,15 @@ from tapster.contract.errors import TapsterError
 from tapster.core.db import metadata
 from tapster.core.parts import Parts
 from tapster.core.settings import load
+from tapster.tenancy import service as tenancy
 from tapster.tenancy.datakeys import service as datakeys
 from tapster.tenancy.erasure import service, store
 from tapster.tenancy.erasure.service import KEPT, Endings, Eraser
+from tapster.tenancy.keys import service as keys
+from tapster.tenancy.members import service as members
 from tapster.tenancy.roles import store as roles
 from tapster.tenancy.tenants import service as tenants
+from tests.tenancy.people import who
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -158,6 +162,24 @@ def test_what_comes_late_is_treated_likewise(parts: Parts) -> None:
         tenants.add(tx, "acme")
         roles.put(tx, "acme", "late", ["predict"], "")
     assert endings.sweep() == 0, "a tenant of the same name is somebody else"
+
+
+def test_who_could_act_for_a_tenant_cannot_act_for_the_next_of_its_name(parts: Parts) -> None:
+    admin = who(tenants={"*"})
+    with parts.db.write() as tx:
+        tenants.add(tx, "other")
+        key = keys.make(tx, admin, role="developer", reach=["acme", "other"])
+        members.add(tx, admin, "ann", "developer", reach=["acme"])
+    _begun(parts)
+    assert Endings(parts, ERASERS).go_on() == 0
+    with parts.db.write() as tx:
+        tenants.add(tx, "acme")
+        caller = tenancy.authenticate(tx, key.key)
+        assert caller is not None
+        tenancy.acting_for(tx, caller, "other")
+        with pytest.raises(TapsterError, match="no tenant"):
+            tenancy.acting_for(tx, caller, "acme")
+        assert members.show(tx, "default", "ann").tenants == []
 
 
 def test_the_installations_own_tenant_stays(parts: Parts) -> None:

@@ -81,6 +81,12 @@ def acting_for(tx: Connection, who: Principal, tenant: str) -> None:
     tenants.show(tx, tenant)
 
 
+def forget_reach(tx: Connection, tenant: str) -> None:
+    """Let nobody of the installation's act any longer for a tenant that is no more."""
+    keys.forget_reach(tx, tenant)
+    members.forget_reach(tx, tenant)
+
+
 def suspend_tenant(tx: Connection, name: str) -> Tenant:
     """Turn a tenant's keys and members away, and end its sessions."""
     found = tenants.suspend(tx, name)

@@ -122,6 +122,7 @@ class Endings:
     def _rows(self, tx: Connection, tenant: str) -> tuple[dict[str, int], dict[str, Any]]:
         """Remove a tenant's rows; the counts by table, and what slices tell of what they keep."""
         store.overwrite(tx)
+        tenancy.forget_reach(tx, tenant)
         told = {
             name: eraser.rows(tx, tenant)
             for name, eraser in self._erasers.items()

@@ -204,6 +204,14 @@ def has_role(tx: Connection, tenant: str, role: str) -> bool:
     return bool(store.of_role(tx, tenant, role))
 
 
+def forget_reach(tx: Connection, tenant: str) -> None:
+    """Let no key act for a tenant that is no more: whoever has its name next is somebody else."""
+    for row in store.listing(tx, DEFAULT_TENANT):
+        if tenant in (reach := row["tenants"] or ()):
+            left = [each for each in reach if each != tenant]
+            store.change(tx, DEFAULT_TENANT, row["id"], tenants=left)
+
+
 def used(tx: Connection, times: dict[str, float]) -> None:
     """Remember when keys (ids) were last used."""
     for identifier, at in times.items():

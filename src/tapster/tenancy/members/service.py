@@ -171,6 +171,14 @@ def seen(tx: Connection, tenant: str, identifier: str) -> None:
     store.change(tx, tenant, identifier, last_seen=time.time())
 
 
+def forget_reach(tx: Connection, tenant: str) -> None:
+    """Let no member act for a tenant that is no more: whoever has its name next is another."""
+    for row in store.listing(tx, DEFAULT_TENANT):
+        if tenant in row["tenants"]:
+            left = [each for each in row["tenants"] if each != tenant]
+            store.change(tx, DEFAULT_TENANT, row["id"], tenants=left)
+
+
 def has_role(tx: Connection, tenant: str, role: str) -> bool:
     """Whether a member has a role."""
     return any(row["role"] == role for row in store.listing(tx, tenant))
