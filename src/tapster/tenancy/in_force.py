@@ -7,9 +7,14 @@ from typing import Any, Final
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import DBAPIError
 
+from tapster.contract.errors import TapsterError
 from tapster.core.db import Database
+from tapster.core.telemetry import logger
 from tapster.tenancy.revisions import revision
+
+log = logger(__name__)
 
 # How long at most: a worker may be away, or busy, and what was changed is so all the same.
 PATIENT: Final = 1.0
@@ -42,7 +47,11 @@ async def until(db: Database, followed: Followed) -> None:
     """Wait, a moment at most, for every worker to follow the newest plan."""
     if not followed():
         return
-    number = await asyncio.to_thread(_newest, db)
+    try:
+        number = await asyncio.to_thread(_newest, db)
+    except (DBAPIError, TapsterError) as error:  # what was changed is so, and is answered
+        log.warning("nobody knows whether a change is in force", reason=str(error)[:200])
+        return
     ends = time.monotonic() + PATIENT
     while any(plan < number for plan in followed()) and time.monotonic() < ends:
         await asyncio.sleep(_LOOK)
