@@ -23,6 +23,7 @@ from tapster.tenancy.datakeys.keyring import StoredKeys
 from tapster.tenancy.erasure import service as erasure
 from tapster.tenancy.erasure import store as erasures
 from tapster.tenancy.members import service as members
+from tapster.tenancy.sessions import service as sessions
 from tapster.tenancy.tenants import service as tenants
 from tests.tenancy.people import who
 
@@ -202,3 +203,27 @@ def test_of_two_who_end_a_tenant_one_says_what_went(
         (ended,) = erasure.history(tx, "acme")
     assert ended.receipt is not None
     assert ended.receipt["rows"]["members"] == 1
+
+
+@pytest.mark.parametrize("how", ["password", "suspended", "removed"])
+def test_nobody_signs_in_by_what_is_just_being_taken_away(postgres: Database, how: str) -> None:
+    """Whoever takes it ends the sessions that there are, and this one is not there yet."""
+    owner = who(tenant="acme")
+    with postgres.write() as tx:
+        tenants.add(tx, "acme")
+        ann = members.add(tx, owner, "ann", "developer", password="stolen")
+
+    def take(tx: Connection) -> None:
+        if how == "password":
+            service.set_password(tx, owner, "ann", "another")
+        elif how == "suspended":
+            service.suspend_member(tx, owner, "ann")
+        else:
+            service.remove_member(tx, owner, "ann")
+
+    def sign_in(tx: Connection) -> None:
+        service.sign_in(tx, "acme", ann.id, how="password", address="", seconds=60, proved="stolen")
+
+    assert overlapping(postgres, take, sign_in) == "unauthenticated"
+    with postgres.read() as tx:
+        assert sessions.listing(tx, "acme") == []

@@ -109,7 +109,7 @@ def sign_in(
 
     Raises TapsterError(unauthenticated) if they are gone by now, or have another password.
     """
-    row = members.by_id(tx, tenant, member)
+    row = members.by_id(tx, tenant, member, lock=True)
     gone = row is None or not tenants.active(tx, tenant)
     if gone or (proved is not None and row["password"] != proved):
         raise TapsterError("unauthenticated", "this member cannot sign in")

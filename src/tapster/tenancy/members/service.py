@@ -161,9 +161,9 @@ def known_as(tx: Connection, tenant: str, subject: str, email: str) -> Any:
     return _active(row)
 
 
-def by_id(tx: Connection, tenant: str, identifier: str) -> Any:
-    """The row of a member who may be signed in, or None."""
-    return _active(store.get(tx, tenant, identifier))
+def by_id(tx: Connection, tenant: str, identifier: str, *, lock: bool = False) -> Any:
+    """The row of a member who may be signed in, or None; with `lock` theirs until `tx` ends."""
+    return _active(store.get(tx, tenant, identifier, lock=lock))
 
 
 def seen(tx: Connection, tenant: str, identifier: str) -> None:

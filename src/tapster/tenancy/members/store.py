@@ -53,9 +53,10 @@ def remove(tx: Connection, tenant: str, identifier: str) -> None:
     tx.execute(delete(members).where(members.c.tenant == tenant, members.c.id == identifier))
 
 
-def get(tx: Connection, tenant: str, identifier: str) -> Any:
-    """A member's row by id, or None."""
+def get(tx: Connection, tenant: str, identifier: str, *, lock: bool = False) -> Any:
+    """A member's row by id, or None; with `lock` nobody else changes it until the end of `tx`."""
     query = select(members).where(members.c.tenant == tenant, members.c.id == identifier)
+    query = query.with_for_update() if lock else query
     return tx.execute(query).mappings().first()
 
 
