@@ -184,6 +184,20 @@ def test_a_tenant_ends_once(postgres: Database, keys: StoredKeys) -> None:
         assert len(erasure.history(tx, "acme")) == 1
 
 
+def test_a_tenant_that_is_just_being_erased_is_not_resumed(
+    postgres: Database, keys: StoredKeys
+) -> None:
+    with postgres.write() as tx:
+        service.suspend_tenant(tx, "acme")
+
+    def begin(tx: Connection) -> None:
+        erasure.begin(tx, "acme", "key_admin")
+
+    assert overlapping(postgres, begin, lambda tx: tenants.resume(tx, "acme")) == "conflict"
+    with postgres.read() as tx:
+        assert not tenants.active(tx, "acme")
+
+
 def test_of_two_who_end_a_tenant_one_says_what_went(
     postgres: Database, keys: StoredKeys, tmp_path: Path
 ) -> None:

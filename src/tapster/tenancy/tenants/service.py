@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from tapster.contract.control import DEFAULT_TENANT, Tenant
 from tapster.contract.errors import TapsterError
+from tapster.tenancy.datakeys import store as datakeys
 from tapster.tenancy.erasure import store as erasures
 from tapster.tenancy.revisions import revise
 from tapster.tenancy.tenants import store
@@ -82,6 +83,7 @@ def resume(tx: Connection, name: str) -> Tenant:
 
     Raises TapsterError(conflict) for one that is being erased.
     """
+    datakeys.lock(tx)  # nobody begins to erase it before this has ended
     if erasures.ending(tx, name) is not None:
         raise TapsterError("conflict", f"tenant {name} is being erased, for good")
     return _set(tx, name, "active")
