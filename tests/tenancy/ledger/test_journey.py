@@ -171,6 +171,24 @@ def test_a_tenant_pays_what_it_calls_of_anothers(
         assert Decimal(client.invoice(invoice["month"], "acme")["total"]) == 12 * Decimal("0.002")
 
 
+def test_a_tenant_is_told_what_everybody_pays_for_what_is_shared_with_it(
+    house: Server, run: Run, tenants: dict[str, str]
+) -> None:
+    with connect(house.url, key=house.key) as client, connect(house.url, key=tenants["beta"]) as it:
+        client.deploy("sum", endpoint="offer")
+        general = client.prices_set("offer", {"row": "0.5"})
+        client.prices_set("offer", {"row": "0.4"}, tenant="acme")
+        assert it.prices_list() == []
+        client.endpoint_share("offer", ["beta"])
+        assert it.prices_list() == [general]
+        own = client.prices_set("offer", {"row": "0.3"}, tenant="beta")
+        assert it.prices_list() == [own], "it goes before everybody's"
+        client.prices_delete(own["id"])
+        client.endpoint_delete("offer")
+        client.prices_delete(general["id"])
+        assert it.prices_list() == []
+
+
 def test_others_see_nothing_of_it(house: Server, tenants: dict[str, str]) -> None:
     month = time.strftime("%Y-%m", time.gmtime())
     with connect(house.url, key=tenants["beta"]) as beta:

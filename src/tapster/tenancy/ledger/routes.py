@@ -103,7 +103,7 @@ def _prices(parts: Parts, resolve: Resolve) -> APIRouter:
 
     @router.get("")
     def list_prices(who: _PriceReader, ended: bool = False) -> list[dict[str, Any]]:
-        """The prices that the caller asks for, and those asked of it by name."""
+        """The prices that the caller asks for, and those that others ask of it."""
         with parts.db.read() as tx:
             rows = prices.listing(tx, who.tenant, ended=ended)
         return [{**prices.shown(row), "currency": parts.settings.currency} for row in rows]

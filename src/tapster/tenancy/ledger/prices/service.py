@@ -16,6 +16,7 @@ from tapster.tenancy.ledger import money
 from tapster.tenancy.ledger.prices import store
 from tapster.tenancy.ledger.prices.store import PriceRow
 from tapster.tenancy.ledger.tariffs import CALLS, HOUSE, Tariff, Tier, dearest
+from tapster.tenancy.shares import service as shares
 from tapster.tenancy.tenants import service as tenants
 
 MOST_TIERS: Final = 20
@@ -92,8 +93,17 @@ def delete(tx: Connection, tenant: str, identifier: str, now: float | None = Non
 
 
 def listing(tx: Connection, tenant: str, *, ended: bool = False) -> list[PriceRow]:
-    """The prices a tenant asks for and those asked of it by name; with `ended`, old ones too."""
-    return store.listing(tx, tenant, ended=ended)
+    """The prices a tenant asks for, those asked of it by name (of both, with `ended`, old ones
+    too), and what everybody pays for what is shared with it."""
+    rows = store.listing(tx, tenant, ended=ended)
+    named = {(row.tenant, row.endpoint) for row in rows if row.caller and row.until is None}
+    places = set(shares.offered(tx, shares.ENDPOINT, tenant)) - named
+    general = (
+        row
+        for row in store.everywhere(tx, {owner for owner, _ in places})
+        if not row.caller and (row.tenant, row.endpoint) in places
+    )
+    return [*rows, *general]
 
 
 def shown(row: PriceRow) -> dict[str, Any]:
