@@ -103,6 +103,28 @@ def test_usage_errors_exit_2_and_name_the_help(
     assert "hint: see: tapster" in streams.err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["keys", "create", "--role", "owner", "--tenant", ""], "'--tenant' is empty"),
+        (["keys", "create", "--role", "owner", "--tenant="], "'--tenant' is empty"),
+        (["limits", "set", "requests=1/day", "--key", ""], "'--key' is empty"),
+        (["data", "add", "x", ""], "an argument is empty"),
+        (["audit", "export", ""], "an argument is empty"),
+    ],
+)
+def test_what_is_empty_is_not_taken_as_left_out(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_words_for_people_may_be_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tenants", "add", "acme", "--title", ""]) == 1
+    assert "no Tapster server" in capsys.readouterr().err
+
+
 def test_json_usage_errors_are_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "add", "x", "--json"]) == 2
     streams = capsys.readouterr()

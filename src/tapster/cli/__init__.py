@@ -6,10 +6,15 @@
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final
 
 import typer
 
 from tapster.contract.errors import TapsterError
+
+# Words for people, which may be empty.
+_WORDS: Final = frozenset({"--title", "--name", "--description"})
 
 
 def build() -> typer.Typer:
@@ -73,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     try:
+        _check_empty(given)
         code = build()(given or ["--help"], prog_name="tapster", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -94,6 +100,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         tell(_unexpected(error), as_json)
         return 1
+
+
+def _check_empty(given: list[str]) -> None:
+    """Raise BadParameter for an empty value: of `--tenant "$T"` without a T it would mean another
+    tenant than the one that was meant, and an empty path this folder."""
+    for before, each in pairwise(["", *given]):
+        option, sign, value = each.partition("=") if each.startswith("--") else (before, "=", each)
+        if sign and not value and option not in _WORDS:
+            what = repr(option) if option.startswith("-") else "an argument"
+            raise typer.BadParameter(f"{what} is empty")
 
 
 def _usage(error: typer.TyperException, given: list[str]) -> TapsterError:
