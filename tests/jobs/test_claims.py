@@ -297,3 +297,29 @@ def test_a_running_job_outlives_a_database_that_is_away(
     assert failures
     ended = loop.finished(job)
     assert (ended.status, ended.attempt, ended.data) == ("succeeded", 1, {"over": True})
+
+
+def test_a_clock_that_is_put_forward_loses_no_running_job(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a suspend, or when a database that was away for long is back."""
+    monkeypatch.setattr(claims, "LEASE", 1.0)
+    recover, looks = service.recover, list[int]()
+
+    def count(*given: Any, **named: Any) -> int:
+        looks.append(recover(*given, **named))
+        return looks[-1]
+
+    monkeypatch.setattr(service, "recover", count)
+    loop = Loop(parts)
+    job = loop.submit("wait", spec={"until": str(tmp_path / "go")})
+    loop.until(job, lambda seen: seen.phase == "waiting")
+    with parts.db.write() as tx:
+        tx.execute(update(store.jobs).values(lease_expires=time.time() - 3600))
+    before, end = len(looks), time.monotonic() + 20
+    while len(looks) == before and time.monotonic() < end:
+        time.sleep(0.02)
+    (tmp_path / "go").touch()
+    ended = loop.finished(job)
+    loop.stop()
+    assert (ended.status, ended.attempt) == ("succeeded", 1)

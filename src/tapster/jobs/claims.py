@@ -54,6 +54,7 @@ class ClaimLoop:
         self._executor = executor
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._running: set[asyncio.Task[None]] = set()
+        self._held: dict[tuple[str, int], Job] = {}
         self._folders = JobFolders(parts)
         self._root = self._folders.root
         self._memory = parts.settings.job_memory or int(psutil.virtual_memory().total * 0.8)
@@ -92,11 +93,13 @@ class ClaimLoop:
             for left in self._root.glob("*/[0-9]*"):  # of attempts that a kill ended
                 shutil.rmtree(left, ignore_errors=True)
         with acting("", "jobs.recover"), self._parts.db.write() as tx:
+            for (_, token), job in self._held.copy().items():  # not lost, whatever the clock says
+                store.write(tx, job, token, lease_expires=time.time() + LEASE)
             lost = service.recover(tx, sole_owner=sole_owner)
             uploads = service.uploads_in_use(tx)
             owners = service.owners(tx, self._folders.left()) if sole_owner else {}
-        for job, tenant in owners.items():
-            self._folders.end(tenant, job)
+        for name, tenant in owners.items():
+            self._folders.end(tenant, name)
         if self._parts.vault is not None:
             self._parts.vault.tidy()
         self._parts.uploads.sweep(uploads, _FORGOTTEN)
@@ -112,6 +115,7 @@ class ClaimLoop:
 
     async def _process(self, job: Job, token: int) -> None:
         folder = self._root / job.id / str(token)
+        self._held[job.id, token] = job
         try:
             await self._attempt(job, token, folder)
         except LostLeaseError:
@@ -127,6 +131,7 @@ class ClaimLoop:
             crash = TapsterError("internal", f"the job's handler failed: {type(error).__name__}")
             await asyncio.to_thread(self._fail, job, token, crash)
         finally:
+            del self._held[job.id, token]
             shutil.rmtree(folder, ignore_errors=True)
             await asyncio.to_thread(self._folders.end, job.tenant, job.id)
             await asyncio.to_thread(self._drop_upload, job)
