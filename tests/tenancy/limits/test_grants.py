@@ -134,6 +134,19 @@ def test_many_at_once_never_get_more_than_there_is(bench: Bench) -> None:
         assert sum(pool.map(spend, range(8))) == 300
 
 
+def test_a_month_that_may_still_be_asked_for_keeps_what_was_given_of_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one machine's clock the month is over, of another's not."""
+    limit, today = bench.limit("requests", 100, "month"), ["2026-11-15"]
+    monkeypatch.setattr(spans, "today", lambda: today[0])
+    assert bench.ask_all("away", limit, 100, "2026-11-15").total == 100
+    today[0] = "2026-12-01"
+    assert bench.ask("first", limit, 5, "2026-12-03").total == 5
+    assert bench.ask("late", limit, 5, "2026-11-29").total == 0
+    assert bench.ask("late", limit, 5, "2026-11-30").total == 0
+
+
 def test_a_limit_that_is_gone_is_not_answered(bench: Bench) -> None:
     limit = bench.limit("requests", 300, "day")
     bench.limit("requests", None, "day")

@@ -112,8 +112,8 @@ def _closed(tx: Connection, place: Place) -> bool:
 def _forget(tx: Connection, limit: Row, period: Span, *, fresh: bool) -> None:
     """Delete what was granted in periods that are over for every clock."""
     if fresh:
-        month = spans.span("month", period.first).first
-        store.forget(tx, limit.tenant, limit.id, spans.before(month, DAYS_APART))
+        earliest = spans.before(period.first, 2 * DAYS_APART)  # two machines' dates apart
+        store.forget(tx, limit.tenant, limit.id, spans.span("month", earliest).first)
 
 
 def _check(request: GrantRequest) -> None:
