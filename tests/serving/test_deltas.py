@@ -1,5 +1,6 @@
 """Plans that change by deltas: what becomes of keys, endpoints and those who hold them open."""
 
+import errno
 import os
 import socket
 import threading
@@ -13,10 +14,14 @@ import msgspec
 import pytest
 
 from tapster.contract.plan import Need, PlanDelta, ServingPlan, TenantGrant
+from tapster.contract.snapshots import Snapshot
 from tapster.serving import planfile
+from tapster.serving.datakeys import PlanKeys
+from tapster.serving.following import Follower
 from tests.serving import packages
 from tests.serving.conftest import KEY, SIGNERS, Plane, endpoint, grant, request, wait_for
 from tests.serving.control import Control
+from tests.serving.doubles import go
 from tests.serving.loads import BODY, INFER
 from tests.serving.rpc.calling import INFER as RPC_INFER
 from tests.serving.rpc.calling import call, channel, infer_request, sum_request
@@ -265,6 +270,40 @@ def test_keys_are_cut_off_by_hand_when_nobody_else_can(begin: Begin, control: Co
     assert status(plane, KEY) == 200
     os.unlink(plane.home / "cut-keys")
     wait_for(lambda: {status(plane, "b") for _ in range(8)} == {200}, "the key to be let in")
+
+
+def test_a_worker_that_cannot_read_who_is_cut_off_lets_nobody_in_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Subject:
+        """Remembers who is cut off."""
+
+        keys: frozenset[str] = frozenset()
+
+        def apply(self, snapshot: Snapshot) -> None: ...
+
+        def change(self, delta: PlanDelta) -> None: ...
+
+        def cut(self, keys: frozenset[str]) -> None:
+            self.keys = keys
+
+    def without_descriptors(path: Path, **how: str) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def main() -> None:
+        subject = Subject()
+        follower = Follower(tmp_path, subject, PlanKeys(None))
+        (tmp_path / "cut-keys").write_text("first\n")
+        follower.look()
+        (tmp_path / "cut-keys").write_text("first\nsecond\n")
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "read_text", without_descriptors)
+            follower.look()
+        assert subject.keys == {"first"}
+        follower.look()
+        assert subject.keys == {"first", "second"}
+
+    go(main)
 
 
 def test_a_key_is_for_the_endpoints_that_it_names(begin: Begin, control: Control) -> None:

@@ -130,11 +130,11 @@ class Follower:
         stamp = planfile.stamp(path)
         if stamp == self._cut:
             return
-        self._cut = stamp
         try:
             lines = path.read_text(errors="replace").split() if stamp else []
-        except OSError:
-            lines = []
+        except OSError:  # who is cut off stays so until it can be read
+            return
+        self._cut = stamp
         self._subject.cut(frozenset(lines[:MOST_CUT]))
 
 
