@@ -147,6 +147,20 @@ def test_answers_grow_old(region: Region) -> None:
     assert time.monotonic() - began > 0.04
 
 
+def test_no_answer_is_older_than_the_endpoint_that_is_asked_allows(region: Region) -> None:
+    """Whoever has kept it: another endpoint of the package, or this one before it was changed."""
+    model, cache = Model(), Cache(1 << 20, region)
+    patient = cache.before(model.submit, "package", ("x", 1), 60)
+    strict = cache.before(model.submit, "package", ("x", 1), 0.05)
+    ask(patient, region, 1)
+    ask(strict, region, 1)
+    assert model.ran == 1
+    time.sleep(0.06)
+    ask(strict, region, 1)
+    ask(patient, region, 1)
+    assert model.ran == 2
+
+
 def test_errors_and_lesser_answers_are_not_kept(region: Region) -> None:
     model = Model()
     cache = Cache(1 << 20, region)

@@ -48,32 +48,33 @@ class Cache:
 
         def answer(work: Work) -> None:
             key = _digest(head, work.tenant, work.inputs, packed)
-            found = self._find(key)
+            found = self._find(key, seconds)
             if found is None:
                 self._region.count(work.place, CACHE_MISSES)
-                submit(_Miss(self, work, key, seconds))
+                submit(_Miss(self, work, key))
             else:
                 self._hit(work, found)
 
         return answer
 
-    def keep(self, key: bytes, arrays: Sequence[Array], seconds: float) -> None:
+    def keep(self, key: bytes, arrays: Sequence[Array]) -> None:
         """Keep an answer, unless it is too large."""
         owned = [array if array.base is None else array.copy() for array in arrays]
         size = ENTRY_BYTES + sum(map(_size, owned))
         if size > LARGEST_SHARE * self._limit:
             return
         self._drop(key)
-        self._kept[key] = (time.monotonic() + seconds, owned, size)
+        self._kept[key] = (time.monotonic(), owned, size)
         self.size += size
         while self.size > self._limit:
             self._drop(next(iter(self._kept)))
 
-    def _find(self, key: bytes) -> list[Array] | None:
+    def _find(self, key: bytes, seconds: float) -> list[Array] | None:
+        """An answer that is not older: another endpoint may have let it grow older."""
         entry = self._kept.get(key)
         if entry is None:
             return None
-        if entry[0] <= time.monotonic():
+        if entry[0] + seconds <= time.monotonic():
             self._drop(key)
             return None
         self._kept.move_to_end(key)
@@ -103,7 +104,7 @@ class Cache:
 class _Miss:
     """A request whose answer will be kept. It is otherwise the request itself."""
 
-    __slots__ = ("_arrays", "_cache", "_key", "_seconds", "_work")
+    __slots__ = ("_arrays", "_cache", "_key", "_work")
 
     deadline: float
     done: bool
@@ -114,11 +115,10 @@ class _Miss:
     rows: int
     began: int
 
-    def __init__(self, cache: Cache, work: Work, key: bytes, seconds: float) -> None:
+    def __init__(self, cache: Cache, work: Work, key: bytes) -> None:
         self._cache = cache
         self._work = work
         self._key = key
-        self._seconds = seconds
         self._arrays: list[Array] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -143,7 +143,7 @@ class _Miss:
         """See Work. The caller first."""
         self._work.succeed(body)
         if self._arrays is not None:
-            self._cache.keep(self._key, self._arrays, self._seconds)
+            self._cache.keep(self._key, self._arrays)
 
     def fail(self, error: Failure) -> None:
         """See Work."""
