@@ -1,11 +1,14 @@
 """Models that leave the memory and come back: within a budget, when idle, when told to."""
 
+import asyncio
 import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,13 +16,16 @@ from tapster.contract.plan import Options, PackageRef, ServingPlan
 from tapster.contract.snapshots import Snapshot, pack, unpack
 from tapster.core.blobs import LocalBlobs
 from tapster.core.settings import Settings
+from tapster.serving.costs import Cost
 from tapster.serving.engine import Engine
 from tapster.serving.gate import Gate
-from tapster.serving.model import Loaded, Model, Opening
+from tapster.serving.loading import Loader
+from tapster.serving.model import READY, Loaded, Model, Opening
+from tapster.serving.residency import Residency
 from tapster.serving.slots import Slots
 from tests.serving import packages
 from tests.serving.conftest import SIGNERS, Plane, endpoint, wait_for
-from tests.serving.doubles import LIMIT, Bench, Double, go, until
+from tests.serving.doubles import LIMIT, Bench, Double, Held, go, until
 
 BODY = {
     "inputs": [{"name": "numeric", "shape": [1, 3], "datatype": "FP32", "data": [1.0, 2.0, 3.0]}]
@@ -224,6 +230,28 @@ def test_models_come_and_go_as_they_are_told(new_plane: Callable[..., Plane]) ->
         wait_for(lambda: states(plane)[ref.digest] == "ready", "the model to be back")
     assert plane.call("POST", f"{path}/unload").status == 200
     assert called(plane, "m0") == 6.0
+
+
+def test_what_is_asked_for_as_it_is_retired_goes_all_the_same(tmp_path: Path) -> None:
+    """Who asks has waited for the wish to be written, and the endpoint was deleted meanwhile."""
+
+    async def main() -> None:
+        double = Held()
+        model = Model(PackageRef("0" * 64, "default/packages/0"))
+        bench = Bench(tmp_path, double, Cost(1e-3, 1e-3))
+        model.batcher, model.state = bench.batcher, READY
+        model.loaded = cast("Any", SimpleNamespace(memory=5))
+        residency = Residency(Loader(asyncio.get_running_loop()), 0, lambda: None)
+        residency.add(model)
+        last = bench.ask(1)
+        await until(lambda: double.sizes == [1])
+        residency.retire(model)
+        await residency.load([model])
+        double.let()
+        await until(lambda: double.closed)
+        assert (residency.memory, last.body) == (0, b"[2.0]")
+
+    go(main)
 
 
 def test_what_is_gone_from_the_plan_goes_whatever_its_state(

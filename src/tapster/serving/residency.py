@@ -72,7 +72,8 @@ class Residency:
         waiting = []
         for model in models:
             if model.state == READY:
-                model.batcher.stay()
+                if model.behind:  # else it was retired meanwhile, and goes for good
+                    model.batcher.stay()
             else:
                 self.retry(model)
                 waiting.append(self._loop.create_future())
