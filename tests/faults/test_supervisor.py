@@ -2,14 +2,19 @@
 
 import errno
 import os
+import select
+import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from tapster import supervisor
+from tapster.core.absence import StandIn
 from tapster.core.settings import Settings
 
 
@@ -49,3 +54,21 @@ def test_a_child_that_cannot_be_started_again_ends_nobody_else(
         for each in sockets:
             each.close()
         os.close(lock)
+
+
+def test_callers_whom_no_thread_can_answer_end_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who speak TLS to the port of a control process that is not there."""
+
+    def lacking(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        stand_in = StandIn(listener, cast("Any", SimpleNamespace(context=lambda alpn: object())))
+        monkeypatch.setattr(threading.Thread, "start", lacking)
+        with socket.create_connection(listener.getsockname(), 20.0) as caller:
+            until = time.monotonic() + 20.0
+            while not select.select([caller], [], [], 0.01)[0]:
+                stand_in.answer()
+                assert time.monotonic() < until
+            assert caller.recv(1) == b""

@@ -33,13 +33,20 @@ class StandIn:
             while True:
                 caller, _ = self._listener.accept()
                 if self._tls is not None:
-                    threading.Thread(target=self._tell, args=(caller,), daemon=True).start()
+                    self._tell_apart(caller)
                     continue
                 caller.setblocking(False)
                 self._lingering.append((time.monotonic() + _LINGER, caller))
                 with suppress(OSError):
                     caller.sendall(_HEAD + _ABSENT)
                     caller.shutdown(socket.SHUT_WR)
+
+    def _tell_apart(self, caller: socket.socket) -> None:
+        """In a thread; where the machine lacks one, the caller is told nothing."""
+        try:
+            threading.Thread(target=self._tell, args=(caller,), daemon=True).start()
+        except RuntimeError:
+            caller.close()
 
     def _tell(self, caller: socket.socket) -> None:
         """Refuse a caller who speaks TLS."""
