@@ -54,7 +54,7 @@ def write(call: Request, answer: Answer, first: int) -> bytes:
     model = call.target.model
     columns: dict[str, list[Any]] = {}
     for index, spec in enumerate(model.signature.outputs):
-        rows = rows_in(answer, index, first, call.rows)
+        rows = rows_in(model, answer, index, first, call.rows)
         columns |= _columns(model, spec.name, rows)
     text = io.StringIO()
     table = csv.writer(text)

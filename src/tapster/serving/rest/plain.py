@@ -20,7 +20,7 @@ from tapster.serving.batcher import Answer
 from tapster.serving.model import Model
 from tapster.serving.rest import csv_rows, large
 from tapster.serving.rest.bodies import PIECE, accounted, decode, encode, spell
-from tapster.serving.rest.rows import rows_in
+from tapster.serving.rest.rows import finite_in, rows_in
 from tapster.serving.rest.tensors import Inputs, rows_of
 from tapster.serving.rest.wires import Request
 
@@ -60,10 +60,12 @@ def write(call: Request, answer: Answer, first: int) -> bytes:
         call.lines = csv_rows.CONTENT_TYPE + noted(answer)
         return csv_rows.write(call, answer, first)
     note = b'"note":%b,' % encode(answer.note) if answer.note else b""
+    model = call.target.model
+    finite = finite_in(model, answer)
     pieces = [
         spell(
-            _by_row(call.target.model, answer, first + at, min(PIECE, call.rows - at)),
-            answer.finite,
+            _by_row(model, answer, first + at, min(PIECE, call.rows - at)),
+            finite,
         )
         for at in range(0, call.rows, PIECE)
     ]
@@ -115,7 +117,8 @@ def _by_row(model: Model, answer: Answer, first: int, rows: int) -> list[dict[st
     """An object a row: `prediction`, `probabilities` by label, or outputs by their names."""
     names = [spec.name for spec in model.signature.outputs]
     columns = [
-        _cells(model, name, rows_in(answer, index, first, rows)) for index, name in enumerate(names)
+        _cells(model, name, rows_in(model, answer, index, first, rows))
+        for index, name in enumerate(names)
     ]
     if len(names) == 1:
         names = [PREDICTION]

@@ -3,10 +3,17 @@
 from typing import Any
 
 from tapster.serving.batcher import Answer
+from tapster.serving.model import Model
 from tapster.serving.rest.bodies import invalid
+from tapster.serving.rest.raw import widened
 
 
-def rows_in(answer: Answer, output: int, first: int, rows: int) -> list[Any]:
+def finite_in(model: Model, answer: Answer) -> bool:
+    """Whether every value can be written as a JSON number; of BF16, that is not known."""
+    return answer.finite and all(spec.datatype != "BF16" for spec in model.signature.outputs)
+
+
+def rows_in(model: Model, answer: Answer, output: int, first: int, rows: int) -> list[Any]:
     """An output's values row by row: bare values for one a row, else lists nested by shape.
 
     Raises TapsterError(invalid) when the output does not come by row.
@@ -17,6 +24,9 @@ def rows_in(answer: Answer, output: int, first: int, rows: int) -> list[Any]:
             "this model's answer cannot be given row by row",
             hint="call it by the Open Inference protocol",
         )
+    if model.signature.outputs[output].datatype == "BF16":  # carried as bits
+        part = answer.arrays[output][first : first + rows]
+        values, first = widened(part).ravel().tolist(), 0
     if len(shape) == 1:
         return values[first : first + rows]
     cut = [values[row * width : (row + 1) * width] for row in range(first, first + rows)]

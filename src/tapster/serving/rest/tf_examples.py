@@ -16,7 +16,7 @@ from tapster.serving.batcher import Answer
 from tapster.serving.model import Model
 from tapster.serving.rest.bodies import accounted, decode, invalid, spell
 from tapster.serving.rest.open_answers import refuse
-from tapster.serving.rest.rows import rows_in
+from tapster.serving.rest.rows import finite_in, rows_in
 from tapster.serving.rest.tensors import rows_of
 from tapster.serving.rest.tf_models import CLASSIFICATION, REGRESSION, classifies, regresses
 from tapster.serving.rest.tf_serving import check_signature, from_objects, note, plain
@@ -46,10 +46,10 @@ class Classify:
         """See Wire."""
         model = call.target.model
         names = [spec.name for spec in model.signature.outputs]
-        scores = rows_in(answer, names.index(PROBABILITIES), first, call.rows)
+        scores = rows_in(model, answer, names.index(PROBABILITIES), first, call.rows)
         results = [list(zip(model.labels, row, strict=True)) for row in scores]
         note(call, answer)
-        return spell({"results": results}, answer.finite)
+        return spell({"results": results}, finite_in(model, answer))
 
     def refuse(self, error: TapsterError) -> bytes:
         """See Wire."""
@@ -68,12 +68,13 @@ class Regress:
 
     def write(self, call: Request, answer: Answer, first: int) -> bytes:
         """See Wire."""
-        index = regresses(call.target.model)
+        model = call.target.model
+        index = regresses(model)
         assert index is not None
-        values = rows_in(answer, index, first, call.rows)
+        values = rows_in(model, answer, index, first, call.rows)
         results = [value[0] if isinstance(value, list) else value for value in values]
         note(call, answer)
-        return spell({"results": results}, answer.finite)
+        return spell({"results": results}, finite_in(model, answer))
 
     def refuse(self, error: TapsterError) -> bytes:
         """See Wire."""

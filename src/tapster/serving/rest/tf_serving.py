@@ -22,7 +22,7 @@ from tapster.serving.rest.bodies import accounted, decode, encode, invalid, show
 from tapster.serving.rest.heads import JSON
 from tapster.serving.rest.open_answers import refuse
 from tapster.serving.rest.plain import Row, noted, quotes_of, read_objects
-from tapster.serving.rest.rows import rows_in
+from tapster.serving.rest.rows import finite_in, rows_in
 from tapster.serving.rest.tensors import Inputs, conform, nested, rows_of
 from tapster.serving.rest.tf_models import PREDICT, SIGNATURE
 from tapster.serving.rest.wires import Request
@@ -77,14 +77,17 @@ def read(call: Request, body: bytes | bytearray) -> None:
 
 def write(call: Request, answer: Answer, first: int) -> bytes:
     """See Wire."""
-    names = [spec.name for spec in call.target.model.signature.outputs]
+    model = call.target.model
+    names = [spec.name for spec in model.signature.outputs]
     columns = [
-        _column(name, rows_in(answer, index, first, call.rows)) for index, name in enumerate(names)
+        _column(name, rows_in(model, answer, index, first, call.rows))
+        for index, name in enumerate(names)
     ]
+    finite = finite_in(model, answer)
     note(call, answer)
     if call.by_row:
-        return b'{"predictions":%b}' % _by_row(names, columns, answer.finite)
-    return b'{"outputs":%b}' % _by_column(names, columns, answer.finite)
+        return b'{"predictions":%b}' % _by_row(names, columns, finite)
+    return b'{"outputs":%b}' % _by_column(names, columns, finite)
 
 
 def note(call: Request, answer: Answer) -> None:
