@@ -51,6 +51,27 @@ def test_nothing_may_be_said_by_null(plane: Plane) -> None:
     }
 
 
+@pytest.mark.parametrize("rows", [1, 500])
+def test_the_largest_number_may_be_spelled_shortly(plane: Plane, rows: int) -> None:
+    """As Go, Java and Rust spell it, by every wire and in any number."""
+    largest = 3.4028235e38
+    row = [largest, -largest, 0]
+    named = {"alpha": largest, "beta": -largest, "gamma": 0}
+    bodies: list[tuple[str, Any]] = [
+        (INFER, numeric(row * rows, [rows, 3])),
+        (INFER, numeric([row] * rows, [rows, 3])),
+        ("/v1/models/sum:predict", {"instances": [row] * rows}),
+        ("/v1/endpoints/sum/predict", {"rows": [named] * rows}),
+    ]
+    for path, body in bodies:
+        answer = plane.call("POST", path, body)
+        assert answer.status == 200, (path, answer)
+    table = "alpha,beta,gamma\n" + "3.4028235e38,-3.4028235e38,0\n" * rows
+    path = "/v1/endpoints/sum/predict"
+    assert plane.call("POST", path, table.encode(), Content_Type="text/csv").status == 200
+    refused(plane.call("POST", INFER, numeric([[3.4028236e38, 0, 0]])), "cannot hold")
+
+
 def test_data_may_be_nested(plane: Plane) -> None:
     answer = plane.call("POST", INFER, numeric([[1, 2, 3], [4, 5, 6]], [2, 3]))
     assert answer.json()["outputs"][0]["data"] == [7.0, 16.0]

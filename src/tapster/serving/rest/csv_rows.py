@@ -21,12 +21,12 @@ from tapster.serving.batcher import Answer
 from tapster.serving.model import Model
 from tapster.serving.rest.bodies import invalid, shown
 from tapster.serving.rest.rows import rows_in
-from tapster.serving.rest.tensors import Inputs
+from tapster.serving.rest.tensors import FLOAT_LIMITS, Inputs
 from tapster.serving.rest.wires import Request
 
 CONTENT_TYPE: Final = b"content-type: text/csv; charset=utf-8\r\n"
 PIECE: Final = 2048
-_LARGEST: Final = float(np.finfo(np.float32).max)
+_LARGEST: Final = FLOAT_LIMITS["FP32"]
 _TRUTHS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 Row = dict[str, Any]

@@ -14,9 +14,10 @@ from tapster.serving.rest.bodies import invalid, shown
 
 MAX_RANK: Final = 8
 MAX_SIZE: Final = 1 << 40
+# Shortly spelled, the largest 32-bit float is 3.4028235e38, which is more and is rounded to it.
 FLOAT_LIMITS: Final[dict[str, float]] = {
     "FP16": float(np.finfo(np.float16).max),
-    "FP32": float(np.finfo(np.float32).max),
+    "FP32": float(np.nextafter((2 - 2.0**-24) * 2.0**127, 0)),
     "FP64": float(np.finfo(np.float64).max),
 }
 _NUMBERS: Final = frozenset({int, float})
