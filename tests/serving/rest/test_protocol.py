@@ -76,6 +76,8 @@ POST = f"POST {INFER} HTTP/1.1\r\n{AUTH}"
         (f"{POST}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
         (f"{POST}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
         (f"{POST}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
+        (f"POST {INFER} HTTP/1.0\r\n{AUTH}Connection: keep-alive\r\n"
+         "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.0\r\n\r\n", 400),
         (f"{POST}Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n", 400),
         (f"{POST}Transfer-Encoding: chunked\r\n\r\n+5\r\nxxxxx\r\n0\r\n\r\n", 400),
         (f"{POST}Transfer-Encoding: chunked\r\n\r\n0x5\r\nxxxxx\r\n0\r\n\r\n", 400),

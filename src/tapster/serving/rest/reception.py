@@ -228,12 +228,16 @@ class Reception(Connection):
 
     def _examine_framing(self, noted: dict[bytes, bytes]) -> None:
         host = noted.get(b"host")
+        old = self.parser.get_http_version() == "1.0"
         if host is None:
-            if self.parser.get_http_version() != "1.0":
+            if not old:
                 self._refuse_now(400, "invalid", "the header host is missing")
                 raise StopError
         elif not self._service.knows(host):
             self._refuse_now(403, "forbidden", "without keys, only this machine's name is answered")
+            raise StopError
+        if old and b"transfer-encoding" in noted:  # nobody in between need know it (RFC 9112, 6.1)
+            self._refuse_now(400, "invalid", "HTTP/1.0 has no transfer encodings")
             raise StopError
         if noted.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             self._refuse_now(400, "invalid", "only the transfer encoding chunked is understood")
