@@ -13,12 +13,13 @@ from tapster.contract.plan import PlanDelta
 from tapster.contract.snapshots import pack, unpack
 from tapster.core.crypto import key_digest
 from tapster.core.db import Database
-from tapster.deployments import deltas, planning, service
+from tapster.deployments import deltas, planning, service, store
 from tapster.registry import service as registry
 from tapster.registry.store import versions
 from tapster.tenancy import revisions
 from tapster.tenancy import service as tenancy
 from tapster.tenancy import store as history
+from tapster.tenancy.datakeys import store as datakeys
 from tapster.tenancy.keys import service as keys
 from tapster.tenancy.limits import service as limits
 from tapster.tenancy.limits.service import Wanted
@@ -248,6 +249,24 @@ def test_a_package_that_goes_while_others_have_it_too(tx: Connection, agent: Age
     assert agent.ask() is None, "only the whole plan says whose is left"
     [package] = planning.plan(tx, "key").packages
     assert package.key.startswith("default/packages/")
+
+
+def test_a_package_is_read_where_it_opens_while_another_who_has_it_is_erased(
+    tx: Connection, plane: DataPlane
+) -> None:
+    tenants.add(tx, "zoo")
+    register(tx, "m@1", regression("a", "b", "c"), "zoo")
+    same = (versions.c.tenant == "zoo", versions.c.model == "m")
+    tx.execute(update(versions).where(*same).values(digest=digest("m@1")))
+    for tenant in ("default", "zoo"):
+        service.deploy(tx, tenant, "e", "m@1")
+    plane.settle(2)
+    datakeys.add(tx, "default", "dk_1", "dk_1:master:wrapped", "master")
+    rows = store.everywhere(tx)
+    for each in (rows, rows[::-1]):
+        [package] = planning.part(tx, each, "key").packages
+        assert package.key.startswith("default/packages/")
+        assert package.secret == "dk_1:master:wrapped"
 
 
 def test_a_whole_plan_is_never_newer_than_what_it_tells(

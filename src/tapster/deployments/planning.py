@@ -94,6 +94,8 @@ def part(tx: Connection, rows: Iterable[Row], public_key: str) -> Part:
         lenders.update(held.values())
         for digest, owner in sorted(held.items()):
             secret, *former = secrets.get(owner, ("",))
+            if not secret and digest in packages and packages[digest].secret:
+                continue  # a tenant that is being erased has it too, and its copy opens no more
             key = f"{owner}/packages/{digest}"
             packages[digest] = PackageRef(digest, key, secret, tuple(former))
         needs.append(Need(row.id, tuple(sorted(held))))
