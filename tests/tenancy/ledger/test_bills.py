@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, func, select
+from msgspec.structs import replace
+from sqlalchemy import Connection, func, select, update
 
 from tapster.contract.control import Job, Principal
 from tapster.contract.errors import TapsterError
@@ -21,6 +22,7 @@ from tapster.tenancy.ledger.prices import service as prices
 from tapster.tenancy.ledger.reading import store as reading
 from tapster.tenancy.ledger.tariffs import CEILING
 from tapster.tenancy.tenants import service as tenants
+from tapster.tenancy.tenants.store import tenants as tenant_rows
 from tests.tenancy.ledger.conftest import DAY, NOON, count, line, report
 
 HOUSE = Principal("default", "k", frozenset({"*"}))
@@ -459,6 +461,21 @@ def test_what_is_reported_of_an_erased_tenant_later_names_nobody(db: Database) -
     assert not any("acme" in row or "key_a'" in row for row in everything)
     with db.write() as tx:
         tenants.ensure(tx, "acme")
+        tx.execute(update(tenant_rows).values(created=NOON))
+    before = _yesterday(line(), line(tenant="beta", owner="acme", key="key_b"))
+    _take(db, before)
     _take(db, report(count(0, requests=5), segment="another"))
     with db.read() as tx:
         assert service.counted(tx, "requests", "acme", DAY) == 5, "a new tenant of that name"
+        lines = tx.execute(select(store.lines).where(store.lines.c.day == "2026-11-20")).all()
+        assert {(each.tenant, each.owner) for each in lines} == {
+            ("erased:late", "default"),
+            ("beta", "erased:late"),
+        }, "what was used before there was the new one is not its"
+
+
+def _yesterday(*lines: Line) -> UsageReport:
+    """What a machine that was away reports of the day before."""
+    day = "2026-11-20"
+    counts = [count(at, replace(each, day=day), requests=1) for at, each in enumerate(lines)]
+    return report(*counts, segment="before")

@@ -6,7 +6,7 @@ while others grow, and records that change their label, are never billed.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ log = logger(__name__)
 
 # Whoever is counted after its erasure.
 GONE: Final = "erased:late"
+_NEVER: Final = "9999-99-99"
 _COUNTED: Final = tariffs.COUNTERS[:6]
 _MOST: Final = 1 << 53
 # Records that are taken in at once: about a fifth of a second of the database.
@@ -99,19 +100,21 @@ class _Taking:
             self.growth.append(Growth("calls", count.line, counts, self.machine))
         return True
 
-    def erased(self, tx: Connection) -> set[str]:
-        """Whom the report names though they have been erased."""
+    def erased(self, tx: Connection) -> dict[str, str]:
+        """Whom the report names though they have been erased: the first day that can be that of
+        another of the name."""
         lines = [each.line for each in self.growth]
-        return store.erased(tx, {name for line in lines for name in (line.tenant, line.owner)})
+        gone = store.erased(tx, {name for line in lines for name in (line.tenant, line.owner)})
+        return {name: _NEVER if at is None else periods.day_of(at) for name, at in gone.items()}
 
-    def totals_rows(self, gone: set[str]) -> list[dict[str, Any]]:
+    def totals_rows(self, gone: Mapping[str, str]) -> list[dict[str, Any]]:
         """What to remember of the records that grew."""
         return [
             {
                 "machine": self.machine,
                 "segment": segment,
                 "record": record,
-                "tenant": GONE if count.line.tenant in gone else count.line.tenant,
+                "tenant": GONE if _late(count.line.tenant, count.line, gone) else count.line.tenant,
                 "label": self.totals[segment, record][0],
                 **dict(zip(_COUNTED, self.totals[segment, record][1], strict=True)),
             }
@@ -195,12 +198,17 @@ def _possible(segment: Segment, count: Count) -> bool:
     )
 
 
-def _nameless(each: Growth, gone: set[str]) -> Growth:
+def _late(name: str, line: Line, gone: Mapping[str, str]) -> bool:
+    """Whether a line means a tenant that has been erased, not another that has its name now."""
+    return line.day < gone.get(name, "")
+
+
+def _nameless(each: Growth, gone: Mapping[str, str]) -> Growth:
     """What is reported of an erased tenant after its end, without its name."""
     line = each.line
-    if line.owner in gone:
+    if _late(line.owner, line, gone):
         line = replace(line, owner=GONE, endpoint="", name="", model="", version="")
-    if line.tenant in gone:
+    if _late(line.tenant, line, gone):
         line = replace(line, tenant=GONE, key="")
     return replace(each, line=line) if line is not each.line else each
 

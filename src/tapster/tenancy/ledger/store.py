@@ -272,13 +272,13 @@ def add_sums(tx: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) ->
     _put(tx, table, rows, add=AMOUNTS)
 
 
-def erased(tx: Connection, names: Iterable[str]) -> set[str]:
-    """Which of some tenants, of whichever tenants there were, have been erased."""
-    gone = select(erasures.c.tenant).where(
-        erasures.c.tenant.in_(list(names)), erasures.c.ended.is_not(None)
-    )
-    there = select(tenants.c.tenant)
-    return set(tx.execute(gone.where(erasures.c.tenant.not_in(there)).distinct()).scalars())
+def erased(tx: Connection, names: Iterable[str]) -> dict[str, float | None]:
+    """Which of some tenants, of whichever tenants there were, have been erased, and since when
+    another has the name; None while nobody has."""
+    both = erasures.outerjoin(tenants, tenants.c.tenant == erasures.c.tenant)
+    gone = select(erasures.c.tenant, tenants.c.created).select_from(both)
+    here = (erasures.c.tenant.in_(list(names)), erasures.c.ended.is_not(None))
+    return {row.tenant: row.created for row in tx.execute(gone.where(*here))}
 
 
 def rename(tx: Connection, tenant: str, pseudonym: str) -> int:
