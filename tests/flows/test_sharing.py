@@ -93,6 +93,10 @@ def test_a_key_is_for_the_names_that_it_has(server: Server, owner: Client) -> No
     bound = owner.keys_create("consumer", endpoints=["wine"])
     always(server, "wine", bound, 200)
     always(server, "wines", bound, 403)
+    with tapster.connect(server.url, key=bound.key) as consumer:
+        columns = consumer.signature("wine")["columns"]
+    model = owner.models_show("wine")
+    assert columns == model.signature["columns"], "who may only ask can read a table of rows, too"
 
 
 def test_a_tenant_that_is_suspended_is_out_until_it_is_resumed(

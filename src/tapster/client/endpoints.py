@@ -7,7 +7,7 @@ from typing import Any, Final
 from tapster.client.calling import Answer, Caller
 from tapster.client.transport import spell
 from tapster.client.values import from_frame
-from tapster.contract.control import Endpoint, ModelVersion
+from tapster.contract.control import Endpoint
 from tapster.contract.errors import TapsterError
 
 POLL_SECONDS: Final = 20
@@ -132,26 +132,14 @@ class EndpointVerbs(Caller):
         return self._call(Answer, "DELETE", f"/endpoints/{spell(name)}")
 
     def signature(self, endpoint: str) -> Answer:
-        """Columns, inputs and outputs of what an endpoint serves, or of one that is shared."""
-        seen = self.endpoint(endpoint)
-        serving = seen.serving
-        if serving is None and seen.status == "live":
-            return self._shared_signature(endpoint)
-        if serving is None:
-            raise TapsterError(
-                "unavailable",
-                f"the endpoint {endpoint!r} serves nothing",
-                hint=f"tapster deploy MODEL --endpoint {endpoint}",
-            )
-        ref = spell(f"{serving['model']}@{serving['version']}")
-        return self._call(ModelVersion, "GET", f"/models/{ref}").signature
-
-    def _shared_signature(self, endpoint: str) -> Answer:
-        """What the data plane tells those who may only ask: another tenant has the model."""
+        """Columns, inputs and outputs of what an endpoint serves: for whoever may ask it."""
         path = f"/v2/models/{spell(endpoint)}"
         found = self._transport.call(Answer, "GET", path, at=self.rest_url)
         parameters = found.get("parameters", {})
-        columns = [{**each, "tensor": each["input"]} for each in parameters.get("columns", [])]
+        columns = [
+            {"tensor" if name == "input" else name: value for name, value in each.items()}
+            for each in parameters.get("columns", [])
+        ]
         classes = parameters.get("classes", [])
         parts = {"inputs": found["inputs"], "outputs": found["outputs"]}
         return {**parts, "columns": columns, "classes": classes}
