@@ -99,6 +99,12 @@ def test_a_key_is_for_the_names_that_it_has(server: Server, owner: Client) -> No
     assert columns == model.signature["columns"], "who may only ask can read a table of rows, too"
 
 
+def test_a_change_of_options_shows_what_was_answered(server: Server, owner: Client) -> None:
+    owner.predict("wine", [{"x": 1.0}])
+    known = wait_for(lambda: owner.endpoint("wine").traffic[0]["requests"], "a report")
+    assert owner.endpoint_set("wine", options={"queue": 500}).traffic[0]["requests"] >= known
+
+
 def test_a_tenant_that_is_suspended_is_out_until_it_is_resumed(
     server: Server, owner: Client
 ) -> None:

@@ -83,7 +83,7 @@ def routes(parts: Parts, reports: Reports) -> list[APIRouter]:
     _reading(router, parts, reports)
     _deploying(router, parts)
     changing = APIRouter(prefix="/endpoints", tags=["endpoints"], route_class=InForce)
-    _changing(changing, parts)
+    _changing(changing, parts, reports)
     return [router, changing]
 
 
@@ -139,7 +139,7 @@ def _deploying(router: APIRouter, parts: Parts) -> None:
             return service.deploy(tx, who.tenant, endpoint, body.model, weight)
 
 
-def _changing(router: APIRouter, parts: Parts) -> None:
+def _changing(router: APIRouter, parts: Parts, reports: Reports) -> None:
     @router.patch("/{endpoint}")
     def change(who: _Writer, endpoint: str, body: Change) -> Endpoint:
         """Change options at once; begin to change shares or shadows."""
@@ -148,14 +148,14 @@ def _changing(router: APIRouter, parts: Parts) -> None:
                 "invalid", "change weights or shadows, one after the other", field="shadows"
             )
         with parts.db.write() as tx:
-            seen = service.show(tx, who.tenant, endpoint)
             if body.options:
-                seen = service.set_options(tx, who.tenant, endpoint, body.options)
+                service.set_options(tx, who.tenant, endpoint, body.options)
             if body.weights is not None:
-                seen = service.set_weights(tx, who.tenant, endpoint, body.weights)
+                service.set_weights(tx, who.tenant, endpoint, body.weights)
             if body.shadows is not None:
-                seen = service.set_shadows(tx, who.tenant, endpoint, body.shadows)
-            return seen
+                service.set_shadows(tx, who.tenant, endpoint, body.shadows)
+            totals = reports.totals(who.tenant, endpoint)
+            return service.show(tx, who.tenant, endpoint, totals)
 
     @router.post("/{endpoint}/rollback", status_code=202)
     def rollback(who: _Writer, endpoint: str) -> Endpoint:
