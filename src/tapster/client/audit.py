@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import fields, replace
@@ -27,6 +28,7 @@ from tapster.contract.errors import TapsterError
 
 CheckProgress = Callable[[int, int], None]
 _LONGEST: Final = 1 << 20  # bytes of a line: more is no export
+_KEY: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class AuditVerbs(Caller):
@@ -110,8 +112,15 @@ def check_export(
 
     `key` is the public key that must have signed (64 hex digits); without it the seal's own is
     believed, and the verdict is worth no more than that. Raises TapsterError(invalid) for a file
-    that is no export.
+    that is no export, and for what is no key.
     """
+    if key and not _KEY.fullmatch(key.strip()):
+        raise TapsterError(
+            "invalid",
+            "this is not an Ed25519 public key in hex (64 digits)",
+            hint="`key` of each line of audit/heads.jsonl in the home is the public key",
+            field="key",
+        )
     seal = _seal(Path(path))
     public = key.strip().lower() or seal.head.key
     wrong: list[str] = []

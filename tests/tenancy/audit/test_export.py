@@ -138,6 +138,9 @@ def test_an_export_signed_by_somebody_else_is_found(full: Ledger, tmp_path: Path
     mine = Signer.of(full.home / "audit.key").public
     assert not check_export(path, key=mine).ok
     assert not check_export(path, full.heads_file()).ok
+    for typed in ("signing.key", mine[:-1]):
+        with pytest.raises(TapsterError, match="not an Ed25519 public key"):
+            check_export(path, key=typed)
 
 
 def test_lines_cut_off_before_the_export_are_found_by_the_heads(full: Ledger) -> None:
