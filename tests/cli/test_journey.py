@@ -157,6 +157,7 @@ def test_versions_are_compared_named_rolled_back_moved_and_deleted(
     assert call("models", "list", "--dataset", "fruit")[1] != []
     code, refused = call("models", "delete", "fruit@1")
     assert (code, refused["error"]["code"]) == (1, "conflict")
+    assert "alias champion is now fruit@2\n" in show("models", "alias", "fruit", "champion")
     assert call("models", "alias", "fruit", "champion", "--remove")[0] == 0
     code, freed = call("models", "delete", "copied")
     assert (code, freed) == (0, {"freed": 0})

@@ -74,11 +74,11 @@ def alias(
     with client() as tapster:
         if remove:
             model = ref.partition("@")[0].partition(":")[0]
-            document = tapster.models_unalias(model, name)
+            document, done = tapster.models_unalias(model, name), f"removed from {model}"
         else:
             document = tapster.models_alias(ref, name)
-    done = "removed" if remove else "is now"
-    emit(as_json, document, lambda: f"alias {name} {done} {'from ' if remove else ''}{ref}")
+            done = f"is now {document['model']}@{document['version']}"
+    emit(as_json, document, lambda: f"alias {name} {done}")
 
 
 @command(
