@@ -2,12 +2,15 @@
 
 import io
 
+import msgspec
 from rich.console import Console
 
-from tapster.cli.evaluations import confusion, leaderboard
+from tapster.cli.bills import invoice
+from tapster.cli.evaluations import confusion, leaderboard, view
 from tapster.cli.output import inert
 from tapster.cli.profiles import bars
 from tapster.cli.tables import predictions, size, table
+from tapster.contract.control import ModelVersion
 
 
 def _printed(renderable: object) -> str:
@@ -50,3 +53,25 @@ def test_leaderboards_and_matrices_name_their_rows() -> None:
 
 def test_sizes_are_decimal() -> None:
     assert [size(n) for n in (0, 999, 1000, 2.5e6)] == ["0 B", "999 B", "1.0 KB", "2.5 MB"]
+
+
+def test_an_invoice_names_the_model_where_there_is_one() -> None:
+    line = {"owner": "o", "endpoint": "e", "rates": {}, "above": 0, "requests": 0, "rows": 0}
+    line |= {"tokens": 0, "compute_seconds": 0.0, "amount": "0.00"}
+    lines = [{**line, "model": "m", "version": "1"}, {**line, "model": "", "version": ""}]
+    bill = {"number": "n", "month": "2026-11", "status": "final", "lines": lines}
+    shown = _printed(
+        invoice({**bill, "total": "0.00", "currency": "EUR", "showback": {"lines": []}})
+    )
+    assert "m@1" in shown
+    assert " @ " not in shown
+
+
+def test_a_model_without_a_known_origin_has_no_empty_table() -> None:
+    given = dict.fromkeys(("model", "task", "runtime", "digest", "description"), "m")
+    lent = msgspec.convert(
+        {**given, "version": 1, "bytes": 1, "signature": {}, "lineage": {}, "metrics": {},
+         "tags": {}, "aliases": [], "created": 0.0, "signer": "k", "owner": "o"},
+        ModelVersion,
+    )  # fmt: skip
+    assert "nothing there" not in _printed(view(lent, {}, {}))

@@ -116,7 +116,7 @@ def invoice(found: dict[str, Any]) -> Any:
                 [
                     line["owner"],
                     line["endpoint"],
-                    f"{line['model']}@{line['version']}",
+                    "@".join(part for part in (line["model"], line["version"]) if part) or None,
                     _rates(line["rates"], ""),
                     line["above"],
                     line["requests"],

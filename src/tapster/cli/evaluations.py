@@ -103,8 +103,9 @@ def view(version: ModelVersion, evaluation: dict[str, Any], lineage: dict[str, A
     parts: list[Any] = [
         model(version),
         facts(_about(version)),
-        facts(_origin(version.lineage)),
     ]
+    if version.lineage:
+        parts.append(facts(_origin(version.lineage)))
     if version.metrics:
         parts.append(metrics(version.metrics))
     if confused := evaluation.get("confusion"):
