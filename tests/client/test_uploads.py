@@ -6,6 +6,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from tapster.client.saving import save
 from tapster.client.uploads import absolute, collect, is_url
 from tapster.contract.errors import TapsterError
 
@@ -63,3 +64,9 @@ def test_a_relative_database_is_the_callers(
     assert absolute("sqlite:///shop.db") == f"sqlite:///{tmp_path}/shop.db"
     for url in ("sqlite:////var/shop.db", "s3://bucket/a.csv", "postgresql://host/db"):
         assert absolute(url) == url
+
+
+@pytest.mark.parametrize("folder", [".", "/", ""])
+def test_a_folder_is_no_file_to_write(folder: str) -> None:
+    with pytest.raises(TapsterError, match="is a folder"):
+        save(folder, [b"x"])

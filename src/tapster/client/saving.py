@@ -9,6 +9,8 @@ from tapster.contract.errors import TapsterError
 def save(path: str | Path, pieces: Iterable[bytes]) -> Path:
     """Write a file under another name first; where it lies. Raises TapsterError(invalid)."""
     final = Path(path).expanduser()
+    if not final.name:
+        raise TapsterError("invalid", f"{str(final)!r} is a folder", hint="name a file in it")
     part = final.with_name(final.name + ".part")
     try:
         with part.open("wb") as file:
