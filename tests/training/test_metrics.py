@@ -45,10 +45,13 @@ def test_classification_metrics_are_those_of_scikit_learn(classes: int) -> None:
         assert metrics.value(name, target, scores) == pytest.approx(number, abs=1e-6), name
 
 
-def test_regression_metrics_are_those_of_scikit_learn() -> None:
+@pytest.mark.parametrize("offset", [5.0, 1.7e9, 1.7e12])
+def test_regression_metrics_are_those_of_scikit_learn(offset: float) -> None:
     generator = np.random.default_rng(0)
-    target = generator.normal(5, 2, 200)
-    scores = (target + generator.normal(0, 1, 200)).astype(np.float32)
+    # Far from zero: a time in seconds or milliseconds, its spread in minutes.
+    spread = max(2.0, offset * 1e-6)
+    target = generator.normal(offset, spread, 200)
+    scores = (target + generator.normal(0, spread / 2, 200)).astype(np.float32)
     expected = {
         "mae": reference.mean_absolute_error(target, scores),
         "rmse": reference.root_mean_squared_error(target, scores),

@@ -168,9 +168,10 @@ def rmse(target: Array, scores: Array, weights: Doubles) -> Doubles:
 
 def r2(target: Array, scores: Array, weights: Doubles) -> Doubles:
     """1 - squared error / squared error of the mean; NaN where the target does not vary."""
-    total = weights.sum(axis=1)
-    mean = (weights @ target) / total
-    around = (weights @ target**2) / total - mean**2
+    # The difference of two squares keeps no digit of a spread that is small beside the mean.
+    centred = target - target.mean()
+    mean = _mean(centred, weights)
+    around = _mean(centred**2, weights) - mean**2
     error = _mean((target - scores) ** 2, weights)
     fine = around > 1e-12 * np.maximum(mean**2, 1e-300)
     return np.where(fine, 1 - error / np.where(fine, around, 1), np.nan)
