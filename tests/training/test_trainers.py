@@ -1,5 +1,7 @@
 """Every algorithm, every task: trained on mixed data, written as ONNX, and asked the same."""
 
+import tracemalloc
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,6 +10,8 @@ from tapster.testing import check_trainer
 from tapster.training import features, goldens, models, trainers
 from tapster.training.features import Features
 from tapster.training.models import Problem
+from tapster.training.preprocessing import Preprocessor
+from tapster.training.trainers import Needs
 
 
 @pytest.mark.parametrize("name", trainers.names())
@@ -25,6 +29,21 @@ def test_every_algorithm_keeps_the_contract(name: str) -> None:
 )
 def test_other_parameters_keep_it_too(name: str, parameters: dict[str, object]) -> None:
     check_trainer(name, parameters)
+
+
+@pytest.mark.parametrize("different", [3, 100])
+def test_one_long_text_costs_no_more_than_its_length(different: int) -> None:
+    words = np.array([f"word {row % different}" for row in range(400)], object).reshape(-1, 1)
+    words[0, 0] = "long" * 50_000
+    rows = Features(np.zeros((400, 0), np.float32), words)
+    target = np.arange(400) % 2
+    Preprocessor(Needs(), 0).fit_transform(rows, target, 2)  # what is imported is not counted
+    tracemalloc.start()
+    try:
+        Preprocessor(Needs(), 0).fit_transform(rows, target, 2)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_model_of_one_useless_column_still_converts() -> None:

@@ -161,7 +161,7 @@ class Preprocessor:
         return graph.add("Expand", graph.constant(np.zeros(1, np.float32)), shape)
 
     def _fit_text(self, text: Array, position: int, target: Array, classes: int) -> Floats | None:
-        names, counts = np.unique(text[:, position].astype(str), return_counts=True)
+        names, counts = np.unique(text[:, position], return_counts=True)
         common = [str(name) for name, count in zip(names, counts, strict=True) if count >= RARE]
         if len(names) < 2 or not common:
             return None
@@ -206,7 +206,7 @@ def target_encoding(
     values = np.column_stack([np.asarray(e, np.float32) for e in encoder.encodings_])
     default = np.atleast_1d(np.asarray(encoder.target_mean_, np.float32))
     # What was seen once tells nothing, and a column of identifiers would fill the graph.
-    _, counts = np.unique(column[:, 0].astype(str), return_counts=True)
+    _, counts = np.unique(column[:, 0], return_counts=True)
     kept = counts >= RARE
     categories = [str(name) for name in encoder.categories_[0][kept]]
     return Lookup(position, categories, values[kept], default.reshape(1, -1)), block
