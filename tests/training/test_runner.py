@@ -16,7 +16,7 @@ from tapster.runtimes.onnx import OnnxRuntime
 from tapster.runtimes.package import Package, open_package
 from tapster.runtimes.rows import encode_rows
 from tapster.testing import mixed_table
-from tapster.training import conversion, models
+from tapster.training import comparing, conversion, models
 from tapster.training.features import Features
 from tapster.training.models import Model
 from tests.training.conftest import Trained, Workshop
@@ -98,6 +98,19 @@ def test_auto_compares_and_the_best_is_promoted(workshop: Workshop) -> None:
     assert trained.result["algorithm"] == scored[0]["algorithm"] != "naive"
     assert {row["algorithm"] for row in board} >= {"naive", "ridge", "lightgbm", "mlp", "knn"}
     assert [row["rank"] for row in board] == list(range(1, len(board) + 1))
+
+
+def test_a_sample_to_search_on_has_every_class_in_every_fold(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing, "SEARCHED_ROWS", 300)
+    x = np.random.default_rng(0).normal(size=3000)
+    table = pl.DataFrame(
+        {"x": x, "target": ["rare"] * 8 + ["no" if v > 0 else "yes" for v in x[8:]]}
+    )
+    trained = workshop.train(table, algorithm="logistic", metric="roc_auc")
+    assert [row["folds"] for row in trained.result["leaderboard"]] == [5, 5]
+    assert "rows to train on; the winner" in " ".join(trained.result["warnings"])
 
 
 def test_a_recorded_split_is_kept_to(workshop: Workshop) -> None:

@@ -8,6 +8,7 @@ from tapster.contract.errors import TapsterError
 from tapster.training import trainers
 from tapster.training.assignment import Assignment, Table
 from tapster.training.candidates import Fold, Judge, folds_of
+from tapster.training.features import Index
 from tapster.training.search import NAIVE, Plan, Search
 from tapster.training.vocabulary import DEFAULT, DEFAULT_SECONDS, metrics_of
 
@@ -104,10 +105,9 @@ def _folds(work: Assignment, table: Table) -> tuple[list[Fold], list[Fold]]:
         return _validation_fold(table), []
     count, rows = _count(work, table), table.train
     if len(rows) > SEARCHED_ROWS:
-        generator = np.random.default_rng(work.seed)
-        rows = np.sort(generator.choice(rows, SEARCHED_ROWS, replace=False))
+        rows = _sample(table, count, work.seed)
         work.warn(
-            f"algorithms were compared on {SEARCHED_ROWS} of {len(table.train)} rows to train on;"
+            f"algorithms were compared on {len(rows)} of {len(table.train)} rows to train on;"
             " the winner was then trained on all of them"
         )
     first = folds_of(table.target, rows, count, work.seed)
@@ -115,6 +115,19 @@ def _folds(work: Assignment, table: Table) -> tuple[list[Fold], list[Fold]]:
         return first, []
     seeds = range(work.seed + 1, work.seed + 1 + REPEATS)
     return first, [fold for seed in seeds for fold in folds_of(table.target, rows, count, seed)]
+
+
+def _sample(table: Table, folds: int, seed: int) -> Index:
+    """About `SEARCHED_ROWS` rows to train on, of every class its share and one a fold at least."""
+    generator = np.random.default_rng(seed)
+    rows, drawn = table.train, []
+    codes = table.target.values[rows] if table.target.classes else np.zeros(len(rows), np.int64)
+    for code in np.unique(codes):
+        ours = rows[codes == code]
+        share = round(SEARCHED_ROWS * len(ours) / len(rows))
+        size = min(len(ours), max(share, folds))
+        drawn.append(generator.choice(ours, size, replace=False))
+    return np.sort(np.concatenate(drawn))
 
 
 def _count(work: Assignment, table: Table) -> int:
