@@ -134,6 +134,8 @@ def test_what_cannot_be_learnt_is_not_promoted(workshop: Workshop) -> None:
     assert error.code == "unprocessable"
     assert "no model beats the naive baseline" in error.message
     assert "--algorithm naive" in error.hint
+    by_r2 = workshop.refusal(frame, algorithm="knn", metric="r2")
+    assert "naive baseline in r2: it has -0." in by_r2.message
     assert workshop.train(frame, algorithm="naive").result["algorithm"] == "naive"
 
 

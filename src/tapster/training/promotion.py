@@ -15,6 +15,7 @@ from tapster.training.assignment import Assignment, Table
 from tapster.training.candidates import Candidate
 from tapster.training.models import Model
 from tapster.training.search import NAIVE, Search
+from tapster.training.vocabulary import gain
 
 CHECKED_ROWS: Final = 2_000
 ATTEMPTS: Final = 5
@@ -87,7 +88,8 @@ def promotable(algorithm: str, search: Search) -> list[Candidate]:
     best = f"{others[0].algorithm} has {others[0].value:.4g}" if others else "nothing was scored"
     raise TapsterError(
         "unprocessable",
-        f"no model beats the naive baseline in {judge.metric}: it has {abs(naive):.4g}, {best}",
+        f"no model beats the naive baseline in {judge.metric}: it has"
+        f" {gain(judge.metric, naive):.4g}, {best}",
         hint="try --algorithm auto, --search tpe or another --metric; the columns may also tell"
         " nothing about the target: see `tapster data show`;"
         " `--algorithm naive` registers the baseline itself",
