@@ -46,6 +46,14 @@ def test_one_long_text_costs_no_more_than_its_length(different: int) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e-13, 1e-25, 1e20])
+def test_the_unit_of_a_column_does_not_matter(unit: float) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 1))
+    rows = Features((x * unit).astype(np.float32), np.empty((200, 0), object))
+    model = models.fit("ridge", {"alpha": 1.0}, Problem("regression", [], 0, 1), rows, x[:, 0])
+    assert np.abs(model.scores(rows) - x[:, 0]).max() < 0.1
+
+
 def test_a_model_of_one_useless_column_still_converts() -> None:
     rows = Features(np.full((20, 1), 7, np.float32), np.empty((20, 0), object))
     problem = Problem("binary", ["a", "b"], 0, 1)

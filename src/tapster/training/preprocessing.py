@@ -18,6 +18,8 @@ from tapster.training.trainers import Needs
 
 ONE_HOT_LIMIT: Final = 24
 RARE: Final = 2
+# A column that spreads less cannot be scaled: the reciprocal nears the end of float32.
+TINIEST: Final = 1e-30
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,9 @@ class Preprocessor:
     def _fit_scale(self, matrix: Floats) -> None:
         wide = matrix.astype(np.float64)
         deviation = wide.std(axis=0)
-        deviation[deviation < 1e-12] = 1.0
+        # What rounding leaves of a constant; the unit that a column is given in does not matter.
+        nothing = np.maximum(1e-12 * np.abs(wide).max(axis=0), TINIEST)
+        deviation[deviation < nothing] = 1.0
         self.shift = wide.mean(axis=0).astype(np.float32)
         self.scale = (1.0 / deviation).astype(np.float32)
 
