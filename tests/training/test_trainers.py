@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tapster.contract.manifest import Column, Tolerance
 from tapster.testing import check_trainer
-from tapster.training import features, goldens, models, trainers
+from tapster.training import features, goldens, metrics, models, trainers
 from tapster.training.features import Features
 from tapster.training.models import Problem
 from tapster.training.preprocessing import Preprocessor
@@ -52,6 +53,23 @@ def test_the_unit_of_a_column_does_not_matter(unit: float) -> None:
     rows = Features((x * unit).astype(np.float32), np.empty((200, 0), object))
     model = models.fit("ridge", {"alpha": 1.0}, Problem("regression", [], 0, 1), rows, x[:, 0])
     assert np.abs(model.scores(rows) - x[:, 0]).max() < 0.1
+
+
+@pytest.mark.parametrize("name", [n for n in trainers.names() if trainers.get(n).needs.target])
+@pytest.mark.parametrize(("offset", "unit"), [(0.0, 1e-12), (1.7e9, 1e4)])
+def test_the_unit_of_a_target_does_not_matter(name: str, offset: float, unit: float) -> None:
+    generator = np.random.default_rng(0)
+    rows = Features(generator.normal(size=(600, 3)).astype(np.float32), np.empty((600, 0), object))
+    shape = rows.numeric[:, 0] + np.sin(2 * rows.numeric[:, 1])
+    trainer, problem = trainers.get(name), Problem("regression", [], 0, 1)
+    columns = tuple(Column(f"x{n}", "number", "numeric", n) for n in range(3))
+    target = offset + unit * shape.astype(np.float64)
+    model = models.fit(name, trainer.defaults("regression", 600), problem, rows, target)
+    assert metrics.value("r2", target, model.scores(rows)) > 0.9
+    signature = models.signature_of(model, columns)
+    # As near as the answers' own float32 allows: at 1.7e9 it counts in steps of 128.
+    near = Tolerance(atol=1e-4 * unit, rtol=1.2e-7)
+    assert not goldens.check(model, models.to_onnx(model, 3, 0), signature, near, rows)
 
 
 def test_a_model_of_one_useless_column_still_converts() -> None:

@@ -79,7 +79,7 @@ def fit_matrix(
     setting = Setting(task, len(matrix), matrix.shape[1], problem.seed, problem.threads)
     estimator = trainer.build(parameters, setting)
     shift, scale = 0.0, 1.0
-    if task == "regression" and trainer.needs.scale:
+    if task == "regression" and (trainer.needs.scale or trainer.needs.target):
         shift, scale = float(target.mean()), float(target.std()) or 1.0
         target = (target - shift) / scale
     with warnings.catch_warnings(record=True) as caught:

@@ -22,11 +22,13 @@ EVERY: Final = CLASSIFICATION | REGRESSION
 class Needs:
     """What preprocessing does before the estimator.
 
-    `scale` standardises columns and a regression's target; never for trees, which gain nothing.
+    `scale` standardises columns and a regression's target; trees gain nothing of the former, and
+    take `target`, the latter alone: they add up in float32, and stop at spreads near 0.
     `missing` is `impute` (median and a flag column) or `native` (NaN goes to the estimator).
     """
 
     scale: bool = False
+    target: bool = False
     missing: Literal["impute", "native"] = "impute"
 
 

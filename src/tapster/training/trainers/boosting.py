@@ -15,7 +15,7 @@ class LightGbm:
     name = "lightgbm"
     tasks = EVERY
     # A column without holes in training gives no branch for them: preprocessing fills those.
-    needs = Needs(missing="native")
+    needs = Needs(target=True, missing="native")
     requires: tuple[str, ...] = ("lightgbm",)
     largest = 1 << 62
 
@@ -80,7 +80,7 @@ class XgBoost:
 
     name = "xgboost"
     tasks = EVERY
-    needs = Needs(missing="native")
+    needs = Needs(target=True, missing="native")
     requires: tuple[str, ...] = ("xgboost",)
     largest = 1 << 62
 

@@ -15,7 +15,7 @@ class RandomForest:
     name = "random-forest"
     tasks = EVERY
     # NaN passed through converts silently wrong.
-    needs = Needs(missing="impute")
+    needs = Needs(target=True, missing="impute")
     requires: tuple[str, ...] = ()
     largest = 200_000
 
@@ -58,7 +58,7 @@ class HistGradientBoosting:
 
     name = "hist-gradient-boosting"
     tasks = EVERY
-    needs = Needs(missing="native")
+    needs = Needs(target=True, missing="native")
     requires: tuple[str, ...] = ()
     largest = 1 << 62
 
