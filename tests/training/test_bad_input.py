@@ -39,6 +39,8 @@ def frame(**columns: Any) -> pl.DataFrame:
         (frame(x=[[1]] * 40), {}, "no column to learn from"),
         (frame().head(1).vstack(frame().tail(1)), {}, "classes with one row"),
         (frame(target=np.arange(40) * 1.5e300), {}, "column 'target' has"),
+        (frame(target=[0.0, 1e20] * 20), {}, "has numbers that a label cannot hold"),
+        (frame(target=[0.1, 0.1 + 1e-12] * 20), {"task": "binary"}, "a label cannot hold"),
     ],
 )
 def test_each_gets_one_clear_error(

@@ -125,9 +125,15 @@ def _plain(name: str, series: pl.Series) -> pl.Series:
         return series.cast(pl.String)
     wide = series.cast(pl.Float64)
     refuse_infinities(wide.to_numpy(), name)
-    if dtype.is_integer() or bool((wide == wide.round()).all()):
-        return series.cast(pl.Int64)
-    return series.cast(pl.Float32)
+    whole = dtype.is_integer() or bool((wide == wide.round()).all())
+    plain = series.cast(pl.Int64 if whole else pl.Float32, strict=False)
+    if plain.null_count() or plain.n_unique() < series.n_unique():
+        raise _useless(
+            name,
+            "has numbers that a label cannot hold: it has 64 bits if whole, else 32",
+            "turn the column into text with `tapster data clean`, or train with task regression",
+        )
+    return plain
 
 
 def hold_out(target: Target, seed: int) -> tuple[Index, Index]:
