@@ -166,6 +166,24 @@ def test_leading_zeros_keep_a_column_text(desk: Desk, put: Any) -> None:
     assert desk.types("t") == {"zip": "text", "n": "number"}
 
 
+@pytest.mark.parametrize("first", ["1", ""])
+def test_leading_zeros_keep_a_column_text_wherever_they_are(
+    first: str, desk: Desk, put: Any
+) -> None:
+    desk.add("t", put("a.csv", "zip,n\n" + f"{first},1\n" * 25_000 + "007,1\n"))
+    assert desk.types("t")["zip"] == "text"
+    assert desk.frame("t")["zip"].to_list()[-1] == "007"
+
+
+@pytest.mark.parametrize("first", ["true", ""])
+def test_a_late_yes_is_no_boolean_any_more_than_an_early_one(
+    first: str, desk: Desk, put: Any
+) -> None:
+    desk.add("t", put("a.csv", "b,n\n" + f"{first},1\n" * 25_000 + "yes,1\nNA,2\n"))
+    assert desk.types("t")["b"] == "text"
+    assert desk.frame("t")["b"].to_list()[-2:] == ["yes", "NA"]
+
+
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_other_separators_are_recognised(separator: str, desk: Desk, put: Any) -> None:
     desk.add("t", put("a.csv", f"a{separator}b\n1{separator}2\n3{separator}4\n"))

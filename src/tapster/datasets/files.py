@@ -108,7 +108,7 @@ def _bytes_read(total: int, advance: Advance) -> Callable[[int], None]:
 
 
 def _digest(digests: list[str], form: str, options: dict[str, Any]) -> str:
-    parts = {"format": form, "files": digests, "options": options, "import": 1}
+    parts = {"format": form, "files": digests, "options": options, "import": 2}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

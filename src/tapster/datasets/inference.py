@@ -54,7 +54,7 @@ def infer(
         asked = {safe: chains[safe] for safe in declared}
     else:
         asked = chains
-    misfits = _misfits(table, schema, asked)
+    misfits = _misfits(table, schema, asked, declared)
     notes = []
     for safe, kind in declared.items():
         if misfits[safe, kind]:
@@ -93,26 +93,36 @@ def _chain(values: pl.Series, *, any_type: bool) -> list[str]:
 
 
 def _looks_like(present: pl.Series, kind: str) -> bool:
-    if (
-        kind == "boolean"
-        and not present.str.strip_chars().str.to_lowercase().is_in(["true", "false"]).all()
-    ):
-        return False
+    return not pl.DataFrame({"x": present}).select(_unlike(pl.col("x"), kind).any()).item()
+
+
+def _unlike(column: pl.Expr, kind: str) -> pl.Expr:
+    """Where a text is not what a column of `kind` holds unless somebody declares it one."""
+    unfit = misfit(column, pl.String(), kind)
+    bare = column.str.strip_chars()
+    if kind == "boolean":
+        return unfit | ~(bare.str.to_lowercase().is_in(["true", "false"]) | bare.is_in(MISSING))
     # 007 is an identifier, a telephone number or a postcode, and loses its zeros as a number.
-    if kind in {"integer", "number"} and present.str.contains(r"^\s*[+-]?0\d").any():
-        return False
-    unfit = pl.DataFrame({"x": present}).select(misfit(pl.col("x"), pl.String(), kind).any())
-    return not unfit.item()
+    return unfit | bare.str.contains(r"^[+-]?0\d") if kind in {"integer", "number"} else unfit
 
 
 def _misfits(
-    table: pl.LazyFrame, schema: pl.Schema, chains: dict[str, list[str]]
+    table: pl.LazyFrame,
+    schema: pl.Schema,
+    chains: dict[str, list[str]],
+    declared: dict[str, str],
 ) -> dict[tuple[str, str], bool]:
     asked = [(safe, kind) for safe, chain in chains.items() for kind in chain]
     if not asked:
         return {}
     row = table.select(
-        misfit(pl.col(safe), schema[safe], kind).any().alias(f"{safe}/{kind}")
+        (
+            misfit(pl.col(safe), schema[safe], kind)
+            if safe in declared
+            else _unlike(pl.col(safe), kind)
+        )
+        .any()
+        .alias(f"{safe}/{kind}")
         for safe, kind in asked
     ).collect(engine="streaming")
     return dict(zip(asked, (bool(value) for value in row.row(0)), strict=True))
@@ -120,7 +130,7 @@ def _misfits(
 
 def _note(table: pl.LazyFrame, safe: str, name: str, first: str, final: str) -> dict[str, str]:
     rows = table.select(safe).with_row_index("row", offset=1)
-    odd = rows.filter(misfit(pl.col(safe), pl.String(), first)).head(1).collect().row(0)
+    odd = rows.filter(_unlike(pl.col(safe), first)).head(1).collect().row(0)
     return {
         "kind": "mixed",
         "column": name,
