@@ -101,6 +101,20 @@ def test_extremes_are_json(desk: Desk, tmp_path: Path) -> None:
     assert ("imprecise", "i") in _warned(desk.profile("t"))
 
 
+def test_extremes_with_hardly_a_float_between_them(desk: Desk, put: Any) -> None:
+    rows = [f"{1_500_000_000_000_000_000 + 300 * i},{1 + i * 2**-52!r}" for i in range(14)]
+    desk.add("t", put("a.csv", "id,noise\n" + "\n".join(rows) + "\n"))
+    for name in ("id", "noise"):
+        assert sum(_column(desk.profile("t"), name)["histogram"]["counts"]) == 14
+
+
+def test_the_last_moment_of_the_calendar(desk: Desk, put: Any) -> None:
+    last = "9999-12-31T23:59:59.999999"
+    desk.add("t", put("a.csv", f"at\n2020-01-01T00:00:00\n{last}\n"))
+    column = _column(desk.profile("t"), "at")
+    assert (column["max"], column["histogram"]["edges"][-1]) == (last, last)
+
+
 def test_a_long_table_is_sampled_and_close(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -258,7 +258,8 @@ def _spread(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
 def histogram(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
     """Counts in `BINS` intervals of one width between the extremes of the sample."""
     low, high = float(values.min()), float(values.max())
-    if not np.isfinite(high - low) or low == high or low + (high - low) / BINS == low:
+    # Between extremes a few floats apart there is no room for so many intervals.
+    if not np.isfinite(high - low) or (np.diff(np.linspace(low, high, BINS + 1)) <= 0).any():
         return {"edges": [low, high], "counts": [int(values.size)]}
     counts, edges = np.histogram(values, BINS, (low, high))
     return {"edges": [plain(edge) for edge in edges], "counts": [int(n) for n in counts]}
@@ -267,9 +268,11 @@ def histogram(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
 def _times(values: pl.Series) -> dict[str, Any]:
     if values.is_empty():
         return {}
-    ticks = values.cast(pl.Datetime("us")).cast(pl.Int64).cast(pl.Float64).to_numpy()
-    counted = histogram(ticks)
-    edges = pl.Series(counted["edges"]).cast(pl.Int64).cast(pl.Datetime("us"))
+    ticks = values.cast(pl.Datetime("us")).cast(pl.Int64).to_numpy()
+    counted = histogram(ticks.astype(np.float64))
+    # As a float the last microsecond of the year 9999 is the year 10000.
+    within = np.clip(np.array(counted["edges"]).astype(np.int64), ticks.min(), ticks.max())
+    edges = pl.Series(within).cast(pl.Datetime("us"))
     counted["edges"] = [plain(edge) for edge in edges]
     ordered = values.sort()
     last = ordered.len() - 1
