@@ -235,6 +235,17 @@ def test_json_lines_take_huge_numbers(desk: Desk, put: Any) -> None:
     assert desk.frame("t")["a"].to_list() == [1.0, 12345678901234567890.0]
 
 
+def test_dates_outside_the_calendar(desk: Desk, put: Any, tmp_path: Path) -> None:
+    rows = "2024-05-15,2024-05-15T10:00:00\n0000-01-01,0001-01-01T00:00:00+05:00\n"
+    desk.add("t", put("a.csv", "d,t\n" + rows))
+    assert desk.types("t") == {"d": "text", "t": "text"}
+    far = pl.Series("d", [0, 3_000_000]).cast(pl.Int32)
+    for dtype in (pl.Date, pl.Datetime("us")):
+        far.cast(pl.Date).cast(dtype).to_frame().write_parquet(tmp_path / "a.parquet")
+        with pytest.raises(TapsterError, match=r"'d' holds a date outside .* in row 2"):
+            desk.add("far", tmp_path / "a.parquet")
+
+
 def test_infinities_are_made_missing_when_asked(desk: Desk, put: Any) -> None:
     path = put("a.csv", "x\n1.5\ninf\n-Infinity\n")
     with pytest.raises(TapsterError, match="'x' holds an infinity in row 2") as caught:

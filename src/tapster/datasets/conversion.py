@@ -1,5 +1,6 @@
 """Polars expressions between the types of a dataset. Parsing never raises: a misfit is null."""
 
+from datetime import date, datetime
 from typing import Final
 
 import polars as pl
@@ -100,14 +101,23 @@ def parse(column: pl.Expr, kind: str) -> pl.Expr:
         low = bare.str.to_lowercase()
         return pl.when(low.is_in(_TRUE)).then(True).when(low.is_in(_FALSE)).then(False)
     if kind == "date":
-        return bare.str.to_date("%Y-%m-%d", strict=False)
+        return _of_calendar(bare.str.to_date("%Y-%m-%d", strict=False), date)
     plain = [bare.str.to_datetime(form, strict=False, time_unit="us") for form in _DATETIMES]
     zoned = [
         bare.str.to_datetime(form, strict=False, time_unit="us").dt.replace_time_zone(None)
         for form in _ZONED
     ]
     day = bare.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
-    return pl.coalesce(*plain, *zoned, day)
+    return _of_calendar(pl.coalesce(*plain, *zoned, day), datetime)
+
+
+def beyond_calendar(column: pl.Expr, family: type[date]) -> pl.Expr:
+    """Where a date or datetime lies outside the years 1 to 9999, which ISO-8601 and Python have."""
+    return ~column.is_between(pl.lit(family.min), pl.lit(family.max))
+
+
+def _of_calendar(column: pl.Expr, family: type[date]) -> pl.Expr:
+    return pl.when(~beyond_calendar(column, family)).then(column)
 
 
 def misfit(column: pl.Expr, dtype: pl.DataType, kind: str) -> pl.Expr:

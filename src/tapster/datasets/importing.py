@@ -1,8 +1,10 @@
 """The import job: a source becomes `data.parquet` and `profile.json`, streamed."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import polars as pl
 from tapster.contract.errors import TapsterError
 from tapster.datasets import profiling
 from tapster.datasets.columns import shown, unknown_column
-from tapster.datasets.conversion import DTYPES, convert
+from tapster.datasets.conversion import DTYPES, beyond_calendar, convert
 from tapster.datasets.databases import open_database
 from tapster.datasets.files import File, diagnose, open_files
 from tapster.datasets.inference import infer
@@ -66,6 +68,7 @@ def finish(
         )
     if infinities != "missing":
         refuse_infinities(data)
+    refuse_far_dates(data)
     profile = profiling.profile(output / "data.parquet", stages("profiling", 0.7, 1.0))
     profile["warnings"] = [*table.notes, *notes, *profile["warnings"]]
     (output / "profile.json").write_text(json.dumps(profile, ensure_ascii=False, allow_nan=False))
@@ -136,21 +139,40 @@ def without_infinities(frame: pl.LazyFrame, kinds: dict[str, str]) -> pl.LazyFra
 
 def refuse_infinities(data: pl.LazyFrame) -> None:
     """Raise TapsterError(invalid) naming the first column and row that hold an infinity."""
+    hint = 'leave the cell empty, or import with infinities="missing"'
+    _refuse(data, pl.Float64(), pl.Expr.is_infinite, "an infinity", hint)
+
+
+def refuse_far_dates(data: pl.LazyFrame) -> None:
+    """Raise TapsterError(invalid) naming the first column and row outside the calendar."""
+    for dtype, family in ((pl.Date(), date), (pl.Datetime("us"), datetime)):
+        odd = partial(beyond_calendar, family=family)
+        what = "a date outside the years 1 to 9999"
+        _refuse(data, dtype, odd, what, "leave the cell empty, or give the column as text")
+
+
+def _refuse(
+    data: pl.LazyFrame,
+    dtype: pl.DataType,
+    odd: Callable[[pl.Expr], pl.Expr],
+    what: str,
+    hint: str,
+) -> None:
     schema = data.collect_schema()
     public = dict(zip(safe_names(len(schema)), schema.names(), strict=True))
     safe = data.rename({name: column for column, name in public.items()})
-    numbers = [c for c, dtype in zip(public, schema.dtypes(), strict=True) if dtype == pl.Float64]
-    if not numbers:
+    asked = [c for c, stored in zip(public, schema.dtypes(), strict=True) if stored == dtype]
+    if not asked:
         return
-    found = safe.select(pl.col(c).is_infinite().any() for c in numbers)
-    for column, infinite in zip(numbers, found.collect(engine="streaming").row(0), strict=True):
-        if infinite:
+    found = safe.select(odd(pl.col(c)).any() for c in asked)
+    for column, holds in zip(asked, found.collect(engine="streaming").row(0), strict=True):
+        if holds:
             rows = safe.select(column).with_row_index("row", offset=1)
-            row = rows.filter(pl.col(column).is_infinite()).head(1).collect().item(0, "row")
+            row = rows.filter(odd(pl.col(column))).head(1).select("row").collect().item()
             raise TapsterError(
                 "invalid",
-                f"column {shown(public[column])} holds an infinity in row {row:,}",
-                hint='leave the cell empty, or import with infinities="missing"',
+                f"column {shown(public[column])} holds {what} in row {row:,}",
+                hint=hint,
                 field=public[column],
             )
 
