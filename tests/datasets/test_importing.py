@@ -190,6 +190,21 @@ def test_other_separators_are_recognised(separator: str, desk: Desk, put: Any) -
     assert desk.frame("t").rows() == [(1, 2), (3, 4)]
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_separators_and_line_ends_inside_quotes_separate_nothing(
+    separator: str, desk: Desk, put: Any
+) -> None:
+    text = f'a{separator}b\n1{separator}"x{separator}y\nz"\n3{separator}w\n'
+    desk.add("t", put("a.csv", text))
+    assert desk.frame("t").rows() == [(1, f"x{separator}y\nz"), (3, "w")]
+
+
+def test_the_separator_of_long_lines_is_found(desk: Desk, put: Any) -> None:
+    line = f"1;{'x' * 9_000};2\n"
+    desk.add("t", put("a.csv", "a;b;c\n" + line * 12))
+    assert desk.types("t") == {"a": "integer", "b": "text", "c": "integer"}
+
+
 def test_line_ends_blank_lines_quotes_and_a_byte_order_mark(desk: Desk, put: Any) -> None:
     text = '\ufeff"a ""x""",b\r\n\r\n1,"two\r\nlines, and ""quotes"""\r\n\n2,\r\n\r\n'
     desk.add("t", put("a.csv", text))

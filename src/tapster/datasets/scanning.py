@@ -192,10 +192,22 @@ def _sniff(text: str) -> str:
     if "," in lines[0]:
         return ","
     for separator in ("\t", ";", "|"):
-        counts = {line.count(separator) for line in lines}
-        if len(counts) == 1 and counts != {0} and len(lines) > 1:
+        counts = [len(record) for record in _first_records(text, separator) if record]
+        if len(set(counts)) == 1 and counts[0] > 1 and len(counts) > 1:
             return separator
     return ","
+
+
+def _first_records(text: str, separator: str) -> list[list[str]]:
+    """At most 20, of which the last is whole."""
+    start = text[: 1 << 16]
+    reader = csv.reader(io.StringIO(start, newline=""), delimiter=separator)
+    try:
+        records = list(itertools.islice(reader, 20))
+    except csv.Error:
+        return []
+    cut = len(start) < len(text) and len(records) < 20
+    return records[:-1] if cut else records
 
 
 class _Counter:
