@@ -90,6 +90,13 @@ def test_texts() -> None:
     assert _column("w", swap) == [None, "a  B ", None, "C", "C"]
 
 
+def test_renaming_loses_no_column() -> None:
+    after = [{"op": "encode", "columns": ["b"]}, {"op": "rename", "names": {"n": "x"}}]
+    with pytest.raises(TapsterError, match="step 2 has two columns named 'x'"):
+        _do(*after)
+    assert _do({"op": "rename", "names": {"x": ""}}).columns[1] == "column_2"
+
+
 def test_types() -> None:
     assert _column("n", {"op": "cast", "columns": ["n"], "to": "text"})[0] == "1"
     assert _column("t", {"op": "cast", "columns": ["t"], "to": "date"})[0] == dt.date(2024, 1, 1)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from tapster.datasets.columns import shown
+from tapster.datasets.columns import check_names, shown
 from tapster.datasets.conversion import DTYPES, convert, misfit, parse, refuse_misfit
 from tapster.datasets.declarations import refuse
 
@@ -299,8 +299,9 @@ def replace(state: State, step: Step, known: Known, number: int) -> dict[str, An
 
 def rename(state: State, step: Step, known: Known, number: int) -> dict[str, Any]:
     """Give columns other names."""
-    names = step["names"]
-    state.names = {names.get(name, name): safe for name, safe in state.names.items()}
+    names = [step["names"].get(name, name) for name in state.names]
+    names = check_names(names, f"step {number}")
+    state.names = dict(zip(names, state.names.values(), strict=True))
     return {}
 
 
