@@ -106,6 +106,25 @@ def test_types() -> None:
     assert _column("w", loose) == [None] * 5
 
 
+def test_a_cast_that_may_lose_nothing_refuses_infinities() -> None:
+    table = pl.DataFrame({"w": ["1", "NA", "1e400", "-inf"]})
+    strict = {"op": "cast", "columns": ["w"], "to": "number"}
+    with pytest.raises(TapsterError, match="'w' is not number: row 3 holds '1e400'"):
+        _do(strict, table=table)
+    loose = _do({**strict, "misfits": "missing"}, table=table)
+    assert loose["w"].to_list() == [1, None, None, None]
+
+
+@pytest.mark.parametrize("word", ["NA", "none", ""])
+def test_a_word_for_missing_is_no_date_to_compare_or_fill_with(word: str) -> None:
+    for step in (
+        {"op": "filter", "column": "d", "operator": "!=", "value": word},
+        {"op": "fill_missing", "columns": ["d"], "value": word},
+    ):
+        with pytest.raises(TapsterError, match="for 'd', which is date"):
+            _do(step)
+
+
 def test_scaling() -> None:
     standard = _do({"op": "scale", "columns": ["x"]})["x"]
     assert standard.mean() == pytest.approx(0)

@@ -130,11 +130,17 @@ def misfit(column: pl.Expr, dtype: pl.DataType, kind: str) -> pl.Expr:
     return present & convert(column, dtype, kind).is_null()
 
 
-def refuse_misfit(table: pl.LazyFrame, safe: str, name: str, kind: str) -> None:
-    """Raise TapsterError(invalid) naming the first row whose value does not fit `kind`."""
-    dtype = table.select(safe).collect_schema()[safe]
+def refuse_misfit(
+    table: pl.LazyFrame, safe: str, name: str, kind: str, lost: pl.Expr | None = None
+) -> None:
+    """Raise TapsterError(invalid) naming the first row whose value does not fit `kind`.
+
+    `lost`, when given, says where a value does not.
+    """
+    if lost is None:
+        lost = misfit(pl.col(safe), table.select(safe).collect_schema()[safe], kind)
     rows = table.select(safe).with_row_index("row", offset=1)
-    found = rows.filter(misfit(pl.col(safe), dtype, kind)).head(1).collect()
+    found = rows.filter(lost).head(1).collect()
     if found.height:
         row, value = found.row(0)
         raise TapsterError(

@@ -162,10 +162,9 @@ def _constant(state: State, name: str, value: Any, number: int) -> Any:
         return value
     if isinstance(value, float) and kind == "integer":
         return int(value) if value.is_integer() else value
-    if isinstance(value, str):
-        unfit = pl.select(misfit(pl.lit(value), pl.String(), kind)).item()
-        if kind in _TIMES and not unfit:
-            return value
+    moment = isinstance(value, str) and kind in _TIMES
+    if moment and pl.select(parse(pl.lit(value), kind)).item() is not None:
+        return value
     raise refuse(
         number, f"has the value {shown(str(value))} for {shown(name)}, which is {kind}", "", "value"
     )
@@ -256,11 +255,13 @@ def cast(state: State, step: Step, known: Known, number: int) -> dict[str, Any]:
     for name in step["columns"]:
         safe = state.names[name]
         dtype = state.frame.collect_schema()[safe]
-        if step["misfits"] == "refuse":
-            refuse_misfit(state.frame, safe, name, step["to"])
         values = convert(pl.col(safe), dtype, step["to"])
+        lost = misfit(pl.col(safe), dtype, step["to"])
         if step["to"] == "number":
+            lost = lost | values.is_infinite()
             values = pl.when(values.is_finite()).then(values)
+        if step["misfits"] == "refuse":
+            refuse_misfit(state.frame, safe, name, step["to"], lost)
         changes[name] = values
     state.change(changes)
     return {}
