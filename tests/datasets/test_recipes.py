@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import math
 from typing import Any
 
 import polars as pl
@@ -215,6 +216,9 @@ def test_columns_and_filters() -> None:
         ({"op": "clip_outliers", "low": 0.9, "high": 0.1}, "low < high", ""),
         ({"op": "replace", "columns": ["w"], "values": {"a": 1}}, "text or null", ""),
         ("drop_duplicates", "not an object with an op", ""),
+        ({"op": "clip_outliers", "factor": 10**400}, "has factor", "finite"),
+        ({"op": "bin", "columns": ["n"], "method": "edges", "edges": [10**400]}, "rise", ""),
+        ({"op": "fill_missing", "columns": ["x"], "value": math.nan}, "has value 'nan'", ""),
     ],
 )
 def test_what_is_wrong_is_named(step: Any, says: str, hint: str) -> None:

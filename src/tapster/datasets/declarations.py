@@ -6,6 +6,7 @@ No polars here: the control process refuses a bad recipe before a job starts.
 import difflib
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -210,18 +211,21 @@ def _value(step: dict[str, Any], key: str, parameter: Parameter, number: int) ->
         "text": isinstance(value, str),
         "flag": isinstance(value, bool),
         "count": isinstance(value, int) and not isinstance(value, bool) and 1 < value <= 10_000,
-        "number": isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value),
+        "number": not isinstance(value, bool) and _finite(value),
         "list": isinstance(value, list) and bool(value),
         "map": isinstance(value, dict) and bool(value),
-        "value": isinstance(value, str | int | float | bool | list),
+        "value": isinstance(value, str | list) or _finite(value),
     }[parameter.kind]
     if not fits or (parameter.choices and value not in parameter.choices):
         close = difflib.get_close_matches(str(value), parameter.choices, n=1)
         hint = (f"did you mean {close[0]}? " if close else "") + _wanted(parameter)
         raise refuse(number, f"({step['op']}) has {key} {shown(str(value))}", hint, key)
     return value
+
+
+def _finite(value: Any) -> bool:
+    """Whether it is a number that a 64-bit float holds."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _wanted(parameter: Parameter) -> str:
@@ -280,9 +284,7 @@ def _check_edges(step: dict[str, Any], number: int) -> None:
     edges = step["edges"]
     if (step["method"] == "edges") != (edges is not None):
         raise refuse(number, "(bin) needs edges with method edges, and only then", "", "edges")
-    numbers = edges is None or all(
-        isinstance(edge, int | float) and math.isfinite(edge) for edge in edges
-    )
+    numbers = edges is None or all(map(_finite, edges))
     if not numbers or (edges and any(a >= b for a, b in itertools.pairwise(edges))):
         raise refuse(number, "(bin) needs edges that are numbers and rise", "", "edges")
 
