@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import spearmanr
 from sklearn.feature_selection import mutual_info_classif
 
 from tapster.contract.errors import TapsterError
@@ -139,6 +140,20 @@ def test_a_long_table_is_sampled_and_close(
     assert _column(profile, "n")["distinct"] == pytest.approx(table["n"].n_unique(), rel=0.03)
     assert profile["duplicate_rows"]["exact"] is False
     assert profile["duplicate_rows"]["count"] == pytest.approx(20_000, rel=0.1)
+
+
+def test_correlations_of_values_close_together_far_from_zero(desk: Desk, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    steps = np.arange(2000)
+    y = steps + rng.normal(0, 600, 2000)
+    stamps = (1_700_000_000_000 + steps).tolist()  # two seconds, in milliseconds
+    pl.DataFrame({"y": y, "at": stamps}).write_parquet(tmp_path / "t.parquet")
+    desk.add("t", tmp_path / "t.parquet")
+    folder = desk.folder("t")
+    found = associations.with_target(folder / "associations.npz", desk.profile("t"), "y")
+    (row,) = found["columns"]
+    assert row["correlation"] == pytest.approx(np.corrcoef(steps, y)[0, 1], abs=1e-4)
+    assert row["spearman"] == pytest.approx(spearmanr(steps, y).statistic, abs=1e-4)
 
 
 def test_associations_with_a_target(desk: Desk, tmp_path: Path) -> None:

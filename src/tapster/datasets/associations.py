@@ -45,7 +45,7 @@ def write(
         else:
             plain = values.to_physical().cast(float).fill_null(float("nan")).to_numpy()
             code = _deciles(plain)
-            numbers.append(np.clip(plain, -_LARGEST, _LARGEST).astype(np.float32))
+            numbers.append(_short(plain))
             numeric.append(position)
         codes.append(code.astype(np.uint8))
         coded.append(position)
@@ -57,6 +57,20 @@ def write(
         coded=np.array(coded, np.int32),
         numeric=np.array(numeric, np.int32),
     )
+
+
+def _short(values: Any) -> Any:
+    """32-bit floats that correlate alike: the values, or if more differ so, from their middle."""
+    import numpy as np
+
+    present = values[~np.isnan(values)]
+    middle = np.median(present) if present.size else 0.0
+    with np.errstate(over="ignore"):
+        ways = [
+            np.clip(way, -_LARGEST, _LARGEST).astype(np.float32)
+            for way in (values, values - middle)
+        ]
+    return max(ways, key=lambda way: np.unique(way).size)
 
 
 def _deciles(values: Any) -> Any:
