@@ -250,6 +250,19 @@ def test_json_lines_take_huge_numbers(desk: Desk, put: Any) -> None:
     assert desk.frame("t")["a"].to_list() == [1.0, 12345678901234567890.0]
 
 
+def test_a_file_of_a_folder_without_a_value_in_a_column_leaves_its_type(
+    desk: Desk, tmp_path: Path
+) -> None:
+    values = {"n": 7, "d": dt.date(2024, 5, 15), "b": True, "w": "x", "gone": None}
+    files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    pl.DataFrame({name: [None] for name in values}).write_parquet(files[0])
+    pl.DataFrame([values]).write_parquet(files[1])
+    desk.add("t", *files)
+    types = {"n": "integer", "d": "date", "b": "boolean", "w": "text", "gone": "text"}
+    assert desk.types("t") == types
+    assert desk.frame("t").rows() == [(None,) * 5, tuple(values.values())]
+
+
 def test_dates_outside_the_calendar(desk: Desk, put: Any, tmp_path: Path) -> None:
     rows = "2024-05-15,2024-05-15T10:00:00\n0000-01-01,0001-01-01T00:00:00+05:00\n"
     desk.add("t", put("a.csv", "d,t\n" + rows))

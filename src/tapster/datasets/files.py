@@ -176,7 +176,13 @@ def _columnar(
         frame = _open_columnar(file, form)
         frame, index = _without_index(frame)
         dropped += [name for name in index if name not in dropped]
+        empty = [dtype == pl.Null for dtype in frame.collect_schema().dtypes()]
         frame, found = settled(frame, file.name)
+        frame = frame.with_columns(
+            pl.col(safe).cast(pl.Null)
+            for safe, null in zip(safe_names(len(found)), empty, strict=True)
+            if null
+        )
         names = names or found
         same_columns(names, found, file.name)
         digests.append(file_digest(file.path))
@@ -225,10 +231,14 @@ def _alike(frames: list[pl.LazyFrame]) -> list[pl.LazyFrame]:
     schemas = [frame.collect_schema() for frame in frames]
     wider: dict[str, pl.DataType] = {}
     for name in schemas[0].names():
-        kinds = {schema[name] for schema in schemas}
+        found = {schema[name] for schema in schemas}
+        # A file without a single value in a column says nothing about its type.
+        kinds = found - {pl.Null()} or {pl.String()}
         if len(kinds) > 1:
             numbers = kinds <= {pl.Int64(), pl.Float64()}
             wider[name] = pl.Float64() if numbers else pl.String()
+        elif kinds != found:
+            wider[name] = kinds.pop()
     if not wider:
         return frames
     return [
