@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from tapster.contract.control import Job
 from tapster.contract.errors import TapsterError
@@ -248,7 +248,7 @@ class ClaimLoop:
         """Whether the row has the news. A database that is away for a moment ends no job."""
         try:
             await asyncio.to_thread(self._beat, job, token, news)
-        except (InterfaceError, OperationalError, TapsterError) as error:
+        except (DBAPIError, TapsterError) as error:
             if isinstance(error, TapsterError) and error.code != "unavailable":
                 raise
             log.exception("a job's row cannot be reached; trying again", job=job.id)
