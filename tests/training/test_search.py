@@ -1,5 +1,6 @@
 """Grid, random and TPE; pruning; a fixed number of trials; honest leaderboards."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,21 @@ def test_a_candidate_that_fails_does_not_end_the_search(monkeypatch: pytest.Monk
     states = {row["algorithm"]: (row["state"], row["reason"]) for row in made.leaderboard()}
     assert states["logistic"] == ("failed", "ValueError: singular")
     assert states["knn"][0] == "scored"
+
+
+def test_a_fold_without_a_score_leaves_a_leaderboard_that_is_json() -> None:
+    numbers = np.random.default_rng(0).normal(size=(60, 1)).astype(np.float32)
+    # The second fold to judge by has one value only: r2 is not defined there.
+    target = Target("t", "regression", [], np.r_[numbers[:20, 0], np.zeros(20), numbers[40:, 0]])
+    rows = [np.arange(start, start + 20) for start in (0, 20, 40)]
+    folds = [(np.setdiff1d(np.arange(60), valid), valid) for valid in rows]
+    features = Features(numbers, np.empty((60, 0), object))
+    judge = Judge(features, target, folds, "r2", Problem("regression", [], 0, 1))
+    boards: list[list[dict[str, Any]]] = []
+    made = Search(judge, Plan(["naive", "ridge"], trials=0), lambda *said: boards.append(said[2]))
+    made.run()
+    failed = json.loads(json.dumps([*boards, made.leaderboard()], allow_nan=False))[-1]
+    assert [row["reason"] for row in failed] == ["ValueError: r2 is not defined on fold 2"] * 2
 
 
 def test_time_that_is_spent_ends_the_screening_but_something_is_scored() -> None:

@@ -42,12 +42,13 @@ class Candidate:
     def row(self, metric: str) -> dict[str, Any]:
         """The leaderboard's line, without times: equal runs give equal lines."""
         mean = self.value
+        spread = float(np.std(self.scores)) if len(self.scores) > 1 else np.nan
         return {
             "algorithm": self.algorithm,
             "parameters": self.parameters,
             "metric": metric,
             "value": mean if np.isfinite(mean) else None,
-            "std": float(np.std(self.scores)) if len(self.scores) > 1 else None,
+            "std": spread if np.isfinite(spread) else None,
             "folds": len(self.scores),
             "state": self.state,
             "reason": self.reason,
