@@ -85,6 +85,24 @@ def test_a_fold_without_a_score_leaves_a_leaderboard_that_is_json() -> None:
     assert [row["reason"] for row in failed] == ["ValueError: r2 is not defined on fold 2"] * 2
 
 
+def test_a_further_fold_without_a_score_does_not_cost_the_best_their_place() -> None:
+    numbers = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    numbers[:20] = 1.0
+    target = Target("t", "regression", [], numbers.sum(axis=1).astype(np.float64))
+    features = Features(numbers, np.empty((60, 0), object))
+    problem, rows = Problem("regression", [], 0, 1), np.arange(60)
+    alike = [(rows[20:], rows[:20]), (rows[::2], rows[1::2])]
+    first, more = (Judge(features, target, folds, "r2", problem) for folds in (alike[1:], alike))
+    names = ["naive", "ridge", "ols", "lasso", "elastic-net", "knn"]
+    made = Search(first, Plan(names, trials=0), lambda *_: None)
+    made.run()
+    before = made.ranking()
+    made.look_again(more)
+    assert [c.state for c in before] == ["scored"] * len(before)
+    assert [len(c.scores) for c in before[:4]] == [2] * 4
+    assert made.ranking()[0].algorithm == before[0].algorithm == "ols"
+
+
 def test_time_that_is_spent_ends_the_screening_but_something_is_scored() -> None:
     made = search(["naive", "logistic", "mlp", "xgboost"], seconds=0.001)
     states = {row["algorithm"]: row["state"] for row in made.leaderboard()}

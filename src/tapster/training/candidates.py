@@ -94,6 +94,12 @@ class Judge:
             raise ValueError(f"{self.metric} is not defined on fold {fold + 1}")
         return gain(self.metric, number)
 
+    def defined(self, fold: int) -> bool:
+        """Whether the metric has a value on the fold's rows (r2 wants a target that varies)."""
+        values, classes = self.target.values[self.folds[fold][1]], len(self.target.classes)
+        alike = np.full((len(values), classes), 1 / classes) if classes else np.zeros(len(values))
+        return bool(np.isfinite(metrics.value(self.metric, values, alike)))
+
     def gain(self, candidate: Candidate) -> float:
         """The candidate's mean such that more is better; -inf before its first fold."""
         mean = candidate.value

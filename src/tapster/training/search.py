@@ -79,7 +79,8 @@ class Search:
     def look_again(self, more: Judge) -> None:
         """Score the finalists on further folds: the best of many trials is partly luck.
 
-        Folds are walked in step, so that all finalists have the same ones when time runs out.
+        Folds are walked in step, so that all finalists have the same ones when time runs out. One
+        without a value of the metric says nothing of them.
         """
         finalists = self.ranking()[:FINALISTS]
         if len({id(c) for c in finalists}) < 2:
@@ -87,6 +88,8 @@ class Search:
         for fold in range(len(more.folds)):
             if self._spent(1.0) or self._slow(finalists):
                 break
+            if not more.defined(fold):
+                continue
             self._say(0.8 + 0.1 * fold / len(more.folds), "comparing the best again")
             for candidate in finalists:
                 candidate.finalist = True
