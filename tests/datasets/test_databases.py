@@ -110,6 +110,13 @@ def test_bad_requests(
     assert caught.value.code == code
 
 
+def test_comments_before_a_query_are_read_in_no_time(desk: Desk, shop: Path) -> None:
+    url, comments = f"sqlite:///{shop}", "/* a */--b\n/**/" * 30
+    desk.add("q", url=url, query=f"{comments}SELECT id FROM orders")
+    with pytest.raises(TapsterError, match="does not begin with SELECT"):
+        desk.add("q", url=url, query=f"{comments}DELETE FROM orders")
+
+
 def test_only_real_sqlite_files_that_are_not_ours(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "x.db").write_text("root:x:0:0")
     with pytest.raises(TapsterError, match="not an SQLite database"):

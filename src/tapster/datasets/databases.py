@@ -23,7 +23,10 @@ from tapster.datasets.locations import masked, sqlite_path
 from tapster.datasets.tables import Advance, Table, safe_names
 
 _CELLS: Final = 500_000
-_SELECT: Final = re.compile(r"\s*(--[^\n]*\n\s*|/\*.*?\*/\s*)*(select|with|values)\b", re.I | re.S)
+# A comment ends at its first "*/": were it free to end later, many would be tried in every way.
+_SELECT: Final = re.compile(
+    r"\s*(--[^\n]*\n\s*|/\*((?!\*/).)*\*/\s*)*(select|with|values)\b", re.I | re.S
+)
 _KINDS: Final[dict[type, str]] = {
     bool: "boolean",
     int: "integer",
