@@ -110,6 +110,16 @@ def test_bad_requests(
     assert caught.value.code == code
 
 
+def test_the_least_whole_number_leaves_the_others_exact(desk: Desk, shop: Path) -> None:
+    numbers = [-(1 << 63), (1 << 53) + 1, (1 << 63) - 1]
+    query = (
+        f"SELECT CAST('{numbers[0]}' AS INT) AS n UNION ALL VALUES ({numbers[1]}), ({numbers[2]})"
+    )
+    desk.add("n", url=f"sqlite:///{shop}", query=query)
+    assert desk.types("n") == {"n": "integer"}
+    assert desk.frame("n")["n"].to_list() == numbers
+
+
 def test_comments_before_a_query_are_read_in_no_time(desk: Desk, shop: Path) -> None:
     url, comments = f"sqlite:///{shop}", "/* a */--b\n/**/" * 30
     desk.add("q", url=url, query=f"{comments}SELECT id FROM orders")

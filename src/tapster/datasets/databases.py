@@ -23,6 +23,7 @@ from tapster.datasets.locations import masked, sqlite_path
 from tapster.datasets.tables import Advance, Table, safe_names
 
 _CELLS: Final = 500_000
+_LIMIT: Final = 1 << 63
 # A comment ends at its first "*/": were it free to end later, many would be tried in every way.
 _SELECT: Final = re.compile(
     r"\s*(--[^\n]*\n\s*|/\*((?!\*/).)*\*/\s*)*(select|with|values)\b", re.I | re.S
@@ -263,7 +264,7 @@ class _Spool:
         kinds = {_KINDS[t] for t in types}
         self._types[position] |= kinds
         kind = _widest(kinds)
-        if kind == "integer" and any(v is not None and abs(v) >= 1 << 63 for v in values):
+        if kind == "integer" and any(v is not None and not -_LIMIT <= v < _LIMIT for v in values):
             kind = "number"
             self._types[position].add(kind)
         return kind, [_as(value, kind) for value in values]
