@@ -34,7 +34,8 @@ def test_values_are_what_the_columns_say(plane: Plane) -> None:
         '0.5,São Paulo,1,1970-01-01,"a ""b"", c\r\nd"\r\n',
     )
     table = HEADER + "".join(lines)
-    for text in (table, "\ufeff" + table, table.replace("\r\n", "\n"), table[:-2]):
+    kept = table.replace("\r\n", "\n")
+    for text in (table, "\ufeff" + table, kept, table[:-2], "\r\n\n" + table):
         answer = send(plane, MIXED, text)
         assert answer.status == 200, answer
         assert answer.json() == wanted

@@ -71,7 +71,7 @@ def _rows(model: Model, body: bytes | bytearray) -> Iterator[Numbered]:
         raise invalid("the body is not UTF-8 text") from None
     table = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        names = next(table, [])
+        names = next(filter(None, table), [])
         cells = [_CELLS[model.columns.get(name, "text")] for name in names]
         _check_header(model, names)
         for values in table:
