@@ -199,6 +199,11 @@ def test_separators_and_line_ends_inside_quotes_separate_nothing(
     assert desk.frame("t").rows() == [(1, f"x{separator}y\nz"), (3, "w")]
 
 
+def test_a_comma_inside_a_quoted_name_is_no_separator(desk: Desk, put: Any) -> None:
+    desk.add("t", put("a.csv", '"price, net";land\n1,5;DE\n2;FR\n'))
+    assert desk.types("t") == {"price, net": "text", "land": "text"}
+
+
 def test_the_separator_of_long_lines_is_found(desk: Desk, put: Any) -> None:
     line = f"1;{'x' * 9_000};2\n"
     desk.add("t", put("a.csv", "a;b;c\n" + line * 12))

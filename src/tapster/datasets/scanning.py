@@ -188,8 +188,7 @@ def _first_record(text: str, file: str, separator: str) -> list[str]:
 
 
 def _sniff(text: str) -> str:
-    lines = [line for line in text[: 1 << 16].splitlines()[:20] if line]
-    if "," in lines[0]:
+    if len(next(filter(None, _first_records(text, ",")), [])) > 1:
         return ","
     for separator in ("\t", ";", "|"):
         counts = [len(record) for record in _first_records(text, separator) if record]
