@@ -92,7 +92,10 @@ def test_texts() -> None:
 
 
 def test_renaming_loses_no_column() -> None:
-    after = [{"op": "encode", "columns": ["b"]}, {"op": "rename", "names": {"n": "x"}}]
+    after: list[dict[str, Any]] = [
+        {"op": "encode", "columns": ["b"]},
+        {"op": "rename", "names": {"n": "x"}},
+    ]
     with pytest.raises(TapsterError, match="step 2 has two columns named 'x'"):
         _do(*after)
     assert _do({"op": "rename", "names": {"x": ""}}).columns[1] == "column_2"
