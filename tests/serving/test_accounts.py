@@ -163,6 +163,20 @@ def test_what_was_let_in_is_counted_though_there_is_no_room(
         accounts.find(holder(key="key_2"), target())
 
 
+def test_who_finds_no_room_to_be_counted_in_is_told_so(new_plane: Callable[..., Plane]) -> None:
+    plane = new_plane()
+    one = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", one), packages=(one,))
+    (plane.home / "run").mkdir(exist_ok=True)
+    (plane.home / "run" / "usage").touch()  # no folder can be made there
+    plane.start()
+    plane.applied()
+    for path in (INFER, "/v2/models/sum/versions/9/infer"):
+        answer = plane.call("POST", path, BODY)
+        assert answer.status == (503 if path == INFER else 404)
+        assert (b"no room to count" in answer.body) is (path == INFER)
+
+
 def test_what_a_call_without_limits_costs(accounts: Accounts) -> None:
     """Some tenths of a microsecond; the bound is one that only something quite wrong reaches."""
     account, one = accounts.find(caller := holder(), target()), target()

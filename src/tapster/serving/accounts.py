@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -55,8 +56,9 @@ class Account:
         record.served(requests, rows, compute, cached)
 
     def failed(self) -> None:
-        """See Bill."""
-        self.opened().failed()
+        """See Bill. Nobody pays for it: where there is no room, it is answered all the same."""
+        with suppress(TapsterError):
+            self.opened().failed()
 
     def opened(self) -> Record:
         """Where it is counted today. Raises TapsterError(unavailable) when there is no room.
