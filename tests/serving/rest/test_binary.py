@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.serving.conftest import Answer, Plane, request
-from tests.serving.packages import EVERY
+from tests.serving.packages import EVERY, NUMBERS
 from tests.serving.rest.test_open_inference import numeric, refused
 
 NUMPY = {
@@ -265,3 +265,9 @@ def test_rows_that_run_together_keep_their_own_bytes(plane: Plane) -> None:
         else:
             assert output["data"] == [number + 1.0]
     assert stream == b""
+
+
+def test_columns_of_bf16_are_numbers(plane: Plane) -> None:
+    asked = {"inputs": [tensor(name, "BF16", [1], 2) for name in NUMBERS]}
+    answer = send(plane, "/v2/models/sum/infer", asked, b"\xc0\x3f" * 3)  # 1.5
+    assert answer.json()["outputs"][0]["data"] == [5.5]

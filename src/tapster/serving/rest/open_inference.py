@@ -17,7 +17,7 @@ from msgspec import UNSET, Struct, UnsetType
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import NUMPY_TYPE, Array
 from tapster.serving.model import Model
-from tapster.serving.rest import large
+from tapster.serving.rest import large, raw
 from tapster.serving.rest.bodies import accounted, check_text, decode, encode, invalid, shown
 from tapster.serving.rest.open_answers import refuse, write
 from tapster.serving.rest.tensors import FLOAT_LIMITS, conform, rows_of, tensor
@@ -107,10 +107,16 @@ def admit(call: Request, model: Model, given: list[tuple[str, str, Array]]) -> N
     if len(arrays) < len(given):
         raise invalid("two inputs have the same name", hint="give each input once")
     if arrays.keys() != model.inputs.keys() and arrays.keys() & model.columns.keys():
-        call.inputs = model.encoder.columns({name: array for name, (_, array) in arrays.items()})
+        columns = {name: _numbers(datatype, array) for name, (datatype, array) in arrays.items()}
+        call.inputs = model.encoder.columns(columns)
         call.rows = rows_of(call.inputs)
     else:
         call.inputs, call.rows = conform(model, arrays)
+
+
+def _numbers(datatype: str, array: Array) -> Array:
+    """A column's values; BF16 is carried as bits."""
+    return raw.widened(array) if datatype == "BF16" else array
 
 
 def quotes_of(request: "Document[Any]") -> int:
