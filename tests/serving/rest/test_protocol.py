@@ -342,6 +342,20 @@ def test_who_expects_to_be_told_to_go_on_is_told_so(plane: Plane, path: str) -> 
         assert answer.status in ({200} if path != "/v1/endpoints/sum/predict" else {400, 422})
 
 
+def test_who_did_not_wait_to_be_told_to_go_on_is_not_told_afterwards(plane: Plane) -> None:
+    """RFC 9110, 10.1.1: after the final answer a 100 would belong to nothing."""
+    rows = b",".join([b"1"] * 60_000)  # a thread runs them, so that the second request has to wait
+    long = b'{"inputs":[{"name":"numeric","shape":[20000,3],"datatype":"FP32","data":[%b]}]}' % rows
+    with plane.connect() as line:
+        second = request(INFER, GOOD, more="Expect: 100-continue\r\n")
+        line.sendall(request(INFER, long) + second)
+        got = b""
+        while got.count(b"HTTP/1.1 200") < 2:
+            got += line.recv(65536)
+        line.sendall(request(INFER, GOOD, more="Connection: close\r\n"))
+        assert [status for status, _ in responses(got + read_all(line))] == [200] * 3
+
+
 def test_an_old_client_is_not_told_to_go_on(plane: Plane) -> None:
     """RFC 9110, 10.1.1: the expectation of an HTTP/1.0 request is ignored."""
     got = plane.raw(

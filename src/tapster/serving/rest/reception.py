@@ -181,6 +181,7 @@ class Reception(Connection):
         if self._upgrade:
             return
         self._message = False
+        self._wants_continue = False  # it did not wait, and a 100 now would be the next answer's
         self._share.spent += 1
         self.deadline = NEVER
         if not self._keep_alive:
