@@ -163,6 +163,8 @@ def test_models_are_loaded_and_unloaded_by_those_who_may(repository: Plane) -> N
     refused(repository.call("POST", load, key="theirs"), "no endpoint", 404)
     refused(repository.call("POST", "/v2/repository/models/x/load"), "no endpoint", 404)
     refused(repository.call("POST", load, b"["))
+    for odd in (5, True, "x", [["x"]]):
+        refused(repository.call("POST", load, {"parameters": odd}), "parameters")
     config = {"parameters": {"config": json.dumps({"backend": "python"}), "file:1/model.py": "x"}}
     refused(repository.call("POST", load, config), "does not change what a model is")
     for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"):

@@ -38,8 +38,14 @@ class _Index(Struct):
     ready: bool = False
 
 
+class _Manage(Struct):
+    """What may be said of a model that is to come or go."""
+
+    parameters: dict[str, Any] | None = None
+
+
 _INDEX: Final = msgspec.json.Decoder(_Index)
-_ANYTHING: Final = msgspec.json.Decoder(dict[str, Any])
+_MANAGE: Final = msgspec.json.Decoder(_Manage)
 
 
 class Application:
@@ -153,7 +159,7 @@ class Application:
 
     async def _manage(self, route: Route, holder: Pass, given: bytes) -> None:
         """Have models come or go. What an endpoint serves is not for this port to say."""
-        parameters = decode(_ANYTHING, given).get("parameters") if given else None
+        parameters = decode(_MANAGE, given).parameters if given else None
         if parameters and set(parameters) - {"unload_dependents"}:
             raise TapsterError(
                 "invalid",
