@@ -293,3 +293,9 @@ def test_many_rows_by_column(plane: Plane) -> None:
     uneven = columns(10_000)
     uneven["inputs"][1] |= {"shape": [9_999], "data": [1] * 9_999}
     refused(plane.call("POST", INFER, uneven), "column 'beta' has 9999 values")
+
+
+@pytest.mark.parametrize("timeout", [2**64, 10**400])
+def test_a_timeout_may_be_as_long_as_it_likes(plane: Plane, timeout: int) -> None:
+    answer = plane.call("POST", INFER, {**numeric([1, 2, 3]), "parameters": {"timeout": timeout}})
+    assert answer.status == 200, answer

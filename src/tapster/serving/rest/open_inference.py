@@ -76,6 +76,8 @@ MAX_PACKED: Final = 1024
 # Quotation marks of a call's and of a tensor's keys and strings, without those of its data.
 _CALL_QUOTES: Final = 2
 _TENSOR_QUOTES: Final = 12
+# Microseconds; no float holds every number that a caller may write.
+_FOR_EVER: Final = 1 << 63
 
 
 def read(call: Request, body: bytes | bytearray) -> None:
@@ -175,7 +177,7 @@ def _hurry(call: Request, timeout: int) -> None:
             "the parameter timeout must be a number of microseconds above 0",
             field="parameters.timeout",
         )
-    call.deadline = min(call.deadline, call.began / 1e9 + timeout / 1e6)
+    call.deadline = min(call.deadline, call.began / 1e9 + min(timeout, _FOR_EVER) / 1e6)
 
 
 def _chosen(model: Model, outputs: list[_Output], binary: bool) -> tuple[tuple[int, bool], ...]:
