@@ -11,7 +11,7 @@ import pytest
 from tapster.contract.plan import EndpointPlan, Variant
 from tapster.serving.rest import large
 from tests.serving import packages
-from tests.serving.conftest import Plane, request
+from tests.serving.conftest import Plane, endpoint, request
 
 LONG = " " * large.LARGE
 
@@ -49,6 +49,31 @@ def test_only_calls_have_large_bodies(plane: Plane, method: str, path: str) -> N
     data = head.replace(b"Content-Length: 0\r\n", b"") + chunk
     assert b" 413 " in plane.raw(data).partition(b"\r\n")[0]
     assert plane.call(method, path, b"{}".ljust(65_536)).status == 200
+
+
+def test_what_is_not_just_numbers_or_rows_is_not_long(new_plane: Callable[..., Plane]) -> None:
+    """Read at once it takes many times its size, and the interpreter for itself, in any wire."""
+    plane = new_plane()
+    one = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", one), packages=(one,))
+    plane.start()
+    plane.applied()
+    row = b'{"alpha":1,"beta":2,"gamma":3}'
+    rows = b",".join([row] * (large.MAX_ODD // len(row)))
+    junk = b",".join([b"[]"] * (large.MAX_ODD // 3 + 1))
+    tensor = b'{"name":"numeric","shape":[1,3],"datatype":"FP32","data":[1,2,3]}'
+    infer, wide = "/v2/models/sum/infer", b'{"x":[%b],"inputs":[%b]}' % (junk, tensor)
+    predict = "/v1/models/sum:predict"
+    for path, body, headers in (
+        ("/v1/models/sum:regress", b'{"examples":[%b]}' % rows, {}),
+        (infer, wide, {}),
+        (infer, wide, {"Inference_Header_Content_Length": str(len(wide))}),
+        (predict, b'{"inputs":[1,2],"instances":[%b]}' % rows, {}),
+        (predict, b'{"inputs":[%b],"instances":[%b]}' % (rows, row), {}),
+    ):
+        answer = plane.call("POST", path, body, **headers)
+        assert (answer.status, b"JSON beyond" in answer.body) == (413, True), answer
+    assert plane.call("POST", predict, b'{"instances":[%b]}' % rows).status == 200
 
 
 def test_a_version_that_is_asked_for_is_no_other(new_plane: Callable[..., Plane]) -> None:

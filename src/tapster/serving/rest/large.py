@@ -40,7 +40,8 @@ Span = tuple[int, int]
 def cut(body: Body, key: bytes) -> tuple[bytes, list[Span]] | None:
     """A document without the lists of numbers under `key`, and where these lists are.
 
-    Each list is replaced by an empty one. None when it does not look like that.
+    Each list is replaced by an empty one. None when it does not look like that, or too much is
+    left.
     """
     kept: list[bytes] = []
     spans: list[Span] = []
@@ -58,7 +59,7 @@ def cut(body: Body, key: bytes) -> tuple[bytes, list[Span]] | None:
     else:
         return None
     kept.append(bytes(body[done:]))
-    return (b"".join(kept), spans) if spans else None
+    return (b"".join(kept), spans) if spans and sum(map(len, kept)) <= MAX_ODD else None
 
 
 def numbers(body: Body, span: Span, shape: Sequence[int], datatype: str) -> Array | None:
@@ -93,7 +94,7 @@ def cut_objects(body: Body, key: bytes) -> tuple[bytes, Span] | None:
     start = body.find(key) + len(key)
     first = body.find(b"[", start, start + 64)
     last = body.rfind(b"]", len(body) - 1024)
-    if first < 0 or last < 0 or bytes(body[start:first]).strip(_SPACE) != b":":
+    if last < 0 or not 0 <= first <= MAX_ODD or bytes(body[start:first]).strip(_SPACE) != b":":
         return None
     return bytes(body[:first]) + b"[]" + bytes(body[last + 1 :]), (first + 1, last)
 

@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from tapster.contract.inference import Array
 from tapster.serving.model import Model
-from tapster.serving.rest import raw
+from tapster.serving.rest import large, raw
 from tapster.serving.rest.bodies import decode, invalid, shown, strict
 from tapster.serving.rest.open_inference import (
     Document,
@@ -55,6 +55,8 @@ def read(call: Request, body: bytes | bytearray) -> None:
     if length == 0:
         _read_bare(call, model, body)
         return
+    if length > large.MAX_ODD:
+        raise large.too_odd()
     head = bytes(body[:length])
     request = _kept(head) if length <= MAX_KEPT else _parse(head)
     options(call, request, model)

@@ -14,6 +14,7 @@ from tapster.contract.errors import TapsterError
 from tapster.runtimes.parity import PROBABILITIES
 from tapster.serving.batcher import Answer
 from tapster.serving.model import Model
+from tapster.serving.rest import large
 from tapster.serving.rest.bodies import accounted, decode, invalid, spell
 from tapster.serving.rest.open_answers import refuse
 from tapster.serving.rest.rows import finite_in, rows_in
@@ -82,6 +83,8 @@ class Regress:
 
 
 def _read(call: Request, model: Model, body: bytes | bytearray, signature: str) -> None:
+    if len(body) > large.MAX_ODD:
+        raise large.too_odd()
     request = decode(_DECODER, body)
     accounted(body, -1)
     check_signature(request.signature_name, signature)
