@@ -122,6 +122,19 @@ def test_recorded_answers_are_judged_from_the_moment_of_the_switch(
     assert "recorded answers do not come back" in _state(tx)["reason"]
 
 
+def test_recorded_answers_of_a_version_that_never_served_are_judged_from_then_too(
+    tx: Connection, plane: DataPlane
+) -> None:
+    live(tx, plane, "m@1")
+    _roll_out(tx)
+    plane.settle()
+    plane.answer("2", ok=0)  # only now has it a place to be counted at
+    _golden(plane, 1)
+    plane.settle()
+    assert plane.settle()
+    assert "recorded answers do not come back" in _state(tx)["reason"]
+
+
 def _golden(plane: DataPlane, different: int) -> None:
     held = plane.counters["one"]["2"]
     plane.counters["one"]["2"] = msgspec.structs.replace(

@@ -53,12 +53,15 @@ Baseline = dict[str, dict[str, Counts]]
 
 
 def taken(totals: Totals, golden: Baseline | None = None) -> Baseline:
-    """The counters as they are now; those of recorded answers as they were in `golden`."""
+    """The counters as they are now; those of recorded answers as they were in `golden`, where a
+    version that no machine had counted anything of had none."""
     found: Baseline = {}
     for agent, versions in totals.items():
-        earlier = (golden or {}).get(agent, {})
+        earlier = (golden or {}).get(agent)
         found[agent] = {
-            version: _since_then(_counts(each), earlier.get(version))
+            version: _counts(each)
+            if earlier is None
+            else _since_then(_counts(each), earlier.get(version, Counts()))
             for version, each in versions.items()
         }
     return found
@@ -136,9 +139,7 @@ def _counts(totals: VariantTotals) -> Counts:
     )
 
 
-def _since_then(now: Counts, earlier: Counts | None) -> Counts:
-    if earlier is None:
-        return now
+def _since_then(now: Counts, earlier: Counts) -> Counts:
     return msgspec.structs.replace(
         now, golden_same=earlier.golden_same, golden_different=earlier.golden_different
     )
