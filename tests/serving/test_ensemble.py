@@ -285,3 +285,15 @@ def test_models_that_cannot_answer_as_one_change_nothing(new_plane: Callable[...
     plane.applied()
     assert output(ask(plane, [infer()])[0]) == [6.0]
     assert "cannot be as planned" in plane.log()
+
+
+def test_a_package_that_is_two_members_goes_with_its_endpoint(
+    new_plane: Callable[..., Plane],
+) -> None:
+    plane = new_plane()
+    package = variations.linear(plane.home, [1.0, 2.0, 3.0])
+    _serve(plane, [package, package])
+    assert output(ask(plane, [infer([1.0, 1.0, 1.0])])[0]) == [6.0]
+    plane.plan()
+    assert plane.applied().packages == ()
+    assert plane.call("GET", "/v2/models/sum/ready").status == 404

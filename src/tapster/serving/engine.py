@@ -322,7 +322,7 @@ class Engine:
         self.generation += 1
         endpoint.leave()
         for model in endpoint.models:
-            del model.behind[name]
+            model.behind.pop(name, None)  # two members may be one package
             model.configure()
 
     def _fresh(self, plan: EndpointPlan) -> Endpoint:
