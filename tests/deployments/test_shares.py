@@ -222,6 +222,31 @@ def test_members_may_be_aliases_that_move(tx: Connection, plane: DataPlane) -> N
     assert not plane.settle()
 
 
+@pytest.mark.parametrize("where", ["here", "by the workers"])
+def test_two_aliases_that_cannot_be_followed_are_tried_once_each(
+    tx: Connection, plane: DataPlane, where: str
+) -> None:
+    wider = (*NUMBERS, "d") if where == "here" else NUMBERS
+    register(tx, "n@1", regression(*NUMBERS))
+    for ref in ("n@2", "m@4"):
+        register(tx, ref, regression(*wider))
+        plane.failed[digest(ref)] = "the answers differ"
+    for ref in ("m@1", "n@1"):
+        registry.set_alias(tx, "default", ref, "best")
+    service.deploy_ensemble(tx, "default", "e", {"m:best": 0.5, "n:best": 0.5})
+    plane.settle(2)
+    for ref in ("m@4", "n@2"):
+        registry.set_alias(tx, "default", ref, "best")
+    plane.settle(4)
+    assert not plane.settle()
+    assert weights(shown(tx).serving) == {"m@1": 0.5, "n@1": 0.5}
+    assert not service.unsettled(tx, plane)
+    registry.set_alias(tx, "default", "m@2", "best")
+    plane.settle(3)
+    assert weights(shown(tx).serving) == {"m@2": 0.5, "n@1": 0.5}
+    assert not plane.settle(), "n@2 was refused before"
+
+
 def test_an_alias_that_moves_to_a_version_beside_it_joins_it(
     tx: Connection, plane: DataPlane
 ) -> None:

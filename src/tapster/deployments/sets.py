@@ -24,6 +24,7 @@ class Held(msgspec.Struct, frozen=True):
     """A version, the alias it was deployed by (or ""), its share; a shadow has none.
 
     Of another tenant's model `owner` is that tenant, and `model` what the owner calls it.
+    `refused` is the package that the alias has moved to and could not be followed to.
     """
 
     model: str
@@ -33,6 +34,7 @@ class Held(msgspec.Struct, frozen=True):
     weight: float = 1.0
     shadow: bool = False
     owner: str = ""
+    refused: str = ""
 
     @property
     def called(self) -> str:
@@ -90,6 +92,8 @@ class ServingSet(msgspec.Struct, frozen=True):
             }
             for held in self.variants
         ]
+        for each in variants:
+            del each["refused"]
         main = self.main
         return {
             "model": main.called,
@@ -188,7 +192,7 @@ def ensemble(members: dict[Held, float], number: int) -> ServingSet:
 
 def moved(serving: ServingSet, before: Held, after: ModelVersion) -> ServingSet:
     """Another version in the place of one, which it joins if it is there already."""
-    new = msgspec.structs.replace(before, version=after.version, digest=after.digest)
+    new = msgspec.structs.replace(before, version=after.version, digest=after.digest, refused="")
     found: dict[str, Held] = {}
     for each in serving.variants:
         one = new if each.ref == before.ref else each
@@ -202,6 +206,16 @@ def moved(serving: ServingSet, before: Held, after: ModelVersion) -> ServingSet:
         found[one.ref] = one
     grown = serving.number + 1 if serving.kind == "ensemble" else 0
     return msgspec.structs.replace(serving, variants=tuple(found.values()), number=grown)
+
+
+def refused(serving: ServingSet, one: Held, digest: str) -> ServingSet:
+    """The set, where the alias of `one` is not followed to a package."""
+
+    def marked(held: Held) -> Held:
+        same = (held.owner, held.model, held.alias) == (one.owner, one.model, one.alias)
+        return msgspec.structs.replace(held, refused=digest) if held.alias and same else held
+
+    return msgspec.structs.replace(serving, variants=tuple(map(marked, serving.variants)))
 
 
 def shares(given: dict[str, float], whole: float, field: str) -> dict[str, float]:

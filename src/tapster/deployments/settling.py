@@ -156,12 +156,17 @@ def _follow_alias(tx: Connection, row: Row) -> bool:
         beginning.check(tx, row.tenant, pending)
         beginning.begin(tx, row, pending)
     except TapsterError as error:
-        store.change(tx, row, error={**error.as_dict(), "digest": after.digest})
+        store.change(
+            tx,
+            row,
+            serving=sets.refused(row.serving, before, after.digest),
+            error={**error.as_dict(), "digest": after.digest},
+        )
     return True
 
 
 def _moved(tx: Connection, row: Row) -> tuple[Held, ModelVersion] | None:
-    """A version whose alias has moved, and where to, unless that was just refused."""
+    """A version whose alias has moved, and where to, unless that was refused."""
     if row.serving is None or row.rolling is not None:
         return None
     refused = (row.error or {}).get("digest")
@@ -173,7 +178,7 @@ def _moved(tx: Connection, row: Row) -> tuple[Held, ModelVersion] | None:
             registry.check_servable(version)
         except TapsterError:
             continue
-        if version.digest not in {held.digest, refused}:
+        if version.digest not in {held.digest, held.refused, refused}:
             return held, version
     return None
 
@@ -197,6 +202,7 @@ def _refuse(tx: Connection, row: Row, refused: Held, reason: str) -> None:
         row,
         phase="",
         status="live" if kept else "failed",
+        serving=sets.refused(kept, refused, refused.digest) if kept else None,
         pending=None,
         error={**error.as_dict(), "digest": refused.digest},
         rollout=rollout,
