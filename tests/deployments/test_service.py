@@ -164,6 +164,26 @@ def test_an_alias_is_followed_once_and_not_after_a_refusal(
     assert _versions(shown(tx)) == (1, 3, None)
 
 
+def test_who_asks_by_an_alias_is_answered_while_it_is_followed(
+    tx: Connection, plane: DataPlane
+) -> None:
+    def labels() -> dict[str, int]:
+        return service.plan(tx, "own").endpoints[0].labels
+
+    registry.set_alias(tx, "default", "m@1", "champion")
+    live(tx, plane, "m:champion")
+    registry.set_alias(tx, "default", "m@2", "champion")
+    assert labels() == {"champion": 1}, "m@2 is not there yet"
+    plane.settle(3)
+    assert labels() == {"champion": 2}
+    plane.failed[digest("m@3")] = "the answers differ"
+    registry.set_alias(tx, "default", "m@3", "champion")
+    plane.settle(3)
+    assert labels() == {"champion": 2}, "it serves on"
+    registry.unset_alias(tx, "default", "m", "champion")
+    assert labels() == {}
+
+
 def test_the_plan_carries_keys_labels_and_signers_and_no_secret(
     tx: Connection, plane: DataPlane
 ) -> None:

@@ -18,7 +18,7 @@ from tapster.contract.plan import (
 )
 from tapster.deployments import borrowing, options, store
 from tapster.deployments.payloads import service as payloads
-from tapster.deployments.sets import Held
+from tapster.deployments.sets import ServingSet
 from tapster.deployments.sharing import service as sharing
 from tapster.deployments.store import Row
 from tapster.registry import service as registry
@@ -136,7 +136,7 @@ def _endpoint(
             )
             for held in (serving.variants if halted is None else ())
         ),
-        labels=_labels(tx, row.tenant, serving.main) if split and halted is None else {},
+        labels=_labels(tx, row.tenant, serving) if split and halted is None else {},
         kind="split" if split else "ensemble",
         options=options.made(row.options or {}),
         version=serving.number,
@@ -146,5 +146,12 @@ def _endpoint(
     )
 
 
-def _labels(tx: Connection, tenant: str, main: Held) -> dict[str, int]:
-    return registry.aliases(tx, main.owner or tenant, main.model)
+def _labels(tx: Connection, tenant: str, serving: ServingSet) -> dict[str, int]:
+    """The aliases of the model; one that has moved, and is to be followed, stays until it is."""
+    main = serving.main
+    found = registry.aliases(tx, main.owner or tenant, main.model)
+    there = {held.version for held in serving.answering}
+    for held in serving.answering:
+        if held.alias in found and found[held.alias] not in there:
+            found[held.alias] = held.version
+    return found
