@@ -1,9 +1,14 @@
 """Ensembles: the weighted mean, members that fail, are late or overloaded, and what is counted."""
 
+import asyncio
 import json
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -11,9 +16,14 @@ import psutil
 
 from tapster.contract.manifest import Signature, TensorSpec
 from tapster.contract.plan import EndpointPlan, Options, PackageRef, Variant
-from tapster.serving.slots import CLIENT_ERRORS, COMPUTE, OK, ROWS, SERVER_ERRORS
+from tapster.serving.ensemble import Ensemble
+from tapster.serving.places import Hold
+from tapster.serving.slots import CLIENT_ERRORS, COMPUTE, OK, ROWS, SERVER_ERRORS, Slots
+from tapster.serving.traffic import Inner
+from tapster.serving.work import Answer, deliver
 from tests.serving import test_isolation, variations
 from tests.serving.conftest import Plane, request, wait_for
+from tests.serving.doubles import Asked, Counted, Double
 from tests.serving.packages import NUMBERS, put
 from tests.serving.talking import ask, billed, counters, infer, output
 from tests.serving.variations import CLASSES
@@ -269,6 +279,48 @@ def test_nothing_is_run_for_callers_who_have_left(new_plane: Callable[..., Plane
     assert output(answer) == [20.0]
     assert counters(plane, "sum", "member:m1:1")[OK] < 50
     assert counters(plane, "sum", "5")[SERVER_ERRORS] == 0
+
+
+def test_who_asks_pays_for_what_members_computed_for_them(tmp_path: Path) -> None:
+    """A member is done with a large request while another still runs it, and a small one comes."""
+
+    async def scenario() -> tuple[Asked, Asked]:
+        slots = Slots(tmp_path / "slots")
+        region = slots.region(0)
+        model = cast(Any, SimpleNamespace(signature=Double.signature))
+        waiting: list[list[Any]] = [[], []]
+        members = [
+            Inner(f"m@{n}", model, 0.5, Hold(n, region.place(n), deque()), waiting[n - 1].append)
+            for n in (1, 2)
+        ]
+        ensemble = Ensemble(members, region)
+
+        def run(member: int, ask: int, seconds: int) -> None:
+            part = waiting[member][ask]
+            body = part.render(Answer([part.inputs["x"]], part.rows, 1), 0)
+            deliver(region, [(part, body)], time.monotonic_ns(), seconds * 10**9)
+
+        large, small, gone = (
+            Asked(*[1.0] * rows, deadline=time.monotonic() + 60) for rows in (4, 1, 4)
+        )
+        for asked in (gone, large, small):
+            asked.place = region.nowhere
+            ensemble.submit(asked)
+        run(0, 0, 100)
+        gone.done = True
+        run(0, 1, 50)
+        run(0, 2, 1)
+        run(1, 2, 2)
+        await asyncio.sleep(0.01)
+        assert (large.done, small.done) == (False, True)
+        run(1, 1, 70)
+        await asyncio.sleep(0.01)
+        slots.close()
+        return large, small
+
+    large, small = asyncio.run(scenario())
+    paid = [cast(Counted, asked.account).compute / 1e9 for asked in (large, small)]
+    assert [round(seconds) for seconds in paid] == [120, 3]
 
 
 def test_models_that_cannot_answer_as_one_change_nothing(new_plane: Callable[..., Plane]) -> None:

@@ -51,6 +51,10 @@ class Nobody:
         """See Bill."""
 
 
+class Unbilled(Nobody):
+    """The Bill of what runs besides the callers' own requests; nobody looks at it, either."""
+
+
 class Counted(Protocol):
     """A request to be counted: where, at whose expense, how much it asked for, since when it
     waits (ns).

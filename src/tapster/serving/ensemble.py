@@ -17,10 +17,11 @@ import msgspec
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
 from tapster.serving.batcher import Answer, Failure, Inputs, Work
+from tapster.serving.bills import Bill, Unbilled
 from tapster.serving.blending import Blend
 from tapster.serving.layouts import relay
 from tapster.serving.model import Model
-from tapster.serving.slots import COMPUTE, Region
+from tapster.serving.slots import Region
 from tapster.serving.traffic import Inner, count_failure
 from tapster.serving.work import deliver
 
@@ -47,7 +48,6 @@ class Ensemble:
     def __init__(self, members: Sequence[Inner], region: Region) -> None:
         self._loop = asyncio.get_running_loop()
         self._region = region
-        self.unbilled = region.unbilled
         self.members = tuple(members)
         first = members[0].model.signature
         for member in members:
@@ -60,7 +60,6 @@ class Ensemble:
         self._complete: list[Ask] = []
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
-        self._computed = self._compute()
 
     def submit(self, work: Work) -> None:
         """Run a request by every member; see Target."""
@@ -127,7 +126,7 @@ class Ensemble:
         except Exception as error:
             deliver(self._region, [(ask.work, error) for ask in asks], began, 0)
             return
-        spent = self._spent() + time.monotonic_ns() - began
+        spent = sum(ask.effort.compute for ask in asks) + time.monotonic_ns() - began
         outcomes: list[tuple[Work, bytes | Failure]] = []
         for ask in asks:
             try:
@@ -155,20 +154,22 @@ class Ensemble:
             answer.note = _note(ask.parts, weights)
         return answer, alone
 
-    def _spent(self) -> int:
-        """Nanoseconds that the members have run since the last answer."""
-        before, self._computed = self._computed, self._compute()
-        return self._computed - before
 
-    def _compute(self) -> int:
-        """Nanoseconds that the members have run for this endpoint, ever."""
-        return sum(self._region.words[member.place + COMPUTE] for member in self.members)
+class Effort(Unbilled):
+    """What members have computed for one request, in nanoseconds."""
+
+    def __init__(self) -> None:
+        self.compute = 0
+
+    def served(self, requests: int, rows: int, compute: int, cached: int = 0) -> None:
+        """See Bill."""
+        self.compute += compute
 
 
 class Ask:
     """A request and what has become of it at each member."""
 
-    __slots__ = ("_ensemble", "_left", "began", "parts", "until", "work")
+    __slots__ = ("_ensemble", "_left", "began", "effort", "parts", "until", "work")
 
     def __init__(self, ensemble: Ensemble, work: Work, until: float) -> None:
         self._ensemble = ensemble
@@ -176,6 +177,7 @@ class Ask:
         self.work = work
         self.until = until
         self.began = time.monotonic_ns()
+        self.effort = Effort()
         self.parts = [Part(ensemble, self, member) for member in ensemble.members]
 
     @property
@@ -249,7 +251,7 @@ class Part:
         self.deadline = ask.until
         self.began = ask.began
         self.place = member.place
-        self.account = ensemble.unbilled
+        self.account: Bill = ask.effort
         self.tenant = work.tenant
         # What the model's thread has done counts from `succeed` on, which is on the event loop.
         self._rendered: tuple[Answer | None, int] = (None, 0)

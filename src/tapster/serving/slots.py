@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tapster.contract.plan import LATENCY_SECONDS
-from tapster.serving.bills import Bill, Counted, Nobody, Watch, Watched, by_place, charge
+from tapster.serving.bills import Bill, Counted, Nobody, Unbilled, Watch, Watched, by_place, charge
 from tapster.serving.labels import LABELS_WORDS, PLACES, Labels
 
 MAGIC: Final = 0x5441505354455231
@@ -214,7 +214,7 @@ class Region:
         self.nowhere = self.place(0)
         self.nobody: Bill = Nobody()
         # What runs besides the callers' own requests.
-        self.unbilled: Bill = Nobody()
+        self.unbilled: Bill = Unbilled()
         self.watch: Watch | None = None
         self.least = NEVER
 

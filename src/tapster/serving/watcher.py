@@ -18,7 +18,7 @@ from tapster.core.settings import Settings
 from tapster.core.telemetry import logger
 from tapster.serving import slots as layout
 from tapster.serving import slowest, tables
-from tapster.serving.bills import Watched
+from tapster.serving.bills import Unbilled, Watched
 from tapster.serving.model import COLD, FAILED
 from tapster.serving.payloads import Recorder
 from tapster.serving.slots import NEVER, Region, Slots
@@ -114,7 +114,7 @@ class Watcher:
 
     def served(self, requests: Sequence[Watched], now: int, started: int, compute: int) -> None:
         """See Watch. What is on nobody's bill was asked by the server itself."""
-        if requests[0].account is self._region.unbilled:
+        if isinstance(requests[0].account, Unbilled):
             return
         logged = self._drawn(requests) if self._share else ()
         least = now - min(self._slowest.floor + 1, self._slow)
@@ -139,7 +139,7 @@ class Watcher:
         """See Watch."""
         if self.recorder is not None:
             self.recorder.failed(request, error, elapsed)
-        asked = request.account is not self._region.unbilled
+        asked = not isinstance(request.account, Unbilled)
         slow = asked and elapsed > self._slowest.floor
         logged = bool(asked and self._share and self._drawn([request]))
         traced = self._tracer is not None and request in self._tracer
