@@ -77,6 +77,13 @@ def test_errors_that_may_be_chance_are_waited_out() -> None:
     assert _judged(_counts(1500, errors=6), stable) == "advance"
 
 
+def test_a_canary_that_only_fails_does_not_go_on_however_few_requests_are_enough() -> None:
+    few, stable = Rules(interval=60, min_requests=5), _counts(1000)
+    assert judge(few, _counts(5, errors=5), stable, 60).action == "wait"
+    assert judge(few, _counts(5), stable, 60).action == "advance"
+    assert judge(few, _counts(10, errors=10), stable, 60).action == "roll back"
+
+
 def test_errors_that_callers_make_everywhere_do_not_count_against_it() -> None:
     assert _judged(_counts(500, errors=100), _counts(5000, errors=1000)) == "advance"
 

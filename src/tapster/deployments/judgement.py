@@ -19,7 +19,7 @@ import msgspec
 from tapster.deployments.counts import Counts, quantile, share_above
 
 Z: Final = 3.0
-# Fewer requests say nothing, whatever became of them.
+# Fewer requests end nothing, whatever became of them.
 FEWEST: Final = 10
 
 
@@ -87,7 +87,7 @@ def least_difference(mine: tuple[int, int], theirs: tuple[int, int]) -> float:
 
 
 def _errors(rules: Rules, canary: Counts, stable: Counts) -> Verdict:
-    if canary.requests < FEWEST:
+    if not canary.requests:
         return Verdict("advance", "")
     mine, theirs = canary.errors / canary.requests, stable.errors / max(stable.requests, 1)
     text = (
@@ -96,7 +96,7 @@ def _errors(rules: Rules, canary: Counts, stable: Counts) -> Verdict:
         f" {rules.max_error_rate:.2%} more are allowed"
     )
     pairs = ((canary.errors, canary.requests), (stable.errors, stable.requests))
-    if least_difference(*pairs) > rules.max_error_rate:
+    if canary.requests >= FEWEST and least_difference(*pairs) > rules.max_error_rate:
         return Verdict("roll back", text)
     if mine - theirs > rules.max_error_rate:
         return Verdict("wait", f"more requests, because {text}")
