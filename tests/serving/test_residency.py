@@ -20,7 +20,7 @@ from tapster.serving.costs import Cost
 from tapster.serving.engine import Engine
 from tapster.serving.gate import Gate
 from tapster.serving.loading import Loader
-from tapster.serving.model import READY, Loaded, Model, Opening
+from tapster.serving.model import COLD, FAILED, READY, Loaded, Model, Opening
 from tapster.serving.residency import Residency
 from tapster.serving.slots import Slots
 from tests.serving import packages
@@ -250,6 +250,37 @@ def test_what_is_asked_for_as_it_is_retired_goes_all_the_same(tmp_path: Path) ->
         double.let()
         await until(lambda: double.closed)
         assert (residency.memory, last.body) == (0, b"[2.0]")
+
+    go(main)
+
+
+def test_who_is_tried_again_is_not_reported_by_what_became_of_the_last_try(tmp_path: Path) -> None:
+    """A deployment beside it would be refused for that."""
+
+    async def main() -> None:
+        model = Model(PackageRef("0" * 64, "default/packages/0"))
+        bench = Bench(tmp_path, Double(), Cost(1e-3, 1e-3))
+        model.batcher, model.state = bench.batcher, READY
+        tries = [OSError("the disk was away")]
+        again = threading.Event()
+
+        def reload() -> Double:
+            if tries:
+                raise tries.pop()
+            assert again.wait(LIMIT)
+            return Double()
+
+        model.loaded = cast("Any", SimpleNamespace(memory=5, reload=reload))
+        residency = Residency(Loader(asyncio.get_running_loop()), 0, lambda: None)
+        residency.add(model)
+        residency.unload(model)
+        asked = bench.ask(1)
+        await until(lambda: asked.error is not None)
+        assert model.state == FAILED
+        residency.retry(model)
+        assert (model.state, model.error) == (COLD, "")
+        again.set()
+        await until(lambda: model.state == READY)
 
     go(main)
 

@@ -63,8 +63,10 @@ class Residency:
         self._loader.submit(model.loaded.reload, partial(self._woken, model), urgent=True)
 
     def retry(self, model: Model) -> None:
-        """Have a model brought back, however recently that has failed."""
+        """Have a model brought back, however recently that has failed, which says no more now."""
         self._retry.pop(model, None)
+        if model.state == FAILED:
+            model.state, model.error = COLD, ""
         self.wake(model)
 
     async def load(self, models: Sequence[Model]) -> None:
