@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from tapster.contract.plan import PlanDelta, ServingPlan, UsageBatch
 from tapster.contract.snapshots import pack
+from tapster.contract.usage import UsageReceipt
 from tests.serving.conftest import AGENT_KEY
 
 
@@ -21,7 +22,7 @@ class Control:
     """It gives its plan out, as a delta to those for whom there is one, and keeps reports.
 
     `deltas` are JSON by the number and mark of the plan that they go on from; `wholes` counts how
-    often the whole plan was given out.
+    often the whole plan was given out; `ledger` is the mark that machines are told.
     """
 
     plan: ServingPlan = field(default_factory=lambda: ServingPlan(number=1))
@@ -29,6 +30,7 @@ class Control:
     refusals: int = 0
     deltas: dict[tuple[int, str], bytes] = field(default_factory=dict)
     wholes: int = 0
+    ledger: str = "kept"
 
     def start(self, port: int = 0) -> int:
         control = self
@@ -54,8 +56,13 @@ class Control:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.allowed():
-                    control.reports.append(msgspec.json.decode(body, type=UsageBatch))
-                    self.answer(200, b"{}")
+                    batch = msgspec.json.decode(body, type=UsageBatch)
+                    control.reports.append(batch)
+                    mark = batch.ledger.mark if batch.ledger is not None else ""
+                    receipt = UsageReceipt(
+                        mark=control.ledger, again=mark not in {"", control.ledger}
+                    )
+                    self.answer(200, msgspec.json.encode(receipt))
 
             def allowed(self) -> bool:
                 if self.headers["Authorization"] == f"Bearer {AGENT_KEY.decode()}":

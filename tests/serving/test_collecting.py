@@ -57,9 +57,29 @@ def test_an_earlier_ledger_is_told_again_by_an_agent_that_has_just_begun(tmp_pat
     before.acknowledge(report, UsageReceipt((report.segments[0].id,)))
     assert before.report().segments == ()
     successor = Collector(tmp_path)
-    successor.begin_again()
     [segment] = successor.report().segments
     assert (segment.sealed, segment.counts[0].requests) == (True, 3)
+
+
+def test_a_ledger_that_knows_another_report_as_the_last_is_told_all_again(tmp_path: Path) -> None:
+    """Whatever number its plan has got to by then."""
+    journal = Journal(tmp_path / "run", 0)
+    journal.record(LABEL).served(3, 30, 5)
+    collector = Collector(tmp_path)
+    report = collector.report()
+    assert report.mark == ""
+    collector.acknowledge(report, UsageReceipt(mark="1"))
+    journal.record(LABEL).served(1, 10, 5)
+    report = collector.report(everything=True)
+    assert (report.mark, len(report.segments)) == ("1", 1)
+    collector.acknowledge(report, UsageReceipt())  # of a control process that tells no mark
+    report = collector.report()
+    assert (report.mark, report.segments) == ("1", ())
+    collector.acknowledge(report, UsageReceipt(mark="2", again=True))
+    report = collector.report()
+    assert report.mark == "2"
+    assert report.segments[0].counts[0].requests == 4
+    journal.close()
 
 
 def test_a_machine_that_lost_its_counts_is_another_one(tmp_path: Path) -> None:

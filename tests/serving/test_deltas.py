@@ -196,6 +196,7 @@ def test_numbers_that_were_given_before_are_of_another_history(
     wait_for(partial(lets_in, plane, "k4"), "the newest key")
     wait_for(partial(counted, control), "what was called to be reported")
     control.reports.clear()
+    control.ledger = "restored"
     for number, mark in ((3, "m3"), (6, "restored")):
         control.deltas.clear()
         keys = (*before.keys[:2], grant(f"after-{number}"))

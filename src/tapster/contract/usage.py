@@ -83,17 +83,27 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class UsageReport(msgspec.Struct, frozen=True):
-    """What a machine has counted. `open_days`: those of which a segment may still be to come."""
+    """What a machine has counted. `open_days`: those of which a segment may still be to come.
+
+    `mark` is of the ledger as it was after the last report that the machine knows to be in it.
+    """
 
     machine: str
     segments: tuple[Segment, ...] = ()
     open_days: tuple[str, ...] = ()
+    mark: str = ""
 
 
 class UsageReceipt(msgspec.Struct, frozen=True):
-    """The ids of sealed segments that are in the ledger whole: their files may go."""
+    """The ids of sealed segments that are in the ledger whole: their files may go.
+
+    `mark` is of the ledger with this report. `again`: it was not the ledger that the machine knew,
+    but one put back from a backup, say; all that is still there is to be told once more.
+    """
 
     taken: tuple[str, ...] = ()
+    mark: str = ""
+    again: bool = False
 
 
 class Ask(msgspec.Struct, frozen=True):

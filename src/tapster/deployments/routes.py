@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
+from msgspec.structs import asdict, replace
 
 from tapster.contract.control import Endpoint, Principal
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import UsageBatch
-from tapster.contract.usage import UsageReport
+from tapster.contract.usage import UsageReceipt, UsageReport
 from tapster.core.db import Watch
 from tapster.core.parts import Parts
 from tapster.deployments import deltas, rollouts, service
@@ -239,15 +240,15 @@ def agent_routes(parts: Parts, agent_key: str, reports: Reports) -> APIRouter:
                 return Response(status_code=204)
             await asyncio.sleep(_POLL)
 
-    def count(report: UsageReport) -> tuple[str, ...]:
+    def count(report: UsageReport) -> UsageReceipt:
         with parts.db.read() as tx:
             if not ledger.news(tx, report):
-                return ()
-        taken: tuple[str, ...] = ()
+                return UsageReceipt(mark=report.mark)
+        receipts = []
         for portion in ledger.portions(report):
             with parts.db.write() as tx:
-                taken = ledger.take(tx, portion).taken
-        return taken
+                receipts.append(ledger.take(tx, portion))
+        return replace(receipts[-1], again=receipts[0].again)
 
     @router.post("/report")
     async def report(request: Request) -> dict[str, Any]:
@@ -259,7 +260,9 @@ def agent_routes(parts: Parts, agent_key: str, reports: Reports) -> APIRouter:
         reports.put(batch)
         if batch.ledger:
             request.app.state.uses.counted(batch.ledger)
-        taken = await asyncio.to_thread(count, batch.ledger) if batch.ledger else ()
-        return {"status": "ok", "taken": list(taken)}
+        receipt = UsageReceipt()
+        if batch.ledger:
+            receipt = await asyncio.to_thread(count, batch.ledger)
+        return {"status": "ok", **asdict(receipt)}
 
     return router

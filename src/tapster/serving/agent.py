@@ -82,7 +82,6 @@ class Agent:
         self._lock = -1
         self._book: Book | None = None
         self._collector: Collector | None = None
-        self._set_back = False
         # Who waits for a report of all that was counted until now.
         self._waiting: deque[threading.Event] = deque()
 
@@ -143,10 +142,7 @@ class Agent:
         if status == DELTA:
             book.append(body)
         elif status == 200:
-            held = book.number, book.mark
             book.replace(body)
-            if book.number <= held[0] and (book.number, book.mark) != held:
-                self._set_back = True  # the ledger goes with the plan's history
         elif status != 204:
             raise http.client.HTTPException(f"the control plane answered {status}")
 
@@ -189,9 +185,6 @@ class Agent:
     def _report(self, states: tuple[WorkerState, ...], counts: bool, everything: bool) -> bool:
         """Send a report, with what was counted or without; whether it was taken in."""
         collector = self._collecting() if counts else None
-        if self._set_back and collector is not None:
-            self._set_back = False
-            collector.begin_again()
         ledger = collector.report(everything) if collector is not None else None
         host = socket.gethostname()
         batch = UsageBatch(host, states, variants=self.variants(), ledger=ledger)

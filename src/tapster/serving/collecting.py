@@ -118,7 +118,9 @@ class Collector:
         self._wallet = Wallet(home)
         self._known: dict[str, _Known] = {}
         self._over: dict[int, float] = {}
+        self._mark = ""
         self.machine = machine_id(home)
+        self.begin_again()  # whether the ledger is the one that a predecessor knew, nobody knows
 
     def report(self, everything: bool = False) -> UsageReport:
         """What is new since it was last acknowledged; usually, what changes often waits."""
@@ -132,7 +134,7 @@ class Collector:
                 room -= len(segment.counts)
             if room <= 0:
                 break
-        return UsageReport(self.machine, tuple(segments), self._open_days())
+        return UsageReport(self.machine, tuple(segments), self._open_days(), self._mark)
 
     def acknowledge(self, report: UsageReport, receipt: UsageReceipt) -> None:
         """The report has arrived, and these sealed segments are in the ledger whole."""
@@ -146,10 +148,13 @@ class Collector:
             known = self._known.get(each)
             if known is not None and known.orphaned:
                 known.segment.take()
+        self._mark = receipt.mark or self._mark
+        if receipt.again:
+            self.begin_again()
         self._clear_up()
 
     def begin_again(self) -> None:
-        """Whoever bills has an earlier ledger again: all that is still here is told once more."""
+        """Whoever bills may have an earlier ledger: all that is still here is told once more."""
         self._look()
         for known in self._known.values():
             known.acknowledged = np.zeros((0, COUNTER_WORDS), np.uint64)

@@ -2,15 +2,17 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from tapster.contract.usage import Count, Segment, UsageReport
+from tapster.contract.usage import Count, Segment, UsageReceipt, UsageReport
 from tapster.core.db import Database
 from tapster.tenancy.ledger import service, store
 from tapster.tenancy.ledger.prices import service as prices
@@ -58,6 +60,31 @@ def test_a_sealed_segment_is_taken_once_and_for_ever(db: Database) -> None:
     with db.read() as tx:
         left = select(func.count()).select_from(store.totals)
         assert tx.execute(left).scalar_one() == 0
+
+
+def test_a_machine_is_told_of_a_ledger_without_its_last_report(sqlite: Database) -> None:
+    path = Path(sqlite.engine.url.database or "")
+
+    def take(what: UsageReport, at: float) -> UsageReceipt:
+        with sqlite.write() as tx:
+            return service.take(tx, what, at)
+
+    first = take(report(count(0, requests=3)), NOON)
+    assert not first.again, "nobody knows what one that has just begun had told"
+    backup = path.read_bytes()
+    second = take(replace(report(count(0, requests=5)), mark=first.mark), NOON + 1)
+    assert (second.again, second.mark == first.mark) == (False, False)
+    assert take(replace(report(), mark=first.mark), NOON + 2).again, "an answer that was lost"
+    sqlite.close()
+    path.write_bytes(backup)
+    idle = replace(report(), segments=(), mark=second.mark)
+    with sqlite.read() as tx:
+        assert service.news(tx, idle)
+        assert not service.news(tx, replace(idle, mark=first.mark))
+    restored = take(idle, NOON + 3)
+    assert (restored.again, _sum(sqlite, "requests")) == (True, 3)
+    again = take(replace(report(count(0, requests=5)), mark=restored.mark), NOON + 4)
+    assert (again.again, _sum(sqlite, "requests")) == (False, 5)
 
 
 def test_the_same_segment_of_another_machine_is_another(db: Database) -> None:

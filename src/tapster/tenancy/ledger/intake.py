@@ -124,7 +124,7 @@ class _Taking:
 
 def news(tx: Connection, report: UsageReport) -> bool:
     """Whether a report has anything that is not in the ledger: most of an idle machine's do not."""
-    if report.segments:
+    if report.segments or _unknown(tx, report):
         return True
     return store.open_days(tx, report.machine) != _spelled(report.open_days)
 
@@ -151,6 +151,7 @@ def take(tx: Connection, report: UsageReport, now: float | None = None) -> Usage
     """
     at = time.time() if now is None else now
     store.lock(tx)
+    again = _unknown(tx, report)
     taking = _Taking(tx, report)
     whole = [segment.id for segment in report.segments if taking.segment(segment, at)]
     gone = taking.erased(tx)
@@ -159,7 +160,7 @@ def take(tx: Connection, report: UsageReport, now: float | None = None) -> Usage
     store.keep_segments(tx, list(taking.rows.values()))
     if len(report.machine) <= 255:
         store.keep_open_days(tx, report.machine, DEFAULT_TENANT, _spelled(report.open_days), at)
-    return UsageReceipt(tuple(dict.fromkeys(whole)))
+    return UsageReceipt(tuple(dict.fromkeys(whole)), store.mark(tx, report.machine), again)
 
 
 def closed(tx: Connection, machine: str, day: str) -> bool:
@@ -168,6 +169,11 @@ def closed(tx: Connection, machine: str, day: str) -> bool:
     if held is None or day in held.split():
         return False
     return store.untaken(tx, machine, day) == 0
+
+
+def _unknown(tx: Connection, report: UsageReport) -> bool:
+    """Whether this is not the ledger that a machine's last report went into."""
+    return bool(report.mark) and report.mark != store.mark(tx, report.machine)
 
 
 def _spelled(days: Iterable[str]) -> str:

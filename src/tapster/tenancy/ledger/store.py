@@ -219,6 +219,12 @@ def open_days(tx: Connection, machine: str) -> str | None:
     return tx.execute(query).scalar()
 
 
+def mark(tx: Connection, machine: str) -> str:
+    """What another report of a machine changes, for any tenant; empty of one never heard of."""
+    at = tx.execute(select(machines.c.at).where(machines.c.machine == machine)).scalar()
+    return "" if at is None else repr(at)
+
+
 def untaken(tx: Connection, machine: str, day: str) -> int:
     """How many segments of a machine's day, with what any tenant used, are not in whole."""
     query = select(func.count()).where(
