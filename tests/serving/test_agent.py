@@ -88,6 +88,16 @@ def test_a_refused_agent_serves_on(new_plane: Callable[..., Plane], control: Con
     wait_for(lambda: plane.call("POST", INFER, BODY).status == 200, "the plan")
 
 
+def test_machines_of_one_host_name_are_told_apart(
+    new_plane: Callable[..., Plane], control: Control
+) -> None:
+    """Clones are called alike; what one reports must not stand for the other."""
+    port = control.start()
+    for _ in range(2):
+        new_plane(port=port).start()
+    wait_for(lambda: len({each.agent for each in control.reports if each.workers}) == 2, "both")
+
+
 def test_the_plan_is_saved_for_its_owner_only(
     new_plane: Callable[..., Plane], control: Control
 ) -> None:

@@ -268,7 +268,8 @@ class VariantTotals(msgspec.Struct, frozen=True):
 
 
 class UsageBatch(msgspec.Struct, frozen=True):
-    """What an agent reports about its machine; `ledger` is what it has counted for bills."""
+    """What an agent reports about its machine, which `agent` is the random id of; `ledger` is what
+    it has counted for bills."""
 
     agent: str
     workers: tuple[WorkerState, ...]

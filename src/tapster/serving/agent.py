@@ -8,7 +8,6 @@ import fcntl
 import http.client
 import logging
 import os
-import socket
 import threading
 import time
 from collections import deque
@@ -186,8 +185,8 @@ class Agent:
         """Send a report, with what was counted or without; whether it was taken in."""
         collector = self._collecting() if counts else None
         ledger = collector.report(everything) if collector is not None else None
-        host = socket.gethostname()
-        batch = UsageBatch(host, states, variants=self.variants(), ledger=ledger)
+        machine = machine_id(self._settings.home)  # host names are not everybody's own
+        batch = UsageBatch(machine, states, variants=self.variants(), ledger=ledger)
         body = msgspec.json.encode(batch)
         timeout = ANSWER_SECONDS + len(body) / SLOWEST
         status, answer = self._ask("POST", "/internal/report", body, timeout)
