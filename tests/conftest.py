@@ -84,7 +84,7 @@ class Server:
                 if running["pid"] == self.process.pid:
                     self.url, self.rest_url = running["url"], running["rest_url"]
                     self.grpc_url = running["grpc_url"]
-                    shown = running["certificate"]
+                    shown = running["certificate"] or self.environment.get("TAPSTER_TLS_CA")
                     trust = trusting_only(shown) if shown else True
                     asking = partial(httpx.get, timeout=20, verify=trust)
                     asking(f"{self.url}/health").raise_for_status()

@@ -265,14 +265,15 @@ class _Supervisor:
             time.sleep(0.02)
 
     def _write_run_file(self) -> None:
+        elsewhere = self._config.control_url.rstrip("/")
         content = {
             "pid": os.getpid(),
-            "url": self._config.control_url or self._config.url,
+            "url": elsewhere or self._config.url,
             "rest_url": self._config.rest_url,
             "grpc_url": self._config.grpc_url,
             "grpc_port": self._config.grpc_port,
-            # Whoever may read this file can trust that very certificate.
-            "certificate": self._config.tls_cert,
+            # Whoever may read this file can trust that very certificate of this machine's.
+            "certificate": "" if elsewhere else self._config.tls_cert,
         }
         write_atomically(self._config.home / "run.json", json.dumps(content).encode())
 

@@ -397,6 +397,7 @@ def test_a_data_plane_alone_serves_by_a_control_plane_elsewhere(
         tls_agent_key=agent_key,
     )
     _imported(control, tmp_path)
+    certificate, key = authority.issue("plane")
     home = tmp_path / "elsewhere"
     home.mkdir()
     shutil.copy(control.home / "agent.key", home)
@@ -404,7 +405,7 @@ def test_a_data_plane_alone_serves_by_a_control_plane_elsewhere(
     plane = Server(
         home,
         {
-            "TAPSTER_CONTROL_URL": control.url,
+            "TAPSTER_CONTROL_URL": f"{control.url}/",
             "TAPSTER_TLS_CA": str(authority.path),
             "TAPSTER_TLS_AGENT_CERT": agent,
             "TAPSTER_TLS_AGENT_KEY": agent_key,
@@ -422,5 +423,14 @@ def test_a_data_plane_alone_serves_by_a_control_plane_elsewhere(
             f"{plane.rest_url}/v2/models/line/infer", json=_tensors(), headers=headers, verify=trust
         )
         assert found.status_code == 200, found.text
+        where = {"TAPSTER_HOME": str(home), "TAPSTER_TLS_CA": str(authority.path)}
+        done = subprocess.run(
+            [sys.executable, "-m", "tapster", "endpoints", "list"],
+            env={**_plain_environment(), **where},
+            capture_output=True,
+            check=False,
+            timeout=LIMIT,
+        )
+        assert done.returncode == 0, done.stderr
     finally:
         assert plane.stop() == 0
