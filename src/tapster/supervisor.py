@@ -64,6 +64,7 @@ def run(config: Settings, announce: Callable[[Settings], None] | None = None) ->
     is taken, and when the control process cannot start. `announce` is called once ports are bound.
     """
     telemetry.configure(config.log_level, config.log_format, "supervisor")
+    os.umask(0o077)  # a home that others may enter holds rows and content that they may not read
     _open_home(config)
     lock = _lock(config.home)
     vault: Vault | None = None

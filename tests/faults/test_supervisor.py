@@ -16,6 +16,7 @@ import pytest
 from tapster import supervisor
 from tapster.core.absence import StandIn
 from tapster.core.settings import Settings
+from tests.conftest import Server
 
 
 def test_a_child_that_cannot_be_started_again_ends_nobody_else(
@@ -72,3 +73,21 @@ def test_callers_whom_no_thread_can_answer_end_nobody(monkeypatch: pytest.Monkey
                 stand_in.answer()
                 assert time.monotonic() < until
             assert caller.recv(1) == b""
+
+
+def test_a_home_that_others_may_enter_holds_nothing_that_they_may_read(tmp_path: Path) -> None:
+    """As one has that was made by hand, before the first start."""
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o755)
+    usual = os.umask(0o022)
+    try:
+        server = Server(home).start()
+    finally:
+        os.umask(usual)
+    try:
+        found = [path for path in home.rglob("*") if path.name != "server.log"]
+        assert home / "tapster.db" in found
+        assert [path for path in found if path.stat().st_mode & 0o077] == []
+    finally:
+        server.stop()
