@@ -43,3 +43,11 @@ def test_no_auth_needs_loopback() -> None:
         load({}, host="0.0.0.0", no_auth=True)
     assert load({}, host="::1", no_auth=True).url == "http://[::1]:8000"
     assert Settings().loopback
+
+
+@pytest.mark.parametrize("url", ["10.0.0.5:8000", "control:8000", "ftp://control", "https://"])
+def test_control_elsewhere_is_named_by_a_url(url: str) -> None:
+    """Whoever left the scheme out had the agent send its key to this machine's port 80."""
+    with pytest.raises(TapsterError, match="not a server's URL"):
+        load({"TAPSTER_CONTROL_URL": url})
+    assert load({"TAPSTER_CONTROL_URL": "https://[::1]:8000"}).control_url

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tapster.contract.errors import TapsterError
 
@@ -147,6 +148,14 @@ def load(environment: Mapping[str, str] = os.environ, **overrides: Any) -> Setti
         _check(variable, values.get(item.name, item.default), item.metadata)
     settings = Settings(**values)
     object.__setattr__(settings, "home", Path(settings.home).expanduser().absolute())
+    where = urlsplit(settings.control_url)
+    if settings.control_url and not (where.scheme in {"http", "https"} and where.hostname):
+        raise TapsterError(
+            "invalid",
+            f"TAPSTER_CONTROL_URL={settings.control_url!r} is not a server's URL",
+            hint="it looks like https://10.0.0.5:8000",
+            field="control_url",
+        )
     if settings.no_auth and not settings.loopback:
         raise TapsterError(
             "invalid",
