@@ -260,3 +260,29 @@ def test_a_stream_has_a_deadline(plane: Plane) -> None:
     with Peer(plane) as peer:  # whose own clock does not tell it
         peer.send(frame(HEADERS, END_HEADERS, 1, block(STREAM, grpc_timeout=b"300m")))
         assert peer.trailers(1)[b"grpc-status"] == b"4"
+
+
+def test_a_stream_whose_time_is_over_ends_so(new_plane: Any) -> None:
+    """Though its caller does not read, and thus has not been told."""
+    from tests.serving import packages
+
+    plane = new_plane()
+    one = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", one), packages=(one,))
+    plane.start()
+    plane.applied()
+
+    def counted(name: str) -> float:
+        rows = plane.call("GET", "/metrics").body.decode().splitlines()
+        return sum(float(row.rpartition(" ")[2]) for row in rows if row.startswith(f"{name}{{"))
+
+    data = frame(DATA, 0, 1, prefixed(sum_request()))
+    with Peer(plane, greet=False) as peer:
+        peer.send(frames.PREFACE, frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
+        peer.send(frame(HEADERS, END_HEADERS, 1, block(STREAM, grpc_timeout=b"300m")), data)
+        time.sleep(2)
+        assert counted("tapster_rows_total") == 1
+        assert counted("tapster_requests_total") == 2  # the answer, and the refusal
+        peer.send(frame(DATA, END_STREAM, 1), frames.window_update(1, 1 << 20))
+        assert peer.trailers(1)[b"grpc-status"] == b"4"
+        assert counted("tapster_rows_total") == 1

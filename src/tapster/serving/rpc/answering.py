@@ -53,7 +53,9 @@ class Answering(Gathering):
         self._answer(exchange, begin, b"", tail)
 
     def refuse(self, exchange: Exchange, error: TapsterError) -> None:
-        """End a call that has reached no endpoint with an error."""
+        """End a call that has reached no endpoint with an error, unless its end waits to be sent."""
+        if exchange.tail:
+            return
         if error.code in {"unauthenticated", "forbidden"}:
             self._region.add(REFUSED)
         else:

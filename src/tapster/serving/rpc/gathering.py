@@ -34,6 +34,8 @@ class Gathering(Connection):
         self._limit = settings.max_body
 
     def _take(self, stream: Exchange, data: bytes) -> None:
+        if stream.tail:  # how it ends is settled, and has yet to be sent
+            return
         if stream.buffer is None:
             if stream.ended and stream.session is None:
                 size = len(data) - PREFIX
