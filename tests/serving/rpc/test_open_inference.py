@@ -1,14 +1,18 @@
 """Open Inference v2 over gRPC: every datatype, raw and typed, columns, outputs, and bad calls."""
 
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import grpc
 import numpy as np
 import pytest
 
+from tapster.contract.errors import TapsterError
 from tapster.serving.rpc import contents
 from tapster.serving.rpc.encoding import delimited, text
+from tapster.serving.rpc.hpack import Decoder
 from tapster.serving.rpc.messages import message
+from tapster.serving.rpc.statuses import MAX_MESSAGE, refusal
 from tests.serving import packages
 from tests.serving.conftest import Plane
 from tests.serving.rpc.calling import (
@@ -270,3 +274,13 @@ def test_unknown_names_are_not_found(plane: Plane) -> None:
     assert len(said) < 1000
     assert refused(plane, "inference.GRPCInferenceService/Other")[0] == "UNIMPLEMENTED"
     assert refused(plane, "other.Service/ModelInfer")[0] == "UNIMPLEMENTED"
+
+
+@pytest.mark.parametrize("before", range(4))
+def test_a_long_message_of_a_status_ends_with_a_whole_character(before: int) -> None:
+    """Some clients, tonic for one, cannot tell the status of what is no UTF-8."""
+    error = TapsterError("invalid", "x" * before + "\U0001f600" * 1000)
+    found = dict(Decoder(1 << 20).decode(refusal(error, b"id"))[0])
+    said = unquote_to_bytes(found[b"grpc-message"])
+    assert len(said) > MAX_MESSAGE - 4
+    assert error.message.startswith(said.decode())

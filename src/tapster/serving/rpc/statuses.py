@@ -36,7 +36,8 @@ def text_of(error: TapsterError) -> str:
 def refusal(error: TapsterError, identity: bytes) -> bytes:
     """The trailers of an error."""
     status = b"%d" % NUMBERS[GRPC_STATUS[error.code]]
-    message = quote_from_bytes(text_of(error).encode()[:MAX_MESSAGE], _SAFE).encode()
+    said = text_of(error).encode()[:MAX_MESSAGE].decode(errors="ignore")  # whole characters only
+    message = quote_from_bytes(said.encode(), _SAFE).encode()
     block = encode(b"grpc-status", status) + encode(b"grpc-message", message)
     if error.code in {"unavailable", "exhausted"}:
         block += _retried(error.retry_after or 1.0)
