@@ -284,3 +284,16 @@ def test_a_long_message_of_a_status_ends_with_a_whole_character(before: int) -> 
     said = unquote_to_bytes(found[b"grpc-message"])
     assert len(said) > MAX_MESSAGE - 4
     assert error.message.startswith(said.decode())
+
+
+@pytest.mark.parametrize("name", ["classification", "shared_memory_region"])
+def test_outputs_that_cannot_be_had_so_are_refused(plane: Plane, name: str) -> None:
+    """The caller would look for its answer elsewhere, or take numbers for names of classes."""
+    request = sum_request()
+    given = request.outputs.add(name="prediction").parameters[name]
+    if name == "classification":
+        given.int64_param = 2
+    else:
+        given.string_param = "region"
+    status, said = refused(plane, INFER, request)
+    assert (status, f"{name} is not understood" in said) == ("INVALID_ARGUMENT", True)

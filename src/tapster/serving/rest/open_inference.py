@@ -24,7 +24,8 @@ from tapster.serving.rest.tensors import FLOAT_LIMITS, conform, rows_of, tensor
 from tapster.serving.rest.wires import Request
 
 __all__ = [
-    "Document", "InputParameters", "admit", "all_bytes", "options", "read", "refuse", "write",
+    "Document", "InputParameters", "admit", "all_bytes", "misunderstood", "options", "read",
+    "refuse", "write",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -202,14 +203,19 @@ def _as_bytes(output: _Output, binary: bool) -> bool:
         return binary
     for name in ("classification", "shared_memory_region"):
         if getattr(parameters, name) is not UNSET:
-            raise invalid(
-                f"the output parameter {name} is not understood here",
-                hint="a classifier's output `probabilities` has every class"
-                if name == "classification"
-                else "outputs come in the answer",
-                field=output.name[:100],
-            )
+            raise misunderstood(name, output.name)
     return binary if parameters.binary_data is UNSET else parameters.binary_data
+
+
+def misunderstood(parameter: str, output: str) -> TapsterError:
+    """What is wrong with an output that is wanted as it cannot be had here."""
+    return invalid(
+        f"the output parameter {parameter} is not understood here",
+        hint="a classifier's output `probabilities` has every class"
+        if parameter == "classification"
+        else "outputs come in the answer",
+        field=output[:100],
+    )
 
 
 def _read_plain(call: Request, model: Model, body: bytes | bytearray) -> bool:

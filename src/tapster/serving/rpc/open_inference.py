@@ -13,7 +13,7 @@ from tapster.serving.batcher import Answer
 from tapster.serving.model import Model
 from tapster.serving.rest import raw
 from tapster.serving.rest.bodies import check_text, invalid, shown
-from tapster.serving.rest.open_inference import admit
+from tapster.serving.rest.open_inference import admit, misunderstood
 from tapster.serving.rest.wires import Request
 from tapster.serving.rpc import contents
 from tapster.serving.rpc.calls import Call
@@ -61,7 +61,7 @@ def read(call: Call, request: Any) -> None:
         pairs = _raw(given, pieces) if pieces else _typed(given)
         admit(cast(Request, call), model, pairs)
     if request.outputs:
-        call.chosen = _chosen(model, [output.name for output in request.outputs])
+        call.chosen = _chosen(model, [_plain(output) for output in request.outputs])
     if request.parameters:
         _hurry(call, request.parameters)
 
@@ -151,6 +151,15 @@ def _chosen(model: Model, names: list[str]) -> tuple[int, ...]:
     if len(set(names)) < len(names):
         raise invalid("an output is asked for twice", hint="name each output once")
     return tuple(known[name] for name in names)
+
+
+def _plain(output: Any) -> str:
+    """The name of an output that is wanted as it is. Raises TapsterError(invalid)."""
+    for name in ("classification", "shared_memory_region"):
+        if name in output.parameters:
+            raise misunderstood(name, output.name)
+    found: str = output.name
+    return found
 
 
 def _hurry(call: Call, parameters: Any) -> None:
