@@ -286,3 +286,73 @@ def test_a_stream_whose_time_is_over_ends_so(new_plane: Any) -> None:
         peer.send(frame(DATA, END_STREAM, 1), frames.window_update(1, 1 << 20))
         assert peer.trailers(1)[b"grpc-status"] == b"4"
         assert counted("tapster_rows_total") == 1
+
+
+def small_plane(new_plane: Any, **settings: Any) -> Plane:
+    """One with the endpoint `sum`, whose worker may hold two megabytes of messages."""
+    from tests.serving import packages
+
+    plane: Plane = new_plane(body_memory=2_000_000, max_body=2_000_000, **settings)
+    one = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", one), packages=(one,))
+    plane.start()
+    plane.applied()
+    return plane
+
+
+def long_message(rows: int) -> bytes:
+    return prefixed(infer_request("sum", tensor("numeric", [[1, 2, 3]] * rows)))
+
+
+def pieces(data: bytes) -> bytes:
+    return b"".join(frame(DATA, 0, 1, data[n : n + 16384]) for n in range(0, len(data), 16384))
+
+
+def test_memory_of_what_is_answered_is_given_back_while_more_is_under_way(new_plane: Any) -> None:
+    """A caller who always has some requests waiting does not keep everybody else's memory."""
+    plane = small_plane(new_plane, receive_timeout=2.0)
+    message_, room = long_message(25_000), frames.WINDOW
+    answer = 0
+    with Peer(plane, greet=False) as peer:
+        peer.send(frames.PREFACE, frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
+        peer.send(frames.window_update(0, 2**30), frame(HEADERS, END_HEADERS, 1, block(STREAM)))
+        for number in range(20):
+            at = 0
+            while at < len(message_):
+                size = min(room, len(message_) - at)
+                peer.send(pieces(message_[at : at + size]))
+                at, room = at + size, room - size
+                if not room:
+                    found = peer.until(lambda f: f.kind == frames.WINDOW_UPDATE and f.stream == 1)
+                    room += int.from_bytes(found.payload, "big")
+            if number < 3:  # one answer waits to be sent, and two behind it
+                continue
+            wanted = answer or 1 << 10
+            peer.send(frames.window_update(1, wanted))
+            while wanted:
+                found = peer.until(lambda f: f.kind == DATA)
+                wanted -= len(found.payload)
+                if not answer:
+                    answer = 5 + int.from_bytes(found.payload[1:5], "big")
+                    peer.send(frames.window_update(1, answer - (1 << 10)))
+                    wanted = answer - len(found.payload)
+
+
+def test_memory_of_what_comes_is_not_given_back_with_what_is_answered(new_plane: Any) -> None:
+    plane = small_plane(new_plane)
+    data = long_message(150_000)
+    with Peer(plane) as one, Peer(plane) as other:
+        for peer, before in ((one, prefixed(sum_request())), (other, b"")):
+            peer.send(frame(HEADERS, END_HEADERS, 1, block(STREAM)))
+            peer.send(pieces((before + data)[: frames.WINDOW]))
+            if before:
+                kinds = set()
+                while kinds < {DATA, frames.WINDOW_UPDATE}:
+                    kinds.add(peer.until(lambda f: f.stream == 1).kind)
+        other.send(frame(PING, 0, 0, b"are read"))
+        met = set()
+        while (PING, 0) not in met and (found := other.read()) is not None:
+            met.add((found.kind, found.stream))
+        assert (frames.WINDOW_UPDATE, 1) not in met
+        one.line.close()
+        other.until(lambda f: f.kind == frames.WINDOW_UPDATE and f.stream == 1)

@@ -62,7 +62,8 @@ class Call:
 
     `chosen` are the outputs that are wanted, by index; None is all. `tag` is what the answer
     carries over from the request. `response` is where a stream keeps the answer until its turn.
-    `identity` is the caller's own identifier, b"" for none.
+    `held` is the memory that is held for it. `identity` is the caller's own identifier, b"" for
+    none.
     """
 
     __slots__ = (
@@ -74,6 +75,7 @@ class Call:
         "deadline",
         "done",
         "exchange",
+        "held",
         "identity",
         "inputs",
         "place",
@@ -93,6 +95,7 @@ class Call:
         self._region = region
         self.wire = wire
         self.exchange = exchange
+        self.held = 0
         self.began = time.monotonic_ns()
         self.deadline = 0.0
         self.done = False

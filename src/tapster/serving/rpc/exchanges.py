@@ -59,7 +59,7 @@ class Exchange(Stream):
     """A call. `deadline` is for what is arriving, `expires` for the whole call (loop's time).
 
     `grant` is how far the caller was let go beyond the usual window, for long messages: so much
-    memory is held. `asked` is what it waits for.
+    memory is held, `coming` of it for the message under way. `asked` is what it waits for.
     """
 
     __slots__ = (
@@ -67,6 +67,7 @@ class Exchange(Stream):
         "begun",
         "buffer",
         "call",
+        "coming",
         "deadline",
         "expires",
         "generation",
@@ -99,6 +100,7 @@ class Exchange(Stream):
         self.buffer: bytearray | None = None
         self.need = 0
         self.grant = 0
+        self.coming = 0
         self.asked = 0
         self.generation = -1  # of keys, when the caller's was last looked at
         self.deadline = NEVER
@@ -149,6 +151,11 @@ class Exchange(Stream):
         self.need = 0
         return found
 
+    def claim(self) -> int:
+        """The memory that is held for the message that has just been cut out."""
+        size, self.coming = self.coming, 0
+        return size
+
     @property
     def lacking(self) -> int:
         """Bytes of the message under way, or at first of its prefix, that the caller may not send
@@ -187,8 +194,8 @@ class Carrier(Protocol):
         """Read a message and submit its call."""
         ...
 
-    def release(self, exchange: Exchange) -> None:
-        """All that was sent is answered: give its memory back."""
+    def release(self, exchange: Exchange, size: int) -> None:
+        """A message is answered: give so much memory back that was held for it."""
         ...
 
     def widened(self, exchange: Exchange) -> None:

@@ -78,6 +78,8 @@ class Gathering(Connection):
             session.take(*found)
             if exchange.id not in self._streams:
                 return False
+            if exchange.coming:  # it is answered already
+                self.release(exchange, exchange.claim())
 
     def _take_rest(self, exchange: Exchange) -> None:
         session = exchange.session
@@ -115,6 +117,7 @@ class Gathering(Connection):
         """See Carrier."""
         size, exchange.asked = exchange.asked, 0
         exchange.grant += size
+        exchange.coming += size
         exchange.room += size
         exchange.deadline = self._loop.time() + self._settings.receive_timeout
         self._write(frames.window_update(exchange.id, size))
@@ -124,18 +127,17 @@ class Gathering(Connection):
         exchange.asked = 0
         self.refuse(exchange, crowded("messages"))
 
-    def release(self, exchange: Exchange) -> None:
+    def release(self, exchange: Exchange, size: int) -> None:
         """See Carrier."""
-        size, exchange.grant = exchange.grant, 0
-        if size:
-            self._memory.give(size)
+        exchange.grant -= size
+        self._memory.give(size)
 
     def _freed(self, stream: Exchange) -> None:
         if stream.asked:
             stream.asked = 0
             self._memory.forget(stream)
         if stream.grant:
-            self.release(stream)
+            self.release(stream, stream.grant)
         # These refer to the stream in turn: it is to go at once, not when garbage is collected.
         stream.call = stream.session = None
         if not self._streams:

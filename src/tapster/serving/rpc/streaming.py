@@ -41,6 +41,7 @@ class Inferences:
         """See Session."""
         self._carrier.still_admit(self._exchange)
         call = Call(self, open_inference, self._carrier.service.region, self._exchange)
+        call.held = self._exchange.claim()
         self._line.append(call)
         self._carrier.infer(call, flag, data)
 
@@ -57,10 +58,11 @@ class Inferences:
         line, exchange = self._line, self._exchange
         was_full = self.full
         while line and line[0].response is not None and exchange.out is None:
-            self._carrier.send(exchange, line.popleft().response or b"")
+            call = line.popleft()
+            self._carrier.send(exchange, call.response or b"")
+            if call.held:
+                self._carrier.release(exchange, call.held)
         self._advancing = False
-        if not line:
-            self._carrier.release(exchange)
         if self._ended and not line:
             self._carrier.finish(exchange)
         elif was_full and not self.full:
