@@ -346,7 +346,7 @@ def test_memory_of_what_comes_is_not_given_back_with_what_is_answered(new_plane:
             peer.send(frame(HEADERS, END_HEADERS, 1, block(STREAM)))
             peer.send(pieces((before + data)[: frames.WINDOW]))
             if before:
-                kinds = set()
+                kinds: set[int] = set()
                 while kinds < {DATA, frames.WINDOW_UPDATE}:
                     kinds.add(peer.until(lambda f: f.stream == 1).kind)
         other.send(frame(PING, 0, 0, b"are read"))

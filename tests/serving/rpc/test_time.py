@@ -1,5 +1,6 @@
 """Deadlines, callers who leave, stops and reloads: what is run, and that nothing is lost."""
 
+import gzip
 import itertools
 import socket
 import threading
@@ -384,3 +385,33 @@ def test_a_dead_worker_s_connections_are_taken_by_the_next(new_plane: Planes) ->
         assert answer.code is grpc.StatusCode.OK
     for _ in range(10):
         assert infer(plane, sum_request()) == {"prediction": [7.0]}
+
+
+@pytest.mark.parametrize("rows", [80_000, 100_000])
+def test_what_messages_grow_to_is_held_until_they_are_answered(
+    new_plane: Planes, rows: int
+) -> None:
+    """A few thousand compressed bytes may be megabytes, which wait with their calls."""
+    plane = new_plane(body_memory=2_000_000, max_body=2_000_000)
+    one = packages.regressor(plane.home, 1.0)
+    plane.plan(endpoint("sum", one), packages=(one,))
+    plane.start()
+    plane.applied()
+    message = gzip.compress(
+        infer_request("sum", tensor("numeric", [[0, 0, 0]] * rows)).SerializeToString()
+    )
+    assert len(message) < 1 << 14
+    data = prefixed(message, 1)
+    head = block(grpc_encoding=b"gzip")
+    with Peer(plane, greet=False) as peer:
+        peer.send(frames.PREFACE, frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
+        for number in (1, 3, 5, 7):
+            peer.send(frame(HEADERS, END_HEADERS, number, head))
+            peer.send(frame(frames.DATA, END_STREAM, number, data))
+        assert peer.trailers(7)[b"grpc-status"] == b"14"
+        peer.send(frames.window_update(0, 1 << 30))
+        peer.send(*(frames.window_update(number, 1 << 20) for number in (1, 3)))
+        assert peer.trailers(3)[b"grpc-status"] == b"0"
+        peer.send(frame(HEADERS, END_HEADERS, 9, head))
+        peer.send(frame(frames.DATA, END_STREAM, 9, data), frames.window_update(9, 1 << 20))
+        assert peer.trailers(9)[b"grpc-status"] == b"0"

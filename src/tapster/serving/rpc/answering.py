@@ -53,7 +53,7 @@ class Answering(Gathering):
         self._answer(exchange, begin, b"", tail)
 
     def refuse(self, exchange: Exchange, error: TapsterError) -> None:
-        """End a call that has reached no endpoint with an error, unless its end waits to be sent."""
+        """End a call that has reached no endpoint with an error, unless its end is settled."""
         if exchange.tail:
             return
         if error.code in {"unauthenticated", "forbidden"}:

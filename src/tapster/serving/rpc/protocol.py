@@ -226,7 +226,12 @@ class GrpcProtocol(Answering):
                 self._later(call, flag, data)
                 return
             if flag:
-                data = self._inflated(call.exchange, data, self._limit)
+                found = self._inflated_at_once(call.exchange, data)
+                if found is None:
+                    self._later(call, flag, data)
+                    return
+                data = found
+                self._grown(call, len(data) - size)
             message = call.wire.parse(data)
             if len(data) > AT_ONCE_TYPED and call.wire.slow(message):
                 self._later(call, 0, data)
@@ -257,7 +262,9 @@ class GrpcProtocol(Answering):
         """Read a large message in a thread. What it names may change its model meanwhile."""
         try:
             if flag:
+                size = len(data)
                 data = await self._in_thread(call, self._inflated, call.exchange, data, self._limit)
+                self._grown(call, len(data) - size)
             message = await self._in_thread(call, call.wire.parse, data)
             del data
             engine = self.service.engine
@@ -275,7 +282,30 @@ class GrpcProtocol(Answering):
                 call.fail(error)
 
     async def _in_thread(self, call: Call, work: Callable[..., T], *arguments: Any) -> T:
-        return await self.service.reader.desk.run(call.tenant, work, *arguments)
+        return await self.service.reader.desk.run(call.tenant, _wanted, call, work, *arguments)
+
+    def _grown(self, call: Call, size: int) -> None:
+        """A message has so many bytes more, once decompressed, which are held until it is answered.
+
+        Raises TapsterError(unavailable) when there is no memory.
+        """
+        exchange = call.exchange
+        if size <= 0 or call.done:
+            return
+        if self._memory.full:
+            raise crowded("messages")
+        self._memory.add(size)
+        exchange.grant += size
+        call.held += size
+
+    def _inflated_at_once(self, exchange: Exchange, data: bytes) -> bytes | None:
+        """A message decompressed, on the event loop; None if it grows too large for that."""
+        try:
+            return self._inflated(exchange, data, min(self._limit, AT_ONCE))
+        except TapsterError as error:
+            if error.code != "too_large" or self._limit <= AT_ONCE:
+                raise
+            return None
 
     def _inflated(self, exchange: Exchange, data: bytes, limit: int) -> bytes:
         coding = exchange.head.encoding
@@ -393,3 +423,10 @@ class GrpcProtocol(Answering):
                 b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(text), text)
             )
         self._hang_up()
+
+
+def _wanted(call: Call, work: Callable[..., T], *arguments: Any) -> T:
+    """In a thread: do something for a call, unless its caller is gone."""
+    if call.done:
+        raise TapsterError("cancelled", "the caller is gone")
+    return work(*arguments)
