@@ -7,7 +7,7 @@ import pytest
 
 from tapster.contract.inference import NUMPY_TYPE
 from tapster.serving.rpc.messages import message
-from tapster.serving.rpc.tf_serving import NUMBERS, TYPES
+from tapster.serving.rpc.tf_serving import MAX_FILLED, NUMBERS, TYPES
 from tests.serving import packages
 from tests.serving.conftest import Plane
 from tests.serving.rpc.calling import ask, refused
@@ -97,6 +97,22 @@ def test_the_last_value_stands_for_all_that_follow(plane: Plane) -> None:
     short.float_val.extend([4, 1])
     answer = predict(plane, request("sum", {"numeric": short}))
     assert values(answer.outputs["prediction"]).tolist() == [7.0]
+
+
+def test_a_short_message_stands_for_no_more_than_it_may(plane: Plane) -> None:
+    """Of a few bytes each, many inputs, or one long text, were more than any machine holds."""
+    many = proto([[0.0]], typed=True)
+    many.tensor_shape.dim[0].size = MAX_FILLED // 4
+    given = {f"x{number}": many for number in range(3)}
+    status, said = refused(plane, PREDICT, request("sum", given))
+    assert (status, "has 1 values" in said) == ("INVALID_ARGUMENT", True)
+    text = proto([["x" * 2000]], "BYTES")
+    text.tensor_shape.dim[0].size = 1000
+    status, said = refused(plane, PREDICT, request("words", {"x_BYTES": text}))
+    assert (status, "has 1 values" in said) == ("INVALID_ARGUMENT", True)
+    text.tensor_shape.dim[0].size = 100
+    answer = predict(plane, request("words", {"x_BYTES": text}))
+    assert values(answer.outputs["y_BYTES"]).tolist() == [["x" * 2000]] * 100
 
 
 def changed(**fields: Any) -> Any:

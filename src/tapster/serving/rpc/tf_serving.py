@@ -41,7 +41,8 @@ TYPES: Final[dict[int, tuple[Datatype, str]]] = {
     23: ("UINT64", "uint64_val"),
 }
 NUMBERS: Final = {datatype: number for number, (datatype, _) in TYPES.items()}
-MAX_FILLED: Final = 64 << 20
+# Bytes of a message's values that are not in it but stand for those that are.
+MAX_FILLED: Final = 1 << 20
 _OUTPUTS, _SPEC = 1, 2
 
 
@@ -84,7 +85,12 @@ def slow(request: Any) -> bool:
 def read(call: Call, request: Any) -> None:
     """See Wire."""
     model = call.target.model
-    pairs = [(name, *_array(name, tensor)) for name, tensor in request.inputs.items()]
+    pairs = []
+    room = MAX_FILLED
+    for name, tensor in request.inputs.items():
+        datatype, array, filled = _array(name, tensor, room)
+        room -= filled
+        pairs.append((name, datatype, array))
     admit(cast(Request, call), model, pairs)
     if request.output_filter:
         call.chosen = _chosen(call, list(request.output_filter))
@@ -105,8 +111,10 @@ def write(call: Call, answer: Answer, first: int) -> bytes:
     return b"".join(parts)
 
 
-def _array(name: str, tensor: Any) -> tuple[str, Array]:
-    """Datatype and array of a TensorProto. Raises TapsterError(invalid)."""
+def _array(name: str, tensor: Any, room: int) -> tuple[str, Array, int]:
+    """Datatype and array of a TensorProto, and how many bytes of it were filled in, which `room`
+    bounds. Raises TapsterError(invalid).
+    """
     known = TYPES.get(tensor.dtype)
     if known is None:
         raise invalid(f"input {shown(name)} has a dtype that is not taken here", field=name[:100])
@@ -116,10 +124,9 @@ def _array(name: str, tensor: Any) -> tuple[str, Array]:
     shape = [dimension.size for dimension in tensor.tensor_shape.dim]
     count = count_of(name, shape)
     if tensor.tensor_content:
-        array = _from_bytes(name, datatype, count, tensor)
-    else:
-        array = _filled(name, datatype, count, _from_field(name, datatype, getattr(tensor, field)))
-    return datatype, array.reshape(shape)
+        return datatype, _from_bytes(name, datatype, count, tensor).reshape(shape), 0
+    array, filled = _filled(name, count, _from_field(name, datatype, getattr(tensor, field)), room)
+    return datatype, array.reshape(shape), filled
 
 
 def _from_bytes(name: str, datatype: Datatype, count: int, tensor: Any) -> Array:
@@ -161,11 +168,13 @@ def _checked(name: str, datatype: Datatype, values: Any) -> Array:
     return np.array(values, NUMPY_TYPE[datatype])
 
 
-def _filled(name: str, datatype: Datatype, count: int, values: Array) -> Array:
-    """As many values as the shape takes, the last one repeated."""
+def _filled(name: str, count: int, values: Array, room: int) -> tuple[Array, int]:
+    """As many values as the shape takes, the last one repeated, and the bytes of these."""
     if len(values) == count:
-        return values
-    if not 0 < len(values) < count or count * values.itemsize > MAX_FILLED:
+        return values, 0
+    each = values.itemsize + (len(values[-1]) if values.dtype == object and len(values) else 0)
+    size = (count - len(values)) * each
+    if not 0 < len(values) < count or size > room:
         raise invalid(
             f"input {shown(name)} has {len(values)} values, its shape takes {count}",
             field=name[:100],
@@ -173,7 +182,7 @@ def _filled(name: str, datatype: Datatype, count: int, values: Array) -> Array:
     array = np.empty(count, values.dtype)
     array[: len(values)] = values
     array[len(values) :] = values[-1]
-    return array
+    return array, size
 
 
 def _chosen(call: Call, names: list[str]) -> tuple[int, ...]:
