@@ -356,3 +356,29 @@ def test_memory_of_what_comes_is_not_given_back_with_what_is_answered(new_plane:
         assert (frames.WINDOW_UPDATE, 1) not in met
         one.line.close()
         other.until(lambda f: f.kind == frames.WINDOW_UPDATE and f.stream == 1)
+
+
+def test_answers_that_wait_for_their_turn_are_memory_too(new_plane: Any) -> None:
+    """A caller who takes none of them is told so, once it is owed as much as may be."""
+    from tests.serving import packages
+
+    plane: Plane = new_plane(body_memory=2_000_000, max_body=2_000_000)
+    one = packages.every(plane.home, "INT64", width=1)
+    plane.plan(endpoint("long", one), packages=(one,))
+    plane.start()
+    plane.applied()
+    given = tensor("x_INT64", [[1]] * 50_000, "INT64")  # a byte each, and eight of the answer
+    data = prefixed(infer_request("long", given, typed=True))
+    with Peer(plane, greet=False) as peer:
+        peer.send(frames.PREFACE, frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
+        peer.send(frame(HEADERS, END_HEADERS, 1, block(STREAM)))
+        for _ in range(10):
+            peer.send(pieces(data))
+            peer.until(lambda f: f.kind == frames.WINDOW_UPDATE and f.stream == 1)
+        time.sleep(1)
+        peer.send(frames.window_update(0, 2**30), frames.window_update(1, 2**30))
+        peer.send(frame(DATA, END_STREAM, 1))
+        got = b""
+        while (found := peer.until(lambda f: f.stream == 1)).kind == DATA:
+            got += found.payload
+    assert 0 < got.count(b"as many answers as it can") < 6

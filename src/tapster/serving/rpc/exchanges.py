@@ -198,6 +198,10 @@ class Carrier(Protocol):
         """A message is answered: give so much memory back that was held for it."""
         ...
 
+    def owe(self, size: int) -> None:
+        """So many bytes of answers more (or fewer) wait for their turn."""
+        ...
+
     def widened(self, exchange: Exchange) -> None:
         """There is memory for the message that is under way."""
         ...

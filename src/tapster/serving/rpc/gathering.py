@@ -146,6 +146,10 @@ class Gathering(Connection):
     def _hold(self, size: int) -> None:
         self._memory.owe(size)
 
+    def owe(self, size: int) -> None:
+        """See Carrier."""
+        self._memory.owe(size)
+
     @abstractmethod
     def _run(self, exchange: Exchange, flag: int, data: bytes) -> None:
         """Answer the only message of a call; the flag says whether it is compressed."""

@@ -9,6 +9,7 @@ from tapster.serving.rpc.calls import Call
 from tapster.serving.rpc.encoding import delimited, text
 from tapster.serving.rpc.exchanges import Carrier, Exchange
 from tapster.serving.rpc.statuses import text_of
+from tapster.serving.work import LARGE_ANSWER
 
 MAX_LINE: Final = 64
 _ERROR, _RESPONSE = 1, 2
@@ -59,6 +60,7 @@ class Inferences:
         was_full = self.full
         while line and line[0].response is not None and exchange.out is None:
             call = line.popleft()
+            self._owe(call, -1)
             self._carrier.send(exchange, call.response or b"")
             if call.held:
                 self._carrier.release(exchange, call.held)
@@ -75,18 +77,28 @@ class Inferences:
         """See Session."""
         for call in self._line:
             call.done = True
+            self._owe(call, -1)
         self._line.clear()
 
     def succeeded(self, call: Call, body: bytes) -> None:
         """See Line."""
-        call.response = delimited(_RESPONSE, body)
-        self.advance()
+        self._answered(call, delimited(_RESPONSE, body))
 
     def failed(self, call: Call, error: TapsterError) -> None:
         """See Line."""
         response = delimited(_RESPONSE, call.tag) if call.tag else b""
-        call.response = text(_ERROR, text_of(error)) + response
+        self._answered(call, text(_ERROR, text_of(error)) + response)
+
+    def _answered(self, call: Call, response: bytes) -> None:
+        call.response = response
+        self._owe(call, 1)
         self.advance()
+
+    def _owe(self, call: Call, times: int) -> None:
+        """Account for a large answer while it waits in line."""
+        size = len(call.response or b"")
+        if size > LARGE_ANSWER:
+            self._carrier.owe(times * size)
 
     def new_identity(self) -> bytes:
         """See Line."""
