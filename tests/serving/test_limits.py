@@ -335,3 +335,22 @@ def test_metering_survives_kills_to_the_unit(serve: Served, ledger: Ledger) -> N
     # The files of the dead are gone; those of the living are there.
     folder = plane.home / "run" / "usage"
     wait_for(lambda: len(list(folder.iterdir())) == 2, "sealed segments to be deleted")
+
+
+def test_who_waits_for_a_limit_goes_on_when_it_is_deleted(
+    new_plane: Callable[..., Plane], ledger: Ledger
+) -> None:
+    plane = new_plane(port=ledger.start())
+    package = packages.regressor(plane.home, 1.0)
+    served = endpoint("sum", package, options=Options(deadline=20.0))
+    limited(plane, (served,), (package,), LimitGrant("lim_1", "requests", 25, "day"))
+    plane.start()
+    plane.applied()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(plane.call, "POST", INFER, BODY)
+        wait_for(lambda: ledger.asked > 0, "the budget to be asked for")
+        began = time.monotonic()
+        limited(plane, (served,), (package,))
+        assert answer.result().status == 200
+        assert time.monotonic() - began < 8
+    wait_for(lambda: ledger.total("requests") == 1, "the request to be counted")

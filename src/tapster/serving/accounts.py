@@ -10,7 +10,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.plan import LimitGrant, Price
+from tapster.contract.plan import LimitGrant, Price, TenantGrant
 from tapster.core.telemetry import logger
 from tapster.serving.endpoints import Endpoint, Target
 from tapster.serving.gate import Pass
@@ -84,9 +84,18 @@ class Account:
         """Take over the limits and prices that hold now."""
         if holder.standing is self._standing and prices is self._prices:
             return
-        self._standing, self._prices = holder.standing, prices
+        self._prices = prices
         self.price = _price(prices, holder.tenant)
-        chosen = _chosen(holder.standing.limits, self._label)
+        self._hold_to(holder.standing, limiter)
+
+    def restand(self, standing: TenantGrant, limiter: Limiter) -> None:
+        """Take over the limits that hold now, for those who wait; what they pay stays."""
+        if standing != self._standing:
+            self._hold_to(standing, limiter)
+
+    def _hold_to(self, standing: TenantGrant, limiter: Limiter) -> None:
+        self._standing = standing
+        chosen = _chosen(standing.limits, self._label)
         self.meters = limiter.meters(chosen, self.price, self._tokens)
         budgets = self.meters.budgets if self.meters is not None else ()
         spent = tuple((limit.id, limit.metric) for limit in budgets)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from tapster.contract.errors import TapsterError
-from tapster.contract.plan import LimitGrant, Price
+from tapster.contract.plan import LimitGrant, Price, TenantGrant
 from tapster.contract.usage import BUDGETED
 from tapster.serving.journal import Journal, Record
 from tapster.serving.meters import SECOND, Clock, Gauge, LimitError, Purse, Rate
@@ -79,6 +79,10 @@ class Limited(Protocol):
         """Where it is counted now. Raises TapsterError(unavailable)."""
         ...
 
+    def restand(self, standing: TenantGrant, limiter: "Limiter") -> None:
+        """Take over the limits that hold now."""
+        ...
+
 
 class _Waiting:
     """A request whose turn has not come, and the units that it waits for."""
@@ -102,7 +106,7 @@ class _Waiting:
 class Limiter:
     """The limits of one worker. All methods run on its event loop.
 
-    `alive` says whether requests may still be sent to a target.
+    `alive` says whether requests may still be sent to a target, `standing` how a tenant stands.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class Limiter:
     ) -> None:
         self.dropped: deque[tuple[Till, Need]] = deque()
         self.alive: Callable[[Runs], bool] = lambda runs: True
+        self.standing: Callable[[str], TenantGrant] = TenantGrant
         self._wallet = wallet
         self._journal = journal
         self._region = region
@@ -263,7 +268,7 @@ class Limiter:
         """Let those go on who may now, the first come first; the others of their limits wait."""
         self._timer = None
         waiting, self._waiting = self._waiting, deque()
-        stuck: set[Meters] = set()
+        stuck: set[Meters | None] = set()
         for each in waiting:
             if each.work.done or self._resume(each, stuck):
                 each.over()
@@ -271,16 +276,18 @@ class Limiter:
                 self._waiting.append(each)
         self._wind()
 
-    def _resume(self, each: _Waiting, stuck: set[Meters]) -> bool:
+    def _resume(self, each: _Waiting, stuck: set[Meters | None]) -> bool:
         """Whether a request need wait no longer: it runs, or was refused."""
-        work, meters = each.work, each.account.meters
+        work, account = each.work, each.account
         try:
             if not self.alive(each.runs):
                 raise TapsterError("unavailable", "the endpoint has changed", hint="try again")
-            hold = None
+            if account.meters not in stuck:  # what it waits for may be a limit no more
+                account.restand(self.standing(work.tenant), self)
+            meters, hold = account.meters, None
             if meters is not None:
                 if meters not in stuck:
-                    hold = self.reserve(each.account, work.rows, each.runs, each.need.tokens)
+                    hold = self.reserve(account, work.rows, each.runs, each.need.tokens)
                 if hold is None:
                     stuck.add(meters)
                     self._wait_on(each)

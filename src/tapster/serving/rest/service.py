@@ -56,6 +56,7 @@ class Service:
         )
         self.limiter = self.accounts.limiter
         self.limiter.alive = self._serves
+        self.limiter.standing = self.gate.standing
         self.memory = Memory(self.settings.body_memory)
         self.repository = Repository(self.settings, self.slots, self.region, self.engine)
         self.shares = Shares(self.gate.weight)
