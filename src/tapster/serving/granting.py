@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from tapster.contract.usage import Ask, GrantAnswer, GrantRequest
+from tapster.contract.usage import Ask, Grant, GrantAnswer, GrantRequest
 from tapster.core.telemetry import logger
 from tapster.serving.journal import spelled
 from tapster.serving.wallet import ANSWERED, ASKED, SPENT, WANTED, Entry, Wallet
@@ -98,8 +98,10 @@ class Granting:
         except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
             log.debug("no grants", reason=str(error))
             return False
-        for grant in answer.grants:
-            self._wallet.answered(_number(grant.day), grant)
+        granted = {(grant.limit, grant.day): grant for grant in answer.grants}
+        for ask in asks:  # of a limit that is gone there is no more, as of one that is spent
+            grant = granted.get((ask.limit, ask.day)) or Grant(ask.limit, ask.day, 0, spent=True)
+            self._wallet.answered(_number(ask.day), grant)
         self._known |= limits
         return True
 

@@ -57,7 +57,7 @@ def _grant(tx: Connection, limit: Row, machine: str, ask: Ask) -> Grant:
     """Answer one ask. A day that the machine has closed is granted nothing."""
     if spans.apart(ask.day, spans.today()) > DAYS_APART:
         log.error("a machine's date is wrong", machine=machine, day=ask.day)
-        return Grant(ask.limit, ask.day, 0)
+        return Grant(ask.limit, ask.day, 0, spent=True)
     place, period = (machine, ask.day), spans.span(limit.period, ask.day)
     books = _books(tx, limit, period, write=True)
     counted = store.counted(tx, limit, period.first, period.last)
