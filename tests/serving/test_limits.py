@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from tapster.contract.plan import LimitGrant, Options, Price
+from tapster.contract.usage import GrantAnswer, GrantRequest, UsageReport
 from tapster.serving.slots import LIMITED
 from tests.serving import packages
 from tests.serving.conftest import KEY, Answer, Plane, endpoint, grant, wait_for
@@ -335,6 +336,37 @@ def test_metering_survives_kills_to_the_unit(serve: Served, ledger: Ledger) -> N
     # The files of the dead are gone; those of the living are there.
     folder = plane.home / "run" / "usage"
     wait_for(lambda: len(list(folder.iterdir())) == 2, "sealed segments to be deleted")
+
+
+def test_what_was_used_before_a_limit_is_told_before_it_is_asked_for(
+    new_plane: Callable[..., Plane], ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long whoever bills takes to take it in."""
+    told: list[int] = []
+    take, give = ledger.take, ledger.grant
+
+    def slow(report: UsageReport) -> list[str]:
+        time.sleep(1.5)
+        return take(report)
+
+    def granting(request: GrantRequest) -> GrantAnswer:
+        told.append(ledger.total("requests"))
+        return give(request)
+
+    monkeypatch.setattr(ledger, "take", slow)
+    monkeypatch.setattr(ledger, "grant", granting)
+    ledger.amounts["lim_1"] = 25
+    plane = new_plane(port=ledger.start())
+    package = packages.regressor(plane.home, 1.0)
+    served = endpoint("sum", package, options=Options(deadline=20.0))
+    limited(plane, (served,), (package,))
+    plane.start()
+    plane.applied()
+    assert [plane.call("POST", INFER, BODY).status for _ in range(5)] == [200] * 5
+    limited(plane, (served,), (package,), LimitGrant("lim_1", "requests", 25, "day"))
+    plane.applied()
+    assert plane.call("POST", INFER, BODY).status == 200
+    assert told[0] == 5
 
 
 def test_who_waits_for_a_limit_goes_on_when_it_is_deleted(

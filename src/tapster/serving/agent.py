@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections import deque
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,8 @@ REPORT_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.05
 RETRY_SECONDS: Final = 0.25
 ANSWER_SECONDS: Final = 5.0
+# A report of all is answered, or given up, within this time.
+REPORTED_SECONDS: Final = 30.0
 # A whole plan of very many keys is not made in a moment.
 PLAN_SECONDS: Final = 60.0
 # Bytes a second that a report is taken in at least.
@@ -81,8 +84,8 @@ class Agent:
         self._lock = -1
         self._book: Book | None = None
         self._collector: Collector | None = None
-        # Who waits for a report of all that was counted until now.
-        self._waiting: deque[threading.Event] = deque()
+        # Who waits for a report of all that was counted until now, and whether it was taken in.
+        self._waiting: deque[Future[bool]] = deque()
 
     def start(self) -> None:
         """Begin to stand for election."""
@@ -170,16 +173,19 @@ class Agent:
             except (OSError, http.client.HTTPException):
                 sent = None
             for _ in range(waiting):
-                self._waiting.popleft().set()
+                self._waiting.popleft().set_result(sent is not None)
             due = time.monotonic() + (REPORT_SECONDS if sent is not None else RETRY_SECONDS)
             if sent is None:
                 self._stop.wait(RETRY_SECONDS)
 
-    def _report_all(self) -> None:
-        """Have all reported that was counted until now; what cannot be is not waited for."""
-        done = threading.Event()
+    def _report_all(self) -> bool:
+        """Have all reported that was counted until now; whether it was taken in."""
+        done: Future[bool] = Future()
         self._waiting.append(done)
-        done.wait(REPORT_SECONDS)
+        try:
+            return done.result(REPORTED_SECONDS)
+        except TimeoutError:
+            return False
 
     def _report(self, states: tuple[WorkerState, ...], counts: bool, everything: bool) -> bool:
         """Send a report, with what was counted or without; whether it was taken in."""

@@ -30,7 +30,8 @@ _FIRST: Final = date(1970, 1, 1)
 class Granting:
     """Keeps a machine's wallet filled. `ask` sends a request's body (JSON) to the control plane and
     returns the status and the body of its answer; it raises OSError or HTTPException. `report` is
-    called before a limit is asked for the first time: what was used before it was set counts, too.
+    called before a limit is asked for the first time, and says whether all that was used until then
+    has arrived: what was used before a limit was set counts, too.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Granting:
         wallet: Wallet,
         machine: str,
         ask: Callable[[bytes], tuple[int, bytes]],
-        report: Callable[[], None] = lambda: None,
+        report: Callable[[], bool] = lambda: True,
     ) -> None:
         self._wallet = wallet
         self._machine = machine
@@ -85,10 +86,13 @@ class Granting:
                 entry[ASKED] = min(entry[ASKED], now)
 
     def _exchange(self, wanted: list[tuple[str, int, Entry]]) -> bool:
-        """Ask for what is wanted; whether there was an answer."""
+        """Ask for what is wanted; whether there was an answer to all."""
         limits = {limit for limit, _, _ in wanted}
-        if not limits <= self._known:
-            self._report()
+        if not limits <= self._known and not self._report():
+            known = [each for each in wanted if each[0] in self._known]
+            if known:
+                self._exchange(known)
+            return False
         asks = tuple(Ask(limit, spelled(day), entry[WANTED]) for limit, day, entry in wanted)
         try:
             status, body = self._ask(msgspec.json.encode(GrantRequest(self._machine, asks)))
