@@ -3,6 +3,7 @@ lost, questions asked twice.
 """
 
 import gc
+import os
 import random
 import tempfile
 import time
@@ -300,6 +301,29 @@ def test_a_day_that_was_said_to_be_complete_never_comes_back(tmp_path: Path) -> 
     worker.beat()
     assert worker.journal.day == first + 1
     assert Worker(tmp_path, 1, clock).journal.day == first + 1
+
+
+def test_books_of_days_that_are_over_are_closed(tmp_path: Path) -> None:
+    """Those of budgets that are asked for each day, and of one that nobody asks for any more."""
+    (tmp_path / "run").mkdir()
+    clock = Clock()
+    worker, agent = Worker(tmp_path, 0, clock), Wallet(tmp_path)
+    assert not worker.reserve("key_month", 1)
+    for _ in range(8):
+        assert not worker.reserve("key_day", 1)
+        clock.day += 1
+        worker.beat()
+        worker.journal.settle(time.monotonic() + 1000)
+        agent.complete(clock.day)
+    assert not worker.reserve("key_day", 1)
+    worker.accounts.pop("key_month")
+    worker.beat()
+    gc.collect()
+    here = Path("/proc/self/fd")
+    opened = [os.readlink(file) for file in here.iterdir() if file.is_symlink()]
+    books = f"{tmp_path}/run/wallet/2"
+    assert len([file for file in opened if file.startswith(books)]) == 2
+    worker.kill()
 
 
 def _granted(control: Control, body: bytes) -> bytes:

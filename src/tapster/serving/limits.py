@@ -229,8 +229,10 @@ class Limiter:
     def beat(self) -> None:
         """Called a few times a second."""
         self.sweep()
-        for purse in self._purses.values():
+        for limit, purse in list(self._purses.items()):
             purse.beat()
+            if purse.day < self._wallet.first_open:  # nobody spends from it any more
+                del self._purses[limit]
         for gauge in self._gauges.values():
             gauge.beat()
 

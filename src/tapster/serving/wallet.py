@@ -207,6 +207,8 @@ class Wallet:
         say. Raises OSError."""
         table = self._books.get(day)
         if table is None:
+            for old in [old for old in self._books if old < self.first_open]:
+                del self._books[old]
             table = Table(self._folder / str(day))
             if not table.begun:
                 self._rebuild(day, table)
