@@ -1,5 +1,6 @@
 """Deadlines, callers who leave, stops and reloads: what is run, and that nothing is lost."""
 
+import asyncio
 import gzip
 import itertools
 import socket
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -15,6 +17,7 @@ import pytest
 from tapster.contract.plan import Options
 from tapster.serving.rpc import frames
 from tapster.serving.rpc.frames import END_HEADERS, END_STREAM, HEADERS, PING, frame
+from tapster.serving.rpc.protocol import GrpcProtocol
 from tests.serving import packages
 from tests.serving.conftest import KEY, LIMIT, Plane, endpoint, wait_for
 from tests.serving.rpc.calling import (
@@ -415,3 +418,30 @@ def test_what_messages_grow_to_is_held_until_they_are_answered(
         peer.send(frame(HEADERS, END_HEADERS, 9, head))
         peer.send(frame(frames.DATA, END_STREAM, 9, data), frames.window_update(9, 1 << 20))
         assert peer.trailers(9)[b"grpc-status"] == b"0"
+
+
+def test_a_plan_that_comes_while_a_message_is_read_leaves_it_its_time_limit() -> None:
+    engine = SimpleNamespace(generation=1)
+    target = SimpleNamespace(model=object())
+    found: list[float] = []
+
+    def aim(call: Any, message: Any) -> None:
+        call.target, call.deadline = target, 100.0
+
+    def read(call: Any, message: Any) -> None:
+        call.deadline = min(call.deadline, 5.0)
+        engine.generation += 1
+
+    async def in_thread(call: Any, work: Any, *arguments: Any) -> Any:
+        return work(*arguments)
+
+    wire = SimpleNamespace(parse=bytes, read=read)
+    asked: Any = SimpleNamespace(done=False, deadline=0.0, wire=wire)
+    port: Any = SimpleNamespace(
+        service=SimpleNamespace(engine=engine),
+        _aim=aim,
+        _in_thread=in_thread,
+        _submit=lambda call: found.append(call.deadline),
+    )
+    asyncio.run(GrpcProtocol._infer_slowly(port, asked, 0, b""))
+    assert found == [5.0]

@@ -18,6 +18,7 @@ from tapster.serving.rest.routes import Route
 from tapster.serving.rpc import open_inference
 from tapster.serving.rpc.answering import Answering
 from tapster.serving.rpc.calls import Call, Wire, reported
+from tapster.serving.rpc.connection import NEVER
 from tapster.serving.rpc.exchanges import Exchange
 from tapster.serving.rpc.heads import Head, read_head
 from tapster.serving.rpc.port import Port
@@ -270,8 +271,9 @@ class GrpcProtocol(Answering):
             engine = self.service.engine
             generation, model = -1, None
             while not call.done and generation != engine.generation:
-                generation = engine.generation
+                generation, asked = engine.generation, call.deadline or NEVER
                 self._aim(call, message)
+                call.deadline = min(call.deadline, asked)  # what was read may say a shorter one
                 if model is not call.target.model:
                     model = call.target.model
                     await self._in_thread(call, call.wire.read, call, message)
