@@ -369,6 +369,26 @@ def test_what_was_used_before_a_limit_is_told_before_it_is_asked_for(
     assert told[0] == 5
 
 
+def test_who_waits_for_a_budget_is_turned_away_when_its_tenant_is_suspended(
+    new_plane: Callable[..., Plane], ledger: Ledger
+) -> None:
+    plane = new_plane(port=ledger.start())
+    package = packages.regressor(plane.home, 1.0)
+    served = endpoint("sum", package, options=Options(deadline=20.0))
+    limit = LimitGrant("lim_1", "requests", 25, "day")
+    limited(plane, (served,), (package,), limit)
+    plane.start()
+    plane.applied()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(plane.call, "POST", INFER, BODY)
+        wait_for(lambda: ledger.asked > 0, "the budget to be asked for")
+        limited(plane, (served,), (package,), limit, suspended=True)
+        plane.applied()
+        ledger.amounts["lim_1"] = 25
+        assert answer.result().status == 403
+    assert ledger.total("requests") == 0
+
+
 def test_who_waits_for_a_limit_goes_on_when_it_is_deleted(
     new_plane: Callable[..., Plane], ledger: Ledger
 ) -> None:

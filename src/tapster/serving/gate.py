@@ -71,12 +71,17 @@ def denial(holder: Pass | None) -> TapsterError:
     if holder is None:
         return TapsterError("unauthenticated", REFUSAL, hint=REFUSAL_HINT)
     if holder.standing.suspended:
-        return TapsterError(
-            "forbidden",
-            f"the tenant {holder.tenant} is suspended",
-            hint="whoever runs this server can resume it",
-        )
+        return suspension(holder.tenant)
     return TapsterError("forbidden", REFUSAL, hint=REFUSAL_HINT)
+
+
+def suspension(tenant: str) -> TapsterError:
+    """What callers of a tenant that is suspended are told."""
+    return TapsterError(
+        "forbidden",
+        f"the tenant {tenant} is suspended",
+        hint="whoever runs this server can resume it",
+    )
 
 
 class Gate:

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from tapster.contract.errors import TapsterError
 from tapster.contract.plan import LimitGrant, Price, TenantGrant
 from tapster.contract.usage import BUDGETED
+from tapster.serving.gate import suspension
 from tapster.serving.journal import Journal, Record
 from tapster.serving.meters import SECOND, Clock, Gauge, LimitError, Purse, Rate
 from tapster.serving.slots import LIMITED, Region
@@ -285,7 +286,10 @@ class Limiter:
             if not self.alive(each.runs):
                 raise TapsterError("unavailable", "the endpoint has changed", hint="try again")
             if account.meters not in stuck:  # what it waits for may be a limit no more
-                account.restand(self.standing(work.tenant), self)
+                standing = self.standing(work.tenant)
+                if standing.suspended:
+                    raise suspension(work.tenant)
+                account.restand(standing, self)
             meters, hold = account.meters, None
             if meters is not None:
                 if meters not in stuck:
