@@ -362,6 +362,14 @@ def test_however_much_is_waited_for_the_ask_is_one_that_is_answered(tmp_path: Pa
     assert LARGEST // 2 <= entry[WANTED] <= LARGEST
 
 
+def test_what_no_budget_can_give_is_not_asked_for(tmp_path: Path) -> None:
+    wallet = Wallet(tmp_path)
+    purse = Purse(LimitGrant("lim", "rows", 100, "day"), today(), wallet, 0, time.monotonic_ns)
+    with pytest.raises(LimitError, match="rows of the day"):
+        purse.draw(101)
+    assert not list(wallet.wanted())
+
+
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_rate_holds_over_any_time(data: st.DataObject) -> None:

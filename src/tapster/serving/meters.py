@@ -171,7 +171,8 @@ class Purse:
             self.free += units
             drawn, free = drawn + units, free - units
         ahead = AHEAD * chunk
-        if not enough or free < ahead:
+        refused = not enough and need > self.limit.amount  # whatever is granted
+        if not refused and (not enough or free < ahead):
             wanted = 0 if enough else max(missing, self.waiting)
             self._want(entry, drawn + wanted + 2 * ahead, now)
         return enough
