@@ -1,5 +1,6 @@
 """Data that cannot be learnt from, and data that only looks so."""
 
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ def frame(**columns: Any) -> pl.DataFrame:
         (frame(), {"target": "tarqet"}, "there is no column 'tarqet'"),
         (frame(), {"cv": 35}, "32 rows to train on are fewer than 35 folds"),
         (frame(), {"metric": "rmse"}, "metric 'rmse' does not fit a binary target"),
-        (frame(), {"task": "regression"}, "a regression predicts numbers"),
+        (frame(), {"task": "regression"}, "has type text, and a regression predicts numbers"),
+        (frame(target=[date(2026, 1, 1)] * 40), {}, "the target 'target' has type date"),
         (frame(), {"algorithm": "ridge"}, "ridge does not do binary"),
         (frame(x=[float("inf")] + [1.0] * 39), {}, "column 'x' has 1 infinite values"),
         (frame(x=[1e300] * 40), {}, "column 'x' has 40 infinite values"),

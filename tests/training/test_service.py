@@ -78,6 +78,13 @@ def submit(parts: Parts, **given: Any) -> Job:
         ({"trials": -1}, "invalid", "trials -1 is not between", "range"),
         ({"time_limit": 0.0}, "invalid", "time_limit 0 is not between", "range"),
         ({"seed": -1}, "invalid", "seed -1", "range"),
+        (
+            {"seed": 10**11},
+            "invalid",
+            "100,000,000,000 is not between 0 and 4,294,967,286",
+            "range",
+        ),
+        ({"seed": 10**99}, "invalid", "seed of 100 digits is not between", "range"),
         ({"algorithm": "ridge", "task": "binary"}, "invalid", "ridge does not do", "logistic"),
         ({"metric": "r2", "task": "binary"}, "invalid", "metric 'r2' does not fit", "accuracy"),
         ({"recipe": {"steps": [{"op": "scale"}]}}, "unprocessable", "changes values", "clean"),

@@ -47,7 +47,7 @@ def columns_of(frame: pl.DataFrame, warnings: list[str]) -> tuple[Column, ...]:
     for name, dtype in frame.schema.items():
         kind = kind_of(dtype)
         if kind is None:
-            warnings.append(f"column {name!r} has type {dtype} and was left out")
+            warnings.append(f"column {name!r} has type {called(dtype)} and was left out")
             continue
         tensor = "text" if kind == "text" else "numeric"
         columns.append(Column(name, kind, tensor, positions[tensor]))
@@ -78,6 +78,11 @@ def kind_of(dtype: pl.DataType) -> ColumnKind | None:
         pl.Datetime: "datetime",
     }
     return kinds.get(dtype.base_type())
+
+
+def called(dtype: pl.DataType) -> str:
+    """The type as people know it; a polars type that no dataset has keeps its name."""
+    return kind_of(dtype) or str(dtype)
 
 
 def encode(frame: pl.DataFrame, columns: tuple[Column, ...], warnings: list[str]) -> Features:

@@ -212,14 +212,16 @@ def _check_numbers(request: TrainingRequest) -> None:
         if number is not None and not low <= number <= high:
             raise TapsterError(
                 "invalid",
-                f"{name} {_number(number)} is not between {low:g} and {high:g}",
+                f"{name} {_number(number)} is not between {_number(low)} and {_number(high)}",
                 hint=f"give a {name} in that range, or leave it out",
                 field=name,
             )
 
 
 def _number(number: float) -> str:
-    return f"{number:g}" if abs(number) < 1e300 else "of hundreds of digits"
+    if isinstance(number, float):
+        return f"{number:g}"
+    return f"{number:,}" if abs(number) < 10**30 else f"of {len(str(abs(number)))} digits"
 
 
 def _check_fit(spec: dict[str, Any]) -> None:

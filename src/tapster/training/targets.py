@@ -8,7 +8,7 @@ import polars as pl
 
 from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
-from tapster.training.features import Index, anonymous, refuse_infinities
+from tapster.training.features import Index, anonymous, called, refuse_infinities
 from tapster.training.models import Classes, TaskName
 
 MOST_CLASSES: Final = 1000
@@ -51,7 +51,7 @@ def read(series: pl.Series, task: str, warnings: list[str]) -> Target:
     name, series = series.name, anonymous(series)
     dtype = series.dtype
     if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Categorical, pl.Enum)):
-        raise _useless(name, f"has type {dtype}", "predict numbers, booleans or text")
+        raise _useless(name, f"has type {called(dtype)}", "predict numbers, booleans or text")
     distinct = series.n_unique()
     if distinct == 1:
         raise _useless(
@@ -83,7 +83,7 @@ def _numbers(name: str, series: pl.Series) -> Target:
     if not series.dtype.is_numeric():
         raise _useless(
             name,
-            f"has type {series.dtype}, and a regression predicts numbers",
+            f"has type {called(series.dtype)}, and a regression predicts numbers",
             "train with task auto, or turn the column into numbers with `tapster data clean`",
         )
     values = series.cast(pl.Float64).to_numpy()
