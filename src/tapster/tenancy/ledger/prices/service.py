@@ -193,10 +193,19 @@ def _rates(given: Mapping[str, str], allowed: tuple[str, ...]) -> dict[str, int]
             raise TapsterError(
                 "invalid",
                 f"{name[:50]!r} has no price here",
-                hint=f"choose among {', '.join(allowed)}",
+                hint=_instead(name, allowed),
                 field="rates",
             )
     return {name: money.parse(given[name], name) for name in allowed if name in given}
+
+
+def _instead(name: str, allowed: tuple[str, ...]) -> str:
+    choose = f"choose among {', '.join(allowed)}"
+    if name in CALLS:
+        return f"that is asked for calls of an endpoint: name it (--endpoint), or {choose}"
+    if name in HOUSE:
+        return f"the installation asks that, without an endpoint; of one {choose}"
+    return choose
 
 
 def _spelled(tier: Tier) -> dict[str, str]:
