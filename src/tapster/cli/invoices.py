@@ -37,7 +37,7 @@ def usage(
     last: Annotated[
         str, typer.Option("--to", metavar="DAY", help="Last day; today by default.")
     ] = "",
-    limit: Annotated[int, typer.Option(metavar="N", help="How many groups at most.")] = 1000,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many groups at most.")] = 1000,
     check: Annotated[
         bool, typer.Option("--check", help="Compare all sums with the ledger's lines.")
     ] = False,

@@ -177,6 +177,15 @@ def test_an_odd_price_is_refused(rates: dict[str, str], tiers: Any, house: bool)
     assert refused.value.code == "invalid"
 
 
+def test_a_price_in_the_wrong_place_is_told_of_the_right_one() -> None:
+    with pytest.raises(TapsterError) as refused:
+        prices.tariff({"request": "1"}, [], house=True)
+    assert "--endpoint" in refused.value.hint
+    with pytest.raises(TapsterError) as refused:
+        prices.tariff({"training": "1"}, [], house=False)
+    assert "without an endpoint" in refused.value.hint
+
+
 def test_everybody_sees_what_they_pay_and_are_paid(db: Database) -> None:
     with db.write() as tx:
         _price(tx, {"request": "0.5"}, owner="acme", name="beer")
@@ -250,7 +259,16 @@ def test_every_grouping_adds_up(db: Database, by: str) -> None:
     assert least["total"] == found["total"]
 
 
-@pytest.mark.parametrize("odd", [{"by": "colour"}, {"first": "x"}, {"last": "2026-13-01"}])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"by": "colour"},
+        {"first": "x"},
+        {"last": "2026-13-01"},
+        {"first": "9999-01-01"},
+        {"first": "2026-11-02", "last": "2026-11-01"},
+    ],
+)
 def test_odd_questions_are_refused(sqlite: Database, odd: dict[str, str]) -> None:
     with pytest.raises(TapsterError) as refused:
         _usage(sqlite, HOUSE, **{"by": "day", **odd})

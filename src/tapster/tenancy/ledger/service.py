@@ -87,6 +87,13 @@ def usage(
     today = periods.day_of(time.time())
     until = periods.day(last, "to") if last else today
     since = periods.day(first, "from") if first else until if by == "hour" else f"{until[:7]}-01"
+    if since > until:
+        raise TapsterError(
+            "invalid",
+            f"the first day, {since}, is after the last, {until}",
+            hint="without a last day it is today; days are those of UTC",
+            field="from",
+        )
     pays, earns = _scopes(tx, who, tenant, since, until)
     answer: dict[str, Any] = {"from": since, "to": until, "by": by, "currency": currency}
     answer["tenant"] = tenant or ("" if sees_all(who) else who.tenant)
