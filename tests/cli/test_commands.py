@@ -1,6 +1,7 @@
 """The command line without a server: help, usage, errors, exit codes, start-up."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -203,3 +204,27 @@ def test_output_to_a_closed_pipe_is_no_traceback() -> None:
     script = f"{sys.executable} -m tapster train --help | true"
     done = subprocess.run(script, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+def test_a_password_is_not_asked_for_where_nobody_could_type_it() -> None:
+    words = [sys.executable, "-m", "tapster", "login", "ann"]
+    environment = {**os.environ, "TAPSTER_URL": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        words,
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        env=environment,
+    )
+    assert done.returncode == 1
+    assert "Warning" not in done.stderr
+    assert "there is no terminal" in done.stderr
+    assert "--password-file" in done.stderr
+
+
+def test_one_is_not_spelled_as_many() -> None:
+    from tapster.cli.output import counted
+
+    assert [counted(n, "right") for n in (0, 1, 2000)] == ["0 rights", "1 right", "2,000 rights"]

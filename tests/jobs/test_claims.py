@@ -82,7 +82,7 @@ def test_cancel_ends_the_process_within_two_seconds(loop: Loop, tmp_path: Path) 
         took.append(time.monotonic() - asked)
         assert not psutil.pid_exists(pid)
     assert min(took) < 2
-    with loop.parts.db.write() as tx, pytest.raises(TapsterError, match="already cancelled"):
+    with loop.parts.db.write() as tx, pytest.raises(TapsterError, match="ended already: cancelled"):
         service.cancel(tx, "default", job.id)
 
 

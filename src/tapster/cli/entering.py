@@ -76,8 +76,18 @@ def _password(file: Path | None) -> str:
     if file is not None:
         return read_text(file).rstrip("\r\n")
     import getpass
+    import warnings
 
-    return getpass.getpass("password: ")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", getpass.GetPassWarning)
+        try:
+            return getpass.getpass("password: ")
+        except getpass.GetPassWarning:
+            raise TapsterError(
+                "invalid",
+                "there is no terminal to ask for the password on",
+                hint="give it in a file: --password-file FILE; - is stdin",
+            ) from None
 
 
 def _open(url: str) -> None:

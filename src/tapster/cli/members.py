@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tapster.cli.output import Json, client, command, emit, read_text
+from tapster.cli.output import Json, client, command, counted, emit, read_text
 from tapster.contract.control import Member, Role
 
 app = typer.Typer(help="The people of a tenant.")
@@ -168,7 +168,7 @@ def set_role(
     """Make a role of rights that one holds, or change it for all who have it."""
     with client() as tapster:
         made = tapster.roles_set(role, rights, description, tenant=tenant)
-    emit(as_json, made, lambda: f"the role {made.name} has {len(made.rights)} rights")
+    emit(as_json, made, lambda: f"the role {made.name} has {counted(len(made.rights), 'right')}")
 
 
 @command(roles, "delete", "tapster roles delete labeller")

@@ -57,6 +57,11 @@ def say(text: str) -> None:
     print(inert(text), file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 right`, `2 rights`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def inert(text: str) -> str:
     """`text` without characters that would command the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tapster.cli.output import Json, client, command, emit, inert
+from tapster.cli.output import Json, client, command, counted, emit, inert
 from tapster.contract.control import Endpoint
 from tapster.contract.errors import TapsterError
 
@@ -114,7 +114,7 @@ def delete(endpoint: Name, as_json: Json = False) -> None:
     """Delete what was logged of an endpoint so far."""
     with client() as tapster:
         done = tapster.payloads_delete(endpoint)
-    emit(as_json, done, lambda: f"deleted {done['deleted']} payloads of {endpoint}")
+    emit(as_json, done, lambda: f"deleted {counted(done['deleted'], 'payload')} of {endpoint}")
 
 
 @command(

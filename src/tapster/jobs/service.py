@@ -103,7 +103,7 @@ def cancel(tx: Connection, tenant: str, identifier: str) -> Job:
     """Ask for a job's end. Raises TapsterError(conflict) when it has ended already."""
     job = show(tx, tenant, identifier)
     if job.status in FINISHED:
-        raise TapsterError("conflict", f"job {identifier} has already {job.status}")
+        raise TapsterError("conflict", f"job {identifier} has ended already: {job.status}")
     store.request_cancel(tx, tenant, identifier)
     asked = show(tx, tenant, identifier)
     if asked.status in FINISHED:
