@@ -135,6 +135,10 @@ def test_aliases_move_and_vanish(here: Installation) -> None:
         service.unset_alias(tx, TENANT, "m", "champion")
         with pytest.raises(TapsterError, match="no alias"):
             service.unset_alias(tx, TENANT, "m", "champion")
+        service.unset_alias(tx, TENANT, "m", "old")
+        with pytest.raises(TapsterError, match="no alias") as none:
+            service.unset_alias(tx, TENANT, "m", "old")
+        assert none.value.hint == "it has none"
         with pytest.raises(TapsterError, match="no model"):
             service.unset_alias(tx, TENANT, "n", "champion")
 

@@ -204,7 +204,7 @@ def unset_alias(tx: Connection, tenant: str, model: str, alias: str) -> None:
     if not store.of_model(tx, tenant, model):
         raise _no_model(tx, tenant, model)
     if not store.unset_alias(tx, tenant, model, alias):
-        raise _no_alias(tx, tenant, model, alias)
+        raise _no_alias(tx, tenant, model, alias, "it has none")
     tenancy.revise(tx, tenant, f"alias {model}:{alias} removed", kind="model", ref=model)
 
 
@@ -385,9 +385,12 @@ def _no_model(tx: Connection, tenant: str, model: str) -> TapsterError:
     return TapsterError("not_found", f"there is no model {model!r}", hint=hint)
 
 
-def _no_alias(tx: Connection, tenant: str, model: str, alias: str) -> TapsterError:
+def _no_alias(
+    tx: Connection, tenant: str, model: str, alias: str, otherwise: str = ""
+) -> TapsterError:
     known = ", ".join(store.aliases(tx, tenant, model))
-    hint = f"its aliases are: {known}" if known else f"`tapster models alias {model} {alias}`"
+    hint = otherwise or f"`tapster models alias {model} {alias}`"
+    hint = f"its aliases are: {known}" if known else hint
     return TapsterError("not_found", f"model {model} has no alias {alias[:100]!r}", hint=hint)
 
 
