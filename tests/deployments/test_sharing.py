@@ -45,6 +45,9 @@ def test_it_is_withdrawn_from_some_or_from_all(tx: Connection) -> None:
     sharing.share(tx, "default", "e", ["acme", "zeta"])
     assert sharing.withdraw(tx, "default", "e", ["acme"]) == ["zeta"]
     assert seen(tx, "acme") == []
+    for nobody in ("", "no such name"):
+        with pytest.raises(TapsterError, match="cannot be the name of a tenant"):
+            sharing.withdraw(tx, "default", "e", [nobody])
     assert sharing.withdraw(tx, "default", "e", []) == []
     assert planned(tx) == ()
     sharing.share(tx, "default", "e", ["*"])

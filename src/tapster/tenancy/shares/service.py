@@ -59,8 +59,10 @@ def withdraw(
 ) -> list[str]:
     """Let tenants use a tenant's no longer, nobody if none is named; those that could before.
 
-    Raises TapsterError(conflict) for a tenant that may because all may.
+    Raises TapsterError(conflict) for a tenant that may because all may, (invalid) for what cannot
+    be a tenant.
     """
+    _check_tenants(consumers)
     before = store.consumers(tx, kind, tenant, name)
     if consumers and ALL in before and ALL not in consumers:
         raise TapsterError(
@@ -153,10 +155,14 @@ def _check_name(kind: str, tenant: str, name: str) -> None:
 def _check(kind: str, tenant: str, consumers: Sequence[str]) -> None:
     if not consumers:
         raise TapsterError("invalid", "name a tenant to share with, or all", field="tenants")
+    _check_tenants(consumers)
+    if tenant in consumers:
+        raise TapsterError("invalid", f"the {kind} is yours already", field="tenants")
+
+
+def _check_tenants(consumers: Sequence[str]) -> None:
     for each in consumers:
         if each != ALL and not tenants.proper(each):
             raise TapsterError(
                 "invalid", f"{each[:100]!r} cannot be the name of a tenant", field="tenants"
             )
-        if each == tenant:
-            raise TapsterError("invalid", f"the {kind} is yours already", field="tenants")
