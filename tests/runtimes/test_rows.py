@@ -66,6 +66,7 @@ def test_null_is_refused_where_it_means_nothing() -> None:
         assert repr(name) in error.message
         assert "got null" in error.message
         assert "missing value" in error.hint
+        assert ("NaN" in error.hint) == (name in {"age", "ok"})
 
 
 @pytest.mark.parametrize("name", ["age", "ok", "born", "when"])
@@ -125,6 +126,7 @@ def test_missing_extra_and_misnamed_columns() -> None:
     misnamed = refusal([less | {"Age": 1}])
     assert "lacks column 'age' and has column 'Age'" in misnamed.message
     assert misnamed.hint == "did you mean 'age' instead of 'Age'?"
+    assert "did you mean" not in refusal([less | {"target": 1}]).hint
     assert "and 1 more" in refusal([{}]).message
 
 

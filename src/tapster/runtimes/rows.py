@@ -291,11 +291,12 @@ def _cell(index: int, column: Column, value: Any, nulls: bool) -> Any:
         raise TapsterError(
             "invalid",
             f"row {index}, column {_show(column.name)}: expected {error}, got {_described(value)}",
-            hint="a missing value is null" if nulls else _MISSING_HINT[column.kind == "text"],
+            hint="a missing value is null" if nulls else _MISSING_HINT[column.kind in _WRITTEN],
             field=f"rows[{index}].{column.name[:100]}",
         ) from None
 
 
+_WRITTEN: Final = frozenset({"text", "date", "datetime"})
 _MISSING_HINT: Final = ("a missing value is NaN here, not null", 'a missing value is "" here')
 
 
@@ -331,9 +332,15 @@ def _misshapen(name: str, found: str) -> TapsterError:
 
 def _suggestion(missing: Sequence[str], extra: Sequence[str]) -> str:
     for name in extra[:5]:
-        if close := difflib.get_close_matches(str(name)[:256], missing[:1000], n=1):
+        alike = [each for each in missing[:1000] if _mistyped(str(name), each)]
+        if close := difflib.get_close_matches(str(name)[:256], alike, n=1):
             return f"did you mean {_show(close[0])} instead of {_show(name)}?"
     return "send exactly the columns the model was trained on; its metadata lists them"
+
+
+def _mistyped(given: str, name: str) -> bool:
+    """Whether a slip could have made `given` of a column's name; `target` is none of `age`."""
+    return abs(len(given) - len(name)) < 3 or given in name or name in given
 
 
 def _names(names: Sequence[str]) -> str:
