@@ -10,6 +10,7 @@ import pytest
 import tapster
 from tapster.client.transport import Address, Transport, failure, locate, read_run
 from tapster.contract.errors import TapsterError
+from tests.conftest import Server
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +96,12 @@ def test_what_json_cannot_say_is_refused_before_it_is_sent() -> None:
     with pytest.raises(TapsterError, match="JSON"):
         transport.call(dict, "POST", "/x", {"a": object()})
     transport.close()
+
+
+def test_an_inference_port_is_told_from_a_control_api(server: Server) -> None:
+    with (
+        tapster.connect(server.rest_url, key=server.key) as astray,
+        pytest.raises(TapsterError, match="the control API is not at") as told,
+    ):
+        astray.data_list()
+    assert "inference port" in told.value.hint

@@ -17,6 +17,8 @@ T = TypeVar("T")
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 # Two threads that work out a type at once, at its first use, crash msgspec (0.22).
 _making: Final = threading.Lock()
+# What a data plane says of the control API's paths, and what `failure` says of a stranger.
+_NO_CONTROL: Final = ("there is nothing at this path", "the server answered with status 404")
 _CODE_OF: Final[dict[int, Code]] = {status: code for code, status in HTTP_STATUS.items()}
 
 
@@ -175,7 +177,8 @@ class Transport:
         with self._errors(url):
             response = self._http.request(method, url, content=content, **extra)
         if response.status_code >= 300:
-            raise failure(response.status_code, response.content)
+            error = failure(response.status_code, response.content)
+            raise error if at else self._astray(error)
         try:
             with _making:
                 decoder = msgspec.json.Decoder(kind)
@@ -198,8 +201,18 @@ class Transport:
             self._http.stream("GET", url, params=params, timeout=timeout) as response,
         ):
             if response.status_code >= 300:
-                raise failure(response.status_code, response.read())
+                raise self._astray(failure(response.status_code, response.read()))
             yield response
+
+    def _astray(self, error: TapsterError) -> TapsterError:
+        """What control answered; where it does not answer at all, that."""
+        if error.code == "not_found" and not error.hint and error.message in _NO_CONTROL:
+            return TapsterError(
+                "not_found",
+                f"the control API is not at {self.address.url}",
+                hint="is this the inference port? The control API's is 8000 by default",
+            )
+        return error
 
     @contextmanager
     def _errors(self, url: str) -> Iterator[None]:
