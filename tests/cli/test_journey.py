@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from tapster.cli import main
@@ -288,6 +289,27 @@ def test_training_refuses_what_is_not_there_with_what_is(call: Call, fruit: Path
         status, document = call(*words, *more)
         assert (status, document["error"]["code"]) == (1, "invalid")
         assert told in document["error"]["hint"]
+
+
+def test_people_count_rows_from_one_and_programs_from_zero(
+    call: Call, fruit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _deployed(call, fruit)
+    row = {"length": 7, "width": 6, "colour": "red", "ripe": True, "picked": "2024-05-15"}
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([row, row | {"length": "long"}]))
+    error = call("predict", "orchard", "--file", rows)[1]["error"]
+    assert (error["message"][:5], error["field"]) == ("row 1", "rows[1].length")
+    assert main(["predict", "orchard", "--file", str(rows)]) == 1
+    assert "row 2, column 'length'" in capsys.readouterr().err
+
+
+def test_rows_may_be_a_parquet_file(call: Call, fruit: Path, tmp_path: Path) -> None:
+    _deployed(call, fruit)
+    asked = pl.read_csv(fruit, try_parse_dates=True).drop("kind").head(5)
+    asked.write_parquet(tmp_path / "rows.parquet")
+    status, document = call("predict", "orchard", "--file", tmp_path / "rows.parquet")
+    assert (status, len(document["predictions"])) == (0, 5)
 
 
 def test_predictions_refuse_wrong_columns_by_name(call: Call, fruit: Path) -> None:

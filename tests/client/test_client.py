@@ -81,9 +81,27 @@ def test_many_rows_are_asked_for_in_several_requests(client: tapster.Client) -> 
     answers = client.predict("doubles", rows)
     assert len(answers) == 4500
     assert all(abs(a["prediction"] - n / 250) < 1e-3 for n, a in enumerate(answers))
+    odd = [{"x": 1.0}] * 4499 + [{"x": "y"}]
+    with pytest.raises(tapster.TapsterError, match="row 4499, column 'x'"):
+        client.predict("doubles", odd)
     with pytest.raises(tapster.TapsterError) as caught:
         client.predict("doubles", [])
     assert caught.value.code == "invalid"
+
+
+def test_one_name_is_not_taken_for_its_letters(client: tapster.Client) -> None:
+    client.data_add("shared", pl.DataFrame({"x": [1.0, 2.0] * 50, "y": [2.0, 4.0] * 50}))
+    client.wait(client.train("shared", "y", "shared", algorithm="ols", task="regression"))
+    client.deploy("shared")
+    assert client.endpoint_share("shared", "acme").shared == ["acme"]
+    assert client.models_share("shared", "acme").shared == ["acme"]
+    with pytest.raises(tapster.TapsterError, match="'' cannot be the name of a tenant"):
+        client.endpoint_withdraw("shared", "")
+    assert client.endpoint("shared").shared == ["acme"]
+    logged = client.endpoint_log("shared", mask="x").logging
+    assert logged is not None
+    assert logged["mask"] == ["x"]
+    assert client.keys_create(rights="predict", endpoints="shared").endpoints == ["shared"]
 
 
 def test_a_failed_job_raises_its_own_reason(client: tapster.Client, tmp_path: Path) -> None:

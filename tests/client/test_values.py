@@ -2,12 +2,15 @@
 
 import datetime
 import math
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import polars as pl
 import pytest
 
-from tapster.client.values import from_frame, from_text
+from tapster.client.values import from_frame, from_parquet, from_text, further
 from tapster.contract.errors import TapsterError
 
 SIGNATURE = {
@@ -87,3 +90,50 @@ def test_frames_become_rows_with_none_for_what_is_missing() -> None:
 
 def test_a_single_row_is_a_list_of_one() -> None:
     assert from_frame({"a": 1}) == [{"a": 1}]
+
+
+def test_midnights_of_pandas_are_dates_as_a_date_column_wants_them() -> None:
+    frame = pd.DataFrame({"d": pd.to_datetime(["2024-02-29T00:00", None, "2024-02-29T17:05"])})
+    assert [row["d"] for row in from_frame(frame)] == ["2024-02-29", None, "2024-02-29T17:05:00"]
+
+
+def test_a_parquet_file_is_rows(tmp_path: Path) -> None:
+    day, price = datetime.date(2024, 2, 29), Decimal("1.50")
+    pl.DataFrame({"n": [1, None], "d": [day, None], "p": [price, None]}).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    assert from_parquet(tmp_path / "a.parquet") == [
+        {"n": 1, "d": "2024-02-29", "p": 1.5}, {"n": None, "d": None, "p": None},
+    ]  # fmt: skip
+    (tmp_path / "b.parquet").write_bytes(b"no Parquet")
+    pl.DataFrame({"n": []}).write_parquet(tmp_path / "empty.parquet")
+    for name, told in (
+        ("b", "cannot be read as"),
+        ("gone", "cannot be read"),
+        ("empty", "no rows"),
+    ):
+        with pytest.raises(TapsterError, match=told) as refused:
+            from_parquet(tmp_path / f"{name}.parquet")
+        assert refused.value.code == "invalid"
+
+
+def test_a_refusal_of_a_later_request_names_the_row_of_all() -> None:
+    error = further(TapsterError("invalid", "row 7, column 'x': no", field="rows[7].x"), 2000)
+    assert (error.message, error.field) == ("row 2007, column 'x': no", "rows[2007].x")
+    error = further(TapsterError("invalid", "there are no rows", field="rows"), 2000)
+    assert (error.message, error.field) == ("there are no rows", "rows")
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"x": 1}, {"x": math.inf}], "row 1, column 'x': expected a finite number, got inf"),
+        (pl.DataFrame({"x": [-math.inf]}), "row 0, column 'x': expected a finite number, got -inf"),
+        ([[1, 2]], "row 0 is a list, not an object"),
+        ("rows.csv", "row 0 is a str, not an object"),
+    ],
+)
+def test_what_json_cannot_carry_is_refused_and_not_taken_for_missing(rows: Any, told: str) -> None:
+    with pytest.raises(TapsterError) as refused:
+        from_frame(rows)
+    assert (refused.value.code, refused.value.message.startswith(told)) == ("invalid", True)

@@ -28,7 +28,7 @@ def add_to(root: typer.Typer) -> None:
 def predict(
     endpoint: Name,
     file: Annotated[
-        Path | None, typer.Option(metavar="rows.csv|rows.json|-", help="Rows; - is stdin.")
+        Path | None, typer.Option(metavar="rows.csv|.json|.parquet|-", help="Rows; - is stdin.")
     ] = None,
     row: Annotated[
         list[str] | None, typer.Option(metavar="JSON", help="One row as a JSON object.")
@@ -37,15 +37,19 @@ def predict(
 ) -> None:
     """Ask an endpoint for predictions."""
     from tapster.cli import tables
+    from tapster.client.values import further
 
     with client() as tapster:
         rows = _rows(tapster, endpoint, file, row or [])
-        answers = tapster.predict(endpoint, rows)
+        try:
+            answers = tapster.predict(endpoint, rows)
+        except TapsterError as error:  # people count rows from 1, as the table of answers does
+            raise error if as_json else further(error, 1) from None
     emit(as_json, {"predictions": answers}, lambda: tables.predictions(answers))
 
 
 def _rows(tapster: Any, endpoint: str, file: Path | None, row: list[str]) -> list[dict[str, Any]]:
-    from tapster.client.values import from_text
+    from tapster.client.values import from_parquet, from_text
 
     if (file is None) == (not row):
         raise TapsterError(
@@ -56,6 +60,8 @@ def _rows(tapster: Any, endpoint: str, file: Path | None, row: list[str]) -> lis
     if file is None:
         return [one for text in row for one in from_text(text, {}, form="json")]
     suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        return from_parquet(file)
     form = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}.get(suffix, "")
     return from_text(read_text(file), tapster.signature(endpoint), form=form)
 

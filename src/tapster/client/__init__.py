@@ -10,7 +10,7 @@ from typing import Any
 
 from tapster.client.audit import AuditVerbs
 from tapster.client.bills import BillVerbs
-from tapster.client.calling import Answer
+from tapster.client.calling import Answer, listed
 from tapster.client.endpoints import EndpointVerbs
 from tapster.client.entering import EnteringVerbs
 from tapster.client.erasing import ErasureVerbs
@@ -312,7 +312,7 @@ class Client(
     ) -> ModelVersion:
         """Let other tenants, or everybody, deploy every version of a model at endpoints of their
         own, at their expense; its newest version."""
-        body = {"tenants": list(tenants), "all": everybody}
+        body = {"tenants": listed(tenants), "all": everybody}
         return self._call(ModelVersion, "POST", f"/models/{spell(name)}/share", body)
 
     def models_withdraw(
@@ -320,7 +320,7 @@ class Client(
     ) -> ModelVersion:
         """Let these tenants use a model no longer, or with `everybody`, as without any, nobody
         else: endpoints that serve it stop answering."""
-        body = {"tenants": list(tenants), "all": everybody}
+        body = {"tenants": listed(tenants), "all": everybody}
         return self._call(ModelVersion, "POST", f"/models/{spell(name)}/withdraw", body)
 
     def models_delete(self, ref: str) -> Answer:

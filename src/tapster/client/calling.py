@@ -1,11 +1,17 @@
 """What every group of the SDK's verbs stands on: a connection, and how it asks."""
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from tapster.client.transport import Address, Transport
 
 Answer = dict[str, Any]
 T = TypeVar("T")
+
+
+def listed(words: Iterable[str]) -> list[str]:
+    """Words as a list; a text is one word, not its letters."""
+    return [words] if isinstance(words, str) else list(words)
 
 
 class Caller:

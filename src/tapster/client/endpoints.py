@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from tapster.client.calling import Answer, Caller
+from tapster.client.calling import Answer, Caller, listed
 from tapster.client.transport import spell
-from tapster.client.values import from_frame
+from tapster.client.values import from_frame, further
 from tapster.contract.control import Endpoint
 from tapster.contract.errors import TapsterError
 
@@ -116,7 +116,7 @@ class EndpointVerbs(Caller):
     ) -> Endpoint:
         """Let other tenants call an endpoint by its name, or everybody; with their own keys, at
         their expense."""
-        body = {"tenants": list(tenants), "all": everybody}
+        body = {"tenants": listed(tenants), "all": everybody}
         return self._call(Endpoint, "POST", f"/endpoints/{spell(name)}/share", body)
 
     def endpoint_withdraw(
@@ -124,7 +124,7 @@ class EndpointVerbs(Caller):
     ) -> Endpoint:
         """Let tenants call an endpoint no longer: these, or what `everybody` may, or without both
         whoever may."""
-        body = {"tenants": list(tenants), "all": everybody}
+        body = {"tenants": listed(tenants), "all": everybody}
         return self._call(Endpoint, "POST", f"/endpoints/{spell(name)}/withdraw", body)
 
     def endpoint_delete(self, name: str) -> Answer:
@@ -153,7 +153,10 @@ class EndpointVerbs(Caller):
         asked, answers = from_frame(rows), []
         for start in range(0, max(len(asked), 1), ROWS_A_REQUEST):
             body = {"rows": asked[start : start + ROWS_A_REQUEST]}
-            answer = self._transport.call(Answer, "POST", path, body, at=self.rest_url)
+            try:
+                answer = self._transport.call(Answer, "POST", path, body, at=self.rest_url)
+            except TapsterError as error:
+                raise further(error, start) from None
             answers += answer["predictions"]
         return answers
 

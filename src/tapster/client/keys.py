@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tapster.client.calling import Caller
+from tapster.client.calling import Caller, listed
 from tapster.client.transport import spell
 from tapster.contract.control import Key
 
@@ -27,8 +27,8 @@ class KeyVerbs(Caller):
         `endpoints` are the only names it is for; `tenants` those that a key of the installation's
         own tenant may act for. It ends `expires_in` seconds from now, or never.
         """
-        body: dict[str, Any] = {"role": role, "rights": list(rights), "name": name}
-        body |= {"endpoints": list(endpoints), "tenants": list(tenants)}
+        body: dict[str, Any] = {"role": role, "rights": listed(rights), "name": name}
+        body |= {"endpoints": listed(endpoints), "tenants": listed(tenants)}
         body |= {} if expires_in is None else {"expires_in": expires_in}
         return self._call(Key, "POST", "/keys", body, tenant=tenant)
 

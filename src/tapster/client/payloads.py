@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tapster.client.calling import Answer, Caller
+from tapster.client.calling import Answer, Caller, listed
 from tapster.client.saving import save
 from tapster.client.transport import spell
 from tapster.contract.control import Endpoint
@@ -36,9 +36,9 @@ class PayloadVerbs(Caller):
         given: dict[str, Any] = {"sample": sample, "size": size, "keep": keep}
         body = {part: value for part, value in given.items() if value is not None}
         if redact is not None:
-            body["patterns"] = list(redact)
+            body["patterns"] = listed(redact)
         lists = {"expressions": expressions, "drop": drop, "mask": mask, "hash": hashed}
-        body |= {part: list(values) for part, values in lists.items() if values}
+        body |= {part: listed(values) for part, values in lists.items() if values}
         return self._call(Endpoint, "PUT", f"/endpoints/{spell(name)}/logging", body)
 
     def endpoint_log_off(self, name: str) -> Endpoint:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tapster.client.calling import Answer, Caller
+from tapster.client.calling import Answer, Caller, listed
 from tapster.client.transport import spell
 from tapster.contract.control import Member, Role, Session, Tenant
 
@@ -48,7 +48,7 @@ class PeopleVerbs(Caller):
 
         `tenants` are those that a member of the installation's own tenant may act for.
         """
-        body: dict[str, Any] = {"name": name, "role": role, "tenants": list(tenants)}
+        body: dict[str, Any] = {"name": name, "role": role, "tenants": listed(tenants)}
         body |= {"password": password} if password else {}
         return self._call(Member, "POST", "/members", body, tenant=tenant)
 
@@ -70,7 +70,7 @@ class PeopleVerbs(Caller):
     ) -> Member:
         """Give a member another role, or other tenants to act for."""
         body: dict[str, Any] = {"role": role} if role else {}
-        body |= {} if tenants is None else {"tenants": list(tenants)}
+        body |= {} if tenants is None else {"tenants": listed(tenants)}
         return self._call(Member, "PATCH", f"/members/{spell(name)}", body, tenant=tenant)
 
     def members_password(self, name: str, password: str, *, tenant: str = "") -> Member:
@@ -110,7 +110,7 @@ class PeopleVerbs(Caller):
         self, name: str, rights: Sequence[str], description: str = "", *, tenant: str = ""
     ) -> Role:
         """Make a role of rights that one holds, or change it for all who have it."""
-        body = {"rights": list(rights), "description": description}
+        body = {"rights": listed(rights), "description": description}
         return self._call(Role, "PUT", f"/roles/{spell(name)}", body, tenant=tenant)
 
     def roles_delete(self, name: str, *, tenant: str = "") -> Answer:

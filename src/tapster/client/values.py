@@ -4,11 +4,16 @@ import csv
 import io
 import json
 import math
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
 from typing import Any, Final
 
 from tapster.contract.errors import TapsterError
 
 Row = dict[str, Any]
+_ROW: Final = re.compile(r"(row |rows\[)(\d+)")
 _BOOLEANS: Final = {
     "true": True, "yes": True, "1": True, "1.0": True,
     "false": False, "no": False, "0": False, "0.0": False,
@@ -30,22 +35,84 @@ def from_text(text: str, signature: dict[str, Any], *, form: str = "") -> list[R
     return rows
 
 
+def from_parquet(path: Path) -> list[Row]:
+    """Rows of a Parquet file. Raises TapsterError(invalid) naming it."""
+    import polars as pl
+
+    try:
+        rows = from_frame(pl.read_parquet(path, glob=False))
+    except OSError as error:
+        raise TapsterError(
+            "invalid",
+            f"{str(path)!r} cannot be read: {error.strerror or 'is it there?'}",
+            hint="check the path",
+        ) from None
+    except pl.exceptions.PolarsError:
+        raise TapsterError("invalid", f"{str(path)!r} cannot be read as Parquet") from None
+    if not rows:
+        raise TapsterError("invalid", "there are no rows to predict", hint="give at least one row")
+    return rows
+
+
+def further(error: TapsterError, rows: int) -> TapsterError:
+    """A refusal of some of many rows, which begins with the row: counted from `rows` before."""
+
+    def moved(text: str) -> str:
+        found = _ROW.match(text)
+        return f"{found[1]}{int(found[2]) + rows}{text[found.end() :]}" if found else text
+
+    return TapsterError(
+        error.code,
+        moved(error.message),
+        hint=error.hint,
+        field=moved(error.field),
+        retry_after=error.retry_after,
+    )
+
+
 def from_frame(frame: Any) -> list[Row]:
-    """Rows of a pandas or polars frame, or of any iterable of mappings; NaN becomes None."""
+    """Rows of a pandas or polars frame, or of any iterable of mappings; NaN becomes None.
+
+    Raises TapsterError(invalid) for what is no row, and for infinities: JSON has none, and they
+    would be taken for missing.
+    """
     if hasattr(frame, "to_dicts"):
         rows = frame.to_dicts()
     elif hasattr(frame, "to_dict") and hasattr(frame, "columns"):
         rows = frame.to_dict("records")
     else:
-        rows = [frame] if isinstance(frame, dict) else list(frame)
-    return [{str(name): _plain(value) for name, value in row.items()} for row in rows]
+        rows = [frame] if isinstance(frame, Mapping) else list(frame)
+    return [_named(row, at) for at, row in enumerate(rows)]
+
+
+def _named(row: Any, at: int) -> Row:
+    if not isinstance(row, Mapping):
+        raise TapsterError(
+            "invalid",
+            f"row {at} is a {type(row).__name__}, not an object of column: value",
+            hint='give rows such as {"age": 44, "plan": "pro"}, or a frame',
+            field=f"rows[{at}]",
+        )
+    named = {str(name): _plain(value) for name, value in row.items()}
+    for name, value in named.items():
+        if isinstance(value, float) and math.isinf(value):
+            raise TapsterError(
+                "invalid",
+                f"row {at}, column {name[:100]!r}: expected a finite number, got {value}",
+                hint="a missing value is None",
+                field=f"rows[{at}].{name[:100]}",
+            )
+    return named
 
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "item") and not isinstance(value, str):
         value = value.item()
+    if isinstance(value, Decimal):
+        value = float(value)
     if hasattr(value, "isoformat"):
-        text = str(value.isoformat())
+        # pandas has no dates, only their midnights; a column of either kind takes a date
+        text = str(value.isoformat()).removesuffix("T00:00:00")
         return None if text == "NaT" else text
     return None if isinstance(value, float) and math.isnan(value) else value
 
