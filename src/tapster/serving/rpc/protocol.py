@@ -5,22 +5,21 @@ straight from the parser's callbacks to the batcher; only what is large or compr
 thread. Source: gRPC over HTTP2 (PROTOCOL-HTTP2.md).
 """
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from inspect import isawaitable
 from typing import Any, Final, TypeVar, cast
 
 from tapster.contract.errors import TapsterError
 from tapster.serving.bills import Bill
 from tapster.serving.gate import Pass, denial
-from tapster.serving.rest import codings
 from tapster.serving.rest.calls import crowded
 from tapster.serving.rest.routes import Route
 from tapster.serving.rpc import open_inference
-from tapster.serving.rpc.answering import Answering
 from tapster.serving.rpc.calls import Call, Wire, reported
 from tapster.serving.rpc.connection import NEVER
 from tapster.serving.rpc.exchanges import Exchange
 from tapster.serving.rpc.heads import Head, read_head
+from tapster.serving.rpc.inflating import AT_ONCE, Inflating
 from tapster.serving.rpc.port import Port
 from tapster.serving.rpc.repeats import Repeat, Repeats
 from tapster.serving.rpc.statuses import plain
@@ -30,14 +29,12 @@ OPEN: Final = cast(Wire, open_inference)
 MAX_HEADS: Final = 64
 # Bytes of a block of headers that is remembered.
 MAX_HEAD: Final = 4096
-# Bytes of a message that is parsed on the event loop, of one whose reading is slow, and of a
-# compressed one, which may also grow to no more than the first.
-AT_ONCE: Final = 1 << 20
+# Bytes of a message that is read on the event loop though that is slow, and of a compressed one.
 AT_ONCE_TYPED: Final = 1 << 16
 AT_ONCE_COMPRESSED: Final = 1 << 14
 
 
-class GrpcProtocol(Answering):
+class GrpcProtocol(Inflating):
     """A connection whose streams are gRPC calls."""
 
     def __init__(self, port: Port) -> None:
@@ -283,42 +280,6 @@ class GrpcProtocol(Answering):
             if not call.done:
                 call.fail(error)
 
-    async def _in_thread(self, call: Call, work: Callable[..., T], *arguments: Any) -> T:
-        return await self.service.reader.desk.run(call.tenant, _wanted, call, work, *arguments)
-
-    def _grown(self, call: Call, size: int) -> None:
-        """A message has so many bytes more, once decompressed, which are held until it is answered.
-
-        Raises TapsterError(unavailable) when there is no memory.
-        """
-        exchange = call.exchange
-        if size <= 0 or call.done:
-            return
-        if self._memory.full:
-            raise crowded("messages")
-        self._memory.add(size)
-        exchange.grant += size
-        call.held += size
-
-    def _inflated_at_once(self, exchange: Exchange, data: bytes) -> bytes | None:
-        """A message decompressed, on the event loop; None if it grows too large for that."""
-        try:
-            return self._inflated(exchange, data, min(self._limit, AT_ONCE))
-        except TapsterError as error:
-            if error.code != "too_large" or self._limit <= AT_ONCE:
-                raise
-            return None
-
-    def _inflated(self, exchange: Exchange, data: bytes, limit: int) -> bytes:
-        coding = exchange.head.encoding
-        if not coding:
-            raise TapsterError("internal", "a compressed message came without grpc-encoding")
-        return codings.inflate(coding, data, limit)
-
-    def inflated(self, exchange: Exchange, flag: int, data: bytes) -> bytes:
-        """A short message, decompressed if its flag says so. Raises TapsterError."""
-        return self._inflated(exchange, data, AT_ONCE) if flag else data
-
     def _aim(self, call: Call, message: Any) -> None:
         """Find what a message is for: where it is counted, what runs it, until when."""
         exchange = call.exchange
@@ -425,10 +386,3 @@ class GrpcProtocol(Answering):
                 b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(text), text)
             )
         self._hang_up()
-
-
-def _wanted(call: Call, work: Callable[..., T], *arguments: Any) -> T:
-    """In a thread: do something for a call, unless its caller is gone."""
-    if call.done:
-        raise TapsterError("cancelled", "the caller is gone")
-    return work(*arguments)
