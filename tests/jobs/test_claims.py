@@ -5,12 +5,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import Connection, text, update
+from sqlalchemy import text, update
 
 from tapster.contract.control import Job
 from tapster.contract.errors import TapsterError
@@ -212,6 +214,8 @@ def test_a_job_process_ends_with_the_process_that_started_it(tmp_path: Path) -> 
 
     code = f"""
 import sys, time, json, os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tapster.jobs.executors.local import LocalExecutor
 folder = Path({str(tmp_path)!r}) / "job" / "1"
@@ -245,29 +249,36 @@ def test_what_a_killed_attempt_left_is_removed_at_the_next_start(parts: Parts) -
     assert [path.name for path in left.iterdir()] == ["log"]
 
 
-def test_the_loop_outlives_a_database_that_is_away(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loop.finished(loop.submit("work", spec={"word": "before"}))
-    failures: list[Exception] = []
-    ask = store.any_claimable
+@contextmanager
+def without_jobs(loop: Loop, monkeypatch: pytest.MonkeyPatch, asked: str) -> Iterator[None]:
+    """The table of jobs is away until `asked` of the store has failed for that."""
+    ask, failures = getattr(store, asked), list[Exception]()
 
-    def listen(tx: Connection) -> bool:
+    def listen(*given: Any) -> Any:
         try:
-            return ask(tx)
+            return ask(*given)
         except Exception as error:
             failures.append(error)
             raise
 
-    monkeypatch.setattr(store, "any_claimable", listen)
+    monkeypatch.setattr(store, asked, listen)
     with loop.parts.db.write() as tx:
         tx.execute(text("alter table jobs rename to away"))
+    yield
     end = time.monotonic() + 20
     while not failures and time.monotonic() < end:
         time.sleep(0.02)
     with loop.parts.db.write() as tx:
         tx.execute(text("alter table away rename to jobs"))
     assert failures
+
+
+def test_the_loop_outlives_a_database_that_is_away(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.finished(loop.submit("work", spec={"word": "before"}))
+    with without_jobs(loop, monkeypatch, "any_claimable"):
+        pass
     assert loop.finished(loop.submit("work", spec={"word": "back"})).status == "succeeded"
 
 
@@ -276,25 +287,8 @@ def test_a_running_job_outlives_a_database_that_is_away(
 ) -> None:
     job = loop.submit("wait", spec={"until": str(tmp_path / "go")})
     loop.until(job, lambda seen: seen.phase == "waiting")
-    ask, failures = store.cancelling, list[Exception]()
-
-    def listen(*given: Any) -> bool | None:
-        try:
-            return ask(*given)
-        except Exception as error:
-            failures.append(error)
-            raise
-
-    monkeypatch.setattr(store, "cancelling", listen)
-    with loop.parts.db.write() as tx:
-        tx.execute(text("alter table jobs rename to away"))
-    (tmp_path / "go").touch()  # it ends while nobody can be told
-    end = time.monotonic() + 20
-    while not failures and time.monotonic() < end:
-        time.sleep(0.02)
-    with loop.parts.db.write() as tx:
-        tx.execute(text("alter table away rename to jobs"))
-    assert failures
+    with without_jobs(loop, monkeypatch, "cancelling"):
+        (tmp_path / "go").touch()  # it ends while nobody can be told
     ended = loop.finished(job)
     assert (ended.status, ended.attempt, ended.data) == ("succeeded", 1, {"over": True})
 

@@ -70,8 +70,10 @@ class Anew:
             os.fsync(target.fileno())
 
 
-def holding(held: DataKey, find: Find) -> Find:
+def holding(held: DataKey | None, find: Find) -> Find:
     """`find` for who has sealed something with a key that may be destroyed by the time it lands."""
+    if held is None:
+        return find
     return lambda identifier: held if identifier == held.id else find(identifier)
 
 

@@ -129,8 +129,7 @@ class SealedBlobs:
     def _reseal(self, key: str, secret: DataKey, held: DataKey | None = None) -> bool:
         """See Piece. The parts of a blob may be under different keys meanwhile."""
         inner, tenant = self._inner, _tenant(key)
-        stored = partial(self._keys.find, tenant)
-        find = stored if held is None else holding(held, stored)
+        find = holding(held, partial(self._keys.find, tenant))
         try:
             folder = inner.get(key)
             if all(_is_under(path, secret) for path in folder.iterdir()):

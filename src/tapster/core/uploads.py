@@ -122,9 +122,8 @@ class Uploads:
     ) -> bool:
         """See Piece."""
         assert self._keys is not None
-        find = partial(self._keys.find, tenant)
-        known = find if held is None else holding(held, find)
-        anew = Anew(self._root / ".arriving", known, replace)
+        find = holding(held, partial(self._keys.find, tenant))
+        anew = Anew(self._root / ".arriving", find, replace)
         return anew.reseal(path, key, tenant, _place(identifier), path.name)
 
     def size(self, tenant: str, identifier: str = "") -> int:

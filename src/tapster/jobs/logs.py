@@ -59,8 +59,8 @@ class JobFolders:
     def _reseal(self, tenant: str, job: str, key: DataKey, held: DataKey | None = None) -> bool:
         """See Piece."""
         assert self._keys is not None
-        find = partial(self._keys.find, tenant)
-        anew = Anew(self._staging, find if held is None else holding(held, find), replace)
+        find = holding(held, partial(self._keys.find, tenant))
+        anew = Anew(self._staging, find, replace)
         return anew.reseal(self._kept / job / _NAME, key, *_place(tenant, job))
 
     def left(self) -> list[str]:

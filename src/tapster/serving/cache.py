@@ -9,15 +9,14 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from tapster.contract.errors import TapsterError
 from tapster.contract.inference import Array
-from tapster.serving.bills import Bill
+from tapster.serving.noting import Noted
 from tapster.serving.slots import CACHE_HITS, CACHE_MISSES, UNAVAILABLE, Region
-from tapster.serving.work import LARGE_ANSWER, Answer, Failure, Inputs, Work
+from tapster.serving.work import LARGE_ANSWER, Answer, Inputs, Work
 
 # What an entry takes beside its arrays, and at most, as a share of the whole.
 ENTRY_BYTES: Final = 500
@@ -101,32 +100,16 @@ class Cache:
         work.succeed(body)
 
 
-class _Miss:
-    """A request whose answer will be kept. It is otherwise the request itself."""
+class _Miss(Noted):
+    """A request whose answer will be kept."""
 
-    __slots__ = ("_arrays", "_cache", "_key", "_work")
-
-    deadline: float
-    done: bool
-    inputs: Inputs
-    tenant: str
-    place: int
-    account: Bill
-    rows: int
-    began: int
+    __slots__ = ("_arrays", "_cache", "_key")
 
     def __init__(self, cache: Cache, work: Work, key: bytes) -> None:
+        super().__init__(work)
         self._cache = cache
-        self._work = work
         self._key = key
         self._arrays: list[Array] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._work, name)
-
-    def identify(self) -> str:
-        """See Work."""
-        return self._work.identify()
 
     def render(self, answer: Answer, first: int) -> bytes:
         """See Work."""
@@ -135,19 +118,11 @@ class _Miss:
             self._arrays = [array[rows] for array in answer.arrays]
         return self._work.render(answer, first)
 
-    def withhold(self, size: int) -> TapsterError | None:
-        """See Work."""
-        return self._work.withhold(size)
-
     def succeed(self, body: bytes) -> None:
         """See Work. The caller first."""
         self._work.succeed(body)
         if self._arrays is not None:
             self._cache.keep(self._key, self._arrays)
-
-    def fail(self, error: Failure) -> None:
-        """See Work."""
-        self._work.fail(error)
 
 
 def _digest(head: bytes, tenant: str, inputs: Inputs, packed: Packed) -> bytes:
